@@ -1,0 +1,361 @@
+//! The dialects of FIBP: how typed requests and answers become frames.
+//!
+//! Everything that differs between dialects lives below this module, behind [`Codec`]; the machines above
+//! it never ask which dialect is in use. Adding one means a folder here and a row in the detection.
+
+pub(crate) mod framed;
+pub(crate) mod preamble;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind};
+use crate::frame::{DecodeError, Frame, Head, Layout, Limits, OutBuf};
+use crate::message::{Message, QueueName};
+use crate::request::{Op, Request};
+use crate::response::{Push, Response, ServerError};
+
+/// Which dialect to speak (spec/revisions.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// Find out: by ALPN inside TLS, by the first bytes otherwise.
+    #[default]
+    Auto,
+    /// `FIBP 1.0` preamble, with the given admin revision.
+    Preamble(AdminRevision),
+    /// Handshake frame, current opcodes (F2).
+    Framed,
+    /// Handshake frame, the opcodes of a few early builds (F1).
+    FramedF1,
+}
+
+/// The admin opcodes and bodies of a preamble server (spec/preamble.md 1.10 and 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum AdminRevision {
+    /// P1: protobuf bodies, redrive 0x16, config 0x17 to 0x19.
+    #[default]
+    P1,
+    /// P2: protobuf bodies, redrive 0x14, config 0x15 to 0x17.
+    P2,
+    /// P3: binary bodies, opcodes of P2.
+    P3,
+}
+
+impl Dialect {
+    /// The codec, or `None` for [`Dialect::Auto`].
+    pub(crate) fn codec(self) -> Option<&'static dyn Codec> {
+        match self {
+            Self::Auto => None,
+            Self::Preamble(revision) => Some(preamble::codec(revision)),
+            Self::Framed => Some(framed::codec(framed::Numbers::F2)),
+            Self::FramedF1 => Some(framed::codec(framed::Numbers::F1)),
+        }
+    }
+
+    fn concrete(self) -> Result<&'static dyn Codec, EncodeError> {
+        self.codec()
+            .ok_or(EncodeError::Unsupported("Dialect::Auto names no wire format"))
+    }
+
+    /// The header layout of the dialect's frames; that of the preamble dialect for [`Dialect::Auto`].
+    #[must_use]
+    pub fn layout(self) -> Layout {
+        self.codec().map_or(Layout::FlagsFirst, |codec| codec.layout())
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Preamble(AdminRevision::P1) => "preamble-p1",
+            Self::Preamble(AdminRevision::P2) => "preamble-p2",
+            Self::Preamble(AdminRevision::P3) => "preamble-p3",
+            Self::Framed => "framed",
+            Self::FramedF1 => "framed-f1",
+        })
+    }
+}
+
+impl std::str::FromStr for Dialect {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Ok(match name {
+            "auto" => Self::Auto,
+            "preamble" | "preamble-p1" => Self::Preamble(AdminRevision::P1),
+            "preamble-p2" => Self::Preamble(AdminRevision::P2),
+            "preamble-p3" => Self::Preamble(AdminRevision::P3),
+            "framed" => Self::Framed,
+            "framed-f1" => Self::FramedF1,
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!(
+                        "unknown dialect \"{name}\": expected auto, preamble-p1, preamble-p2, preamble-p3, framed or framed-f1"
+                    ),
+                ));
+            }
+        })
+    }
+}
+
+/// Why something cannot be put on the wire. Nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// A string is longer than its length field can say.
+    #[error("{field} is {len} bytes long, at most {limit} fit")]
+    StringTooLong {
+        /// Which string.
+        field: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// There are more items than the count field can say.
+    #[error("{count} {field}, at most {limit} fit")]
+    TooMany {
+        /// Of what.
+        field: &'static str,
+        /// How many.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The frame would exceed the send limit.
+    #[error("the frame would be {len} bytes long, at most {limit} are allowed")]
+    FrameTooLarge {
+        /// Its length field.
+        len: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// Messages of different queues in a dialect whose enqueue frame names one queue.
+    #[error("an enqueue frame of this dialect carries messages of one queue only")]
+    MixedQueues,
+    /// The dialect has no such operation.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+impl From<EncodeError> for Error {
+    fn from(error: EncodeError) -> Self {
+        let kind = match error {
+            EncodeError::FrameTooLarge { .. } => ErrorKind::TooLarge,
+            EncodeError::Unsupported(_) => ErrorKind::Unsupported,
+            EncodeError::StringTooLong { .. } | EncodeError::TooMany { .. } | EncodeError::MixedQueues => {
+                ErrorKind::InvalidArgument
+            }
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// What a frame from the server is, by its header alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    /// The answer to the request with the frame's id.
+    Answer,
+    /// Deliveries.
+    Push,
+    /// An answer to a heartbeat of ours if one with this id is open, else a heartbeat of the server's, to be
+    /// answered with the same id.
+    Heartbeat,
+    /// The server is leaving.
+    Goodbye,
+    /// An opcode to be ignored.
+    Unknown,
+}
+
+/// What the machines must know of a dialect to batch, split and pace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// An enqueue frame carries one queue only.
+    pub(crate) one_queue_per_enqueue: bool,
+    /// The most items in one batched frame.
+    pub(crate) max_items: usize,
+    /// A body larger than a frame may be continued in further frames.
+    pub(crate) continuation: bool,
+    /// Deliveries are paid for with credit.
+    pub(crate) credit: bool,
+    /// With credit: whether surplus over the credit is kept (server bug 1 is fixed), so that a window works.
+    pub(crate) credit_window: bool,
+    /// Closing begins with a goodbye and waits for EOF.
+    pub(crate) goodbye: bool,
+    /// The API key is presented by a request of its own after the opening.
+    pub(crate) authenticate: bool,
+    /// The admin revision has to be probed when it is not configured.
+    pub(crate) admin_revisions: bool,
+}
+
+/// How a malformed request is to be treated by a server of the dialect.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RequestFault {
+    /// The operation, as far as the header tells.
+    pub(crate) op: Option<Op>,
+    /// The refusal to send; `None` means that real servers close without a frame.
+    pub(crate) answer: Option<ServerError>,
+}
+
+/// One dialect's wire format.
+pub(crate) trait Codec: fmt::Debug + Send + Sync {
+    fn dialect(&self) -> Dialect;
+    fn layout(&self) -> Layout;
+    fn rules(&self) -> Rules;
+
+    // ---- client side ----
+
+    /// Writes what a client opens with.
+    fn encode_opening(&self, key: Option<&str>, out: &mut OutBuf) -> Result<(), EncodeError>;
+
+    /// Writes a request. On an error nothing is written. With `Rules::continuation`, bodies over
+    /// `limit - 6` bytes are split.
+    fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError>;
+
+    /// Body bytes that an enqueue frame has before its first message.
+    fn enqueue_base_len(&self, queue: &str) -> usize;
+
+    /// Body bytes of one message of an enqueue frame.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes the message unsendable by itself, the frame limit aside.
+    fn enqueue_item_len(&self, message: &Message) -> Result<usize, EncodeError>;
+
+    /// Body bytes that an ack or nack frame has before its first item.
+    fn settle_base_len(&self) -> usize;
+
+    /// Body bytes of one ack (`error` is `None`) or nack.
+    ///
+    /// # Errors
+    ///
+    /// As for [`enqueue_item_len`](Self::enqueue_item_len).
+    fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError>;
+
+    /// What a frame from the server is.
+    fn classify(&self, head: Head) -> Incoming;
+
+    /// Reads the answer to `op`; refusals are [`Response::Error`]. Text in answers becomes typed here.
+    fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError>;
+
+    /// Reads deliveries. `queue` names them where the wire does not.
+    fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError>;
+
+    /// The text of a goodbye.
+    fn decode_goodbye(&self, frame: &Frame) -> String;
+
+    // ---- server side ----
+
+    /// Reads a request. An opcode that servers do not know is `Ok(None)`-like: a fault with its answer.
+    fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault>;
+
+    /// Writes an answer to a request of kind `op`. Servers do not limit their answers.
+    fn encode_response(&self, id: u32, op: Op, response: &Response, out: &mut OutBuf) -> Result<(), EncodeError>;
+
+    /// Writes deliveries. `id` is that of the consume; dialects that push with another id ignore it.
+    fn encode_push(&self, id: u32, push: &Push, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError>;
+
+    /// Writes a goodbye.
+    fn encode_goodbye(&self, text: &str, out: &mut OutBuf);
+
+    /// Writes a heartbeat from the server, which no server sends today.
+    fn encode_server_heartbeat(&self, id: u32, out: &mut OutBuf);
+}
+
+// ---- the codec alone, for other tools ----
+
+impl Request {
+    /// The request as the bytes of one frame (several, where the framed dialect needs continuation).
+    ///
+    /// # Errors
+    ///
+    /// What the wire cannot carry, or what exceeds `limits.send`.
+    pub fn encode(&self, dialect: Dialect, id: u32, limits: Limits) -> Result<Bytes, EncodeError> {
+        let mut out = OutBuf::new();
+        dialect.concrete()?.encode_request(id, self, limits.send, &mut out)?;
+        Ok(out.take_bytes())
+    }
+
+    /// Reads a request, as a server would. The frame's id is in its header.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedRequest`], with the refusal that real servers answer.
+    pub fn decode(dialect: Dialect, frame: &Frame) -> Result<Self, MalformedRequest> {
+        let codec = dialect.concrete().map_err(|_| MalformedRequest { answer: None })?;
+        codec
+            .decode_request(frame)
+            .map_err(|fault| MalformedRequest { answer: fault.answer })
+    }
+}
+
+/// A request that a server cannot read.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("malformed request{}", .answer.as_ref().map(|answer| format!(": {answer}")).unwrap_or_default())]
+pub struct MalformedRequest {
+    /// The refusal to send; `None` means that real servers close the connection without a frame.
+    pub answer: Option<ServerError>,
+}
+
+impl Response {
+    /// The answer to a request of kind `op` as the bytes of one frame.
+    ///
+    /// # Errors
+    ///
+    /// What the wire cannot carry.
+    pub fn encode(&self, dialect: Dialect, id: u32, op: Op) -> Result<Bytes, EncodeError> {
+        let mut out = OutBuf::new();
+        dialect.concrete()?.encode_response(id, op, self, &mut out)?;
+        Ok(out.take_bytes())
+    }
+
+    /// Reads the answer to a request of kind `op`, as a client would.
+    ///
+    /// # Errors
+    ///
+    /// The body is malformed, or the opcode is not one that answers `op`.
+    pub fn decode(dialect: Dialect, op: Op, frame: &Frame) -> Result<Self, DecodeError> {
+        match dialect.codec() {
+            Some(codec) => codec.decode_response(op, frame),
+            None => Err(DecodeError::Invalid("dialect")),
+        }
+    }
+}
+
+impl Push {
+    /// The deliveries as the bytes of one frame. `id` is that of the consume request.
+    ///
+    /// # Errors
+    ///
+    /// What the wire cannot carry, or what exceeds `limits.send`.
+    pub fn encode(&self, dialect: Dialect, id: u32, limits: Limits) -> Result<Bytes, EncodeError> {
+        let mut out = OutBuf::new();
+        dialect.concrete()?.encode_push(id, self, limits.send, &mut out)?;
+        Ok(out.take_bytes())
+    }
+
+    /// Whether a frame from a server of this dialect is a push.
+    #[must_use]
+    pub fn is_push(dialect: Dialect, frame: &Frame) -> bool {
+        dialect
+            .codec()
+            .is_some_and(|codec| codec.classify(frame.head) == Incoming::Push)
+    }
+
+    /// Reads deliveries. `queue` names them where the wire does not (preamble dialect).
+    ///
+    /// # Errors
+    ///
+    /// The body is malformed.
+    pub fn decode(dialect: Dialect, queue: &QueueName, frame: &Frame) -> Result<Self, DecodeError> {
+        match dialect.codec() {
+            Some(codec) => codec.decode_push(queue, frame),
+            None => Err(DecodeError::Invalid("dialect")),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Owned buffers that change hands between the core and its driver.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Bytes, BytesMut};
+
+/// Payloads from this size on are passed on as shared slices; smaller ones are copied into one
+/// contiguous buffer, which is cheaper than a slice each.
+const SHARE_FROM: usize = 16 * 1024;
+
+/// Output buffers up to this capacity are kept for reuse.
+const KEEP_CAPACITY: usize = 16 * 1024;
+
+/// What arrived and what is still free: read into [`unfilled`](Self::unfilled), then
+/// [`advance`](Self::advance).
+///
+/// The buffer carries the epoch of the connection it belongs to, so that one that comes back after a
+/// reconnect is recognised as stale.
+#[derive(Debug, Default)]
+pub struct ReadBuffer {
+    /// Initialised to its whole length.
+    pub(super) storage: BytesMut,
+    pub(super) filled: usize,
+    pub(crate) epoch: u32,
+}
+
+impl ReadBuffer {
+    /// The free part. Never empty in a buffer that was just handed out.
+    pub fn unfilled(&mut self) -> &mut [u8] {
+        self.storage.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// Records that `n` bytes were written to the front of [`unfilled`](Self::unfilled); more than it
+    /// holds is taken as all of it.
+    pub fn advance(&mut self, n: usize) {
+        self.filled = self.filled.saturating_add(n).min(self.storage.len());
+    }
+
+    /// The bytes that arrived and are not decoded yet.
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        self.storage.get(..self.filled).unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Owned(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Chunk {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Encoded bytes on their way out: a contiguous run of small pieces, broken only by large shared payloads.
+#[derive(Debug, Default)]
+pub struct OutBuf {
+    chunks: VecDeque<Chunk>,
+    tail: Vec<u8>,
+    len: usize,
+}
+
+impl OutBuf {
+    /// An empty buffer; allocates nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many bytes wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none wait.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a byte.
+    pub fn put_u8(&mut self, value: u8) {
+        self.put_slice(&[value]);
+    }
+
+    /// Appends a big-endian number.
+    pub fn put_u16(&mut self, value: u16) {
+        self.put_slice(&value.to_be_bytes());
+    }
+
+    /// Appends a big-endian number.
+    pub fn put_u32(&mut self, value: u32) {
+        self.put_slice(&value.to_be_bytes());
+    }
+
+    /// Appends a big-endian number.
+    pub fn put_u64(&mut self, value: u64) {
+        self.put_slice(&value.to_be_bytes());
+    }
+
+    /// Appends bytes by copying them.
+    pub fn put_slice(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        self.len = self.len.saturating_add(bytes.len());
+    }
+
+    /// Appends bytes; large ones are shared, not copied.
+    pub fn put_shared(&mut self, bytes: &Bytes) {
+        if bytes.len() < SHARE_FROM {
+            self.put_slice(bytes);
+            return;
+        }
+        self.close_tail();
+        self.len = self.len.saturating_add(bytes.len());
+        self.chunks.push_back(Chunk::Shared(bytes.clone()));
+    }
+
+    /// Moves everything to the back of `to`.
+    pub fn take_into(&mut self, to: &mut Transmit) {
+        self.close_tail();
+        to.chunks.append(&mut self.chunks);
+        to.len = to.len.saturating_add(self.len);
+        self.len = 0;
+    }
+
+    /// Everything as one contiguous value, leaving the buffer empty.
+    #[must_use]
+    pub fn take_bytes(&mut self) -> Bytes {
+        if self.chunks.is_empty() {
+            self.len = 0;
+            return std::mem::take(&mut self.tail).into();
+        }
+        self.close_tail();
+        let mut all = Vec::with_capacity(self.len);
+        for chunk in self.chunks.drain(..) {
+            all.extend_from_slice(chunk.as_slice());
+        }
+        self.len = 0;
+        all.into()
+    }
+
+    /// Takes back the storage of a finished [`Transmit`], so that a steady flow of small frames allocates
+    /// nothing.
+    pub(crate) fn recycle(&mut self, done: &mut Transmit) {
+        if let Some(mut spare) = done.spare.take() {
+            if self.tail.capacity() == 0 && spare.capacity() <= KEEP_CAPACITY {
+                spare.clear();
+                self.tail = spare;
+            }
+        }
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(Chunk::Owned(std::mem::take(&mut self.tail)));
+        }
+    }
+}
+
+/// Bytes handed to the driver for writing.
+///
+/// Write [`chunk`](Self::chunk) or [`slices`](Self::slices) to the socket and report the number of bytes
+/// taken to the machine that filled it.
+#[derive(Debug, Default)]
+pub struct Transmit {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are written already.
+    offset: usize,
+    len: usize,
+    spare: Option<Vec<u8>>,
+    pub(crate) epoch: u32,
+}
+
+impl Transmit {
+    /// An empty value to hand to the machine.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many bytes are still to be written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether everything was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The next contiguous bytes to write; empty when all is written.
+    #[must_use]
+    pub fn chunk(&self) -> &[u8] {
+        self.chunks
+            .front()
+            .and_then(|chunk| chunk.as_slice().get(self.offset..))
+            .unwrap_or_default()
+    }
+
+    /// Fills `slices` for a vectored write and returns the part that was filled.
+    pub fn slices<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
+        let mut skip = self.offset;
+        let mut count = 0;
+        for (slot, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slot = IoSlice::new(chunk.as_slice().get(skip..).unwrap_or_default());
+            skip = 0;
+            count += 1;
+        }
+        slices.get(..count).unwrap_or_default()
+    }
+
+    /// Forgets the first `n` bytes. Called by the machine.
+    pub(crate) fn advance(&mut self, n: usize) {
+        let n = n.min(self.len);
+        self.len -= n;
+        let mut left = self.offset.saturating_add(n);
+        while let Some(first) = self.chunks.front() {
+            let size = first.as_slice().len();
+            if left < size {
+                break;
+            }
+            left -= size;
+            if let Some(Chunk::Owned(bytes)) = self.chunks.pop_front() {
+                self.spare = Some(bytes);
+            }
+        }
+        self.offset = left;
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.advance(self.len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_payloads_are_shared_and_order_is_kept() {
+        let large = Bytes::from(vec![7; SHARE_FROM]);
+        let mut out = OutBuf::new();
+        out.put_u16(1);
+        out.put_shared(&large);
+        out.put_shared(&Bytes::from_static(b"tail"));
+        assert_eq!(out.len(), 2 + SHARE_FROM + 4);
+
+        let mut transmit = Transmit::new();
+        out.take_into(&mut transmit);
+        assert!(out.is_empty());
+        let mut slices = [IoSlice::new(&[]); 8];
+        assert_eq!(transmit.slices(&mut slices).len(), 3);
+
+        let mut written = Vec::new();
+        while !transmit.is_empty() {
+            let n = transmit.chunk().len().min(1000);
+            written.extend_from_slice(&transmit.chunk()[..n]);
+            transmit.advance(n);
+        }
+        assert_eq!(&written[..2], &[0, 1]);
+        assert_eq!(&written[2..2 + SHARE_FROM], &large[..]);
+        assert_eq!(&written[2 + SHARE_FROM..], b"tail");
+    }
+
+    #[test]
+    fn advancing_too_far_is_harmless() {
+        let mut buffer = ReadBuffer::default();
+        buffer.advance(10);
+        assert!(buffer.filled().is_empty());
+        let mut transmit = Transmit::new();
+        transmit.advance(10);
+        assert!(transmit.is_empty());
+    }
+}

@@ -1,0 +1,262 @@
+//! The incremental frame decoder.
+
+use bytes::{Buf, BytesMut};
+
+use super::buffer::ReadBuffer;
+use super::{Frame, HEAD_LEN, Head, Layout, Limits, PREFIX_LEN};
+
+/// The read buffer of a quiet connection.
+const SMALL_BUFFER: usize = 16 * 1024;
+
+/// The read buffer of a busy connection, and the least that is reserved inside a large frame.
+const LARGE_BUFFER: usize = 64 * 1024;
+
+/// A read buffer with less free space is replaced.
+const MIN_SPARE: usize = 2 * 1024;
+
+/// Why the byte stream cannot be cut into frames any further. Fatal for the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The length field is below 6, so that it cannot even cover the header.
+    #[error("frame length {length} is shorter than the frame header")]
+    TooShort {
+        /// The length field.
+        length: u32,
+    },
+    /// The length field is above the limit.
+    #[error("frame length {length} exceeds the limit of {limit}")]
+    TooLong {
+        /// The length field.
+        length: u64,
+        /// The limit.
+        limit: u32,
+    },
+}
+
+/// What to do with a frame whose length field is above the receive limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oversize {
+    /// Fail as soon as the length field is there: what servers do.
+    Refuse,
+    /// Report its header, pass over its body without storing it, and go on: what clients do.
+    Skip,
+}
+
+/// What the decoder found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A whole frame.
+    Frame(Frame),
+    /// The header of a frame that is too long and is being skipped.
+    Oversized {
+        /// Its header.
+        head: Head,
+        /// Its length field.
+        length: u32,
+    },
+}
+
+/// Cuts a byte stream into frames.
+///
+/// Either hand it buffers ([`take_buffer`](Self::take_buffer), read into it, [`give_buffer`](Self::give_buffer)),
+/// or [`feed`](Self::feed) it slices; then call [`next_item`](Self::next_item) until it returns `Ok(None)`.
+/// A declared length allocates nothing by itself: at most the larger of 64 KiB and four times what has
+/// arrived of the frame is reserved ahead.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: Limits,
+    layout: Layout,
+    oversize: Oversize,
+    buffer: ReadBuffer,
+    taken: bool,
+    /// Bytes of an oversized frame that are still to be passed over.
+    skip: u64,
+    busy: bool,
+    failed: Option<FrameError>,
+}
+
+impl Decoder {
+    /// A decoder of preamble frames that skips oversized ones.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            layout: Layout::FlagsFirst,
+            oversize: Oversize::Skip,
+            buffer: ReadBuffer::default(),
+            taken: false,
+            skip: 0,
+            busy: false,
+            failed: None,
+        }
+    }
+
+    /// The same decoder for another header layout.
+    #[must_use]
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// The same decoder with another treatment of oversized frames.
+    #[must_use]
+    pub fn oversize(mut self, oversize: Oversize) -> Self {
+        self.oversize = oversize;
+        self
+    }
+
+    pub(crate) fn set_layout(&mut self, layout: Layout) {
+        self.layout = layout;
+    }
+
+    /// The bytes that arrived and belong to no frame yet.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        self.buffer.filled()
+    }
+
+    /// Bytes of memory the decoder holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.buffer.storage.len()
+    }
+
+    /// Passes over `n` pending bytes that are not a frame (a preamble).
+    pub fn consume(&mut self, n: usize) {
+        let n = n.min(self.buffer.filled);
+        self.buffer.storage.advance(n);
+        self.buffer.filled -= n;
+    }
+
+    /// The buffer to read into, or `None` while it is out. It holds what is pending and free space.
+    pub fn take_buffer(&mut self) -> Option<ReadBuffer> {
+        if std::mem::replace(&mut self.taken, true) {
+            return None;
+        }
+        self.make_room();
+        Some(std::mem::take(&mut self.buffer))
+    }
+
+    /// Returns the buffer from [`take_buffer`](Self::take_buffer).
+    pub fn give_buffer(&mut self, buffer: ReadBuffer) {
+        self.taken = false;
+        self.busy = buffer.filled == buffer.storage.len();
+        if self.buffer.filled == 0 {
+            self.buffer = buffer;
+        } else {
+            // Bytes were fed while the buffer was out: those arrived later.
+            let late = std::mem::replace(&mut self.buffer, buffer);
+            self.feed(late.filled());
+        }
+    }
+
+    /// Appends bytes by copying them.
+    pub fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.make_room();
+            let place = self.buffer.unfilled();
+            let n = place.len().min(bytes.len());
+            let (now, later) = bytes.split_at(n);
+            if let Some(place) = place.get_mut(..n) {
+                place.copy_from_slice(now);
+            }
+            self.buffer.advance(n);
+            bytes = later;
+            self.pass_over();
+        }
+    }
+
+    /// The next frame, or `None` when more bytes are needed.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be decoded any further; every later call returns the same error.
+    pub fn next_item(&mut self) -> Result<Option<Item>, FrameError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.pass_over();
+        if self.skip > 0 {
+            return Ok(None);
+        }
+        let Some((prefix, rest)) = self.pending().split_first_chunk::<PREFIX_LEN>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*prefix);
+        if (length as usize) < HEAD_LEN {
+            return Err(self.fail(FrameError::TooShort { length }));
+        }
+        let too_long = length > self.limits.receive;
+        if too_long && self.oversize == Oversize::Refuse {
+            return Err(self.fail(FrameError::TooLong {
+                length: length.into(),
+                limit: self.limits.receive,
+            }));
+        }
+        let Some((head, _)) = rest.split_first_chunk::<HEAD_LEN>() else {
+            return Ok(None);
+        };
+        let head = Head::parse(self.layout, *head);
+        if too_long {
+            self.skip = PREFIX_LEN as u64 + u64::from(length);
+            self.pass_over();
+            return Ok(Some(Item::Oversized { head, length }));
+        }
+        let total = PREFIX_LEN + length as usize;
+        if self.buffer.filled < total {
+            return Ok(None);
+        }
+        let mut frame = self.buffer.storage.split_to(total);
+        self.buffer.filled -= total;
+        frame.advance(PREFIX_LEN + HEAD_LEN);
+        Ok(Some(Item::Frame(Frame {
+            head,
+            body: frame.freeze(),
+        })))
+    }
+
+    fn fail(&mut self, error: FrameError) -> FrameError {
+        self.failed = Some(error);
+        error
+    }
+
+    fn pass_over(&mut self) {
+        if self.skip > 0 {
+            let n = usize::try_from(self.skip).unwrap_or(usize::MAX).min(self.buffer.filled);
+            self.consume(n);
+            self.skip -= n as u64;
+        }
+    }
+
+    /// Sees to it that some of the buffer is free.
+    fn make_room(&mut self) {
+        let filled = self.buffer.filled;
+        let spare = self.buffer.storage.len() - filled;
+        // What the frame under way still needs, if that is known.
+        let missing = self
+            .pending()
+            .first_chunk::<PREFIX_LEN>()
+            .map(|prefix| u32::from_be_bytes(*prefix))
+            .filter(|length| *length <= self.limits.receive)
+            .map_or(0, |length| (PREFIX_LEN + length as usize).saturating_sub(filled));
+        let enough = MIN_SPARE.max(missing.min(LARGE_BUFFER));
+        if spare >= enough {
+            return;
+        }
+        let base = if self.busy { LARGE_BUFFER } else { SMALL_BUFFER };
+        let want = missing.min(LARGE_BUFFER.max(4 * filled)).max(base);
+        if filled == 0 {
+            self.buffer.storage.clear();
+            if self.buffer.storage.try_reclaim(want) {
+                self.buffer.storage.resize(want, 0);
+                return;
+            }
+        }
+        let mut larger = BytesMut::zeroed(filled + want);
+        if let (Some(to), Some(from)) = (larger.get_mut(..filled), self.buffer.storage.get(..filled)) {
+            to.copy_from_slice(from);
+        }
+        self.buffer.storage = larger;
+    }
+}

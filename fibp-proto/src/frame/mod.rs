@@ -1,0 +1,127 @@
+//! Length-prefixed frames, usable alone and in both directions.
+//!
+//! Both dialects share the outer shape (spec/preamble.md 1.2, spec/framed.md 1):
+//!
+//! ```text
+//! u32 length | u8 | u8 | u32 correlation id | body        length = 6 + len(body)
+//! ```
+//!
+//! and differ in which of the two single bytes comes first ([`Layout`]).
+
+mod buffer;
+mod decoder;
+mod reader;
+
+pub use buffer::{OutBuf, ReadBuffer, Transmit};
+pub use decoder::{Decoder, FrameError, Item, Oversize};
+pub use reader::DecodeError;
+pub(crate) use reader::Reader;
+
+use bytes::Bytes;
+
+/// Bytes of a frame that the length field counts besides the body.
+pub const HEAD_LEN: usize = 6;
+
+/// Bytes of the length field itself.
+pub const PREFIX_LEN: usize = 4;
+
+/// The largest length field that real servers accept by default: 16 MiB.
+pub const DEFAULT_MAX_LENGTH: u32 = 16 * 1024 * 1024;
+
+/// Which header byte comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// `flags`, then `opcode`: the preamble dialect.
+    FlagsFirst,
+    /// `opcode`, then `flags`: the framed dialect.
+    OpcodeFirst,
+}
+
+/// The largest length fields, in bytes, that may be sent and received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// The largest length field to send.
+    pub send: u32,
+    /// The largest length field to accept. A server answers with frames larger than it accepts, so keep it
+    /// above `send`.
+    pub receive: u32,
+}
+
+impl Default for Limits {
+    /// 16 MiB out, 32 MiB in.
+    fn default() -> Self {
+        Self {
+            send: DEFAULT_MAX_LENGTH,
+            receive: 2 * DEFAULT_MAX_LENGTH,
+        }
+    }
+}
+
+/// A frame's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Head {
+    /// The operation.
+    pub opcode: u8,
+    /// The flags.
+    pub flags: u8,
+    /// The correlation id ("request id" in the framed dialect).
+    pub id: u32,
+}
+
+impl Head {
+    fn parse(layout: Layout, bytes: [u8; HEAD_LEN]) -> Self {
+        let [first, second, id @ ..] = bytes;
+        let (flags, opcode) = match layout {
+            Layout::FlagsFirst => (first, second),
+            Layout::OpcodeFirst => (second, first),
+        };
+        Self {
+            opcode,
+            flags,
+            id: u32::from_be_bytes(id),
+        }
+    }
+
+    fn bytes(self, layout: Layout) -> [u8; HEAD_LEN] {
+        let [a, b, c, d] = self.id.to_be_bytes();
+        match layout {
+            Layout::FlagsFirst => [self.flags, self.opcode, a, b, c, d],
+            Layout::OpcodeFirst => [self.opcode, self.flags, a, b, c, d],
+        }
+    }
+}
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its header.
+    pub head: Head,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Writes length prefix and header of a frame whose body of `body_len` bytes follows.
+pub(crate) fn encode_head(layout: Layout, head: Head, body_len: usize, out: &mut OutBuf) {
+    // Every encoder checks the body against a u32 limit first.
+    let length = u32::try_from(HEAD_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
+    out.put_u32(length);
+    out.put_slice(&head.bytes(layout));
+}
+
+/// Writes a whole frame.
+///
+/// # Errors
+///
+/// [`FrameError::TooLong`] if the length field would exceed `max_length`; nothing is written then.
+pub fn encode(layout: Layout, frame: &Frame, max_length: u32, out: &mut OutBuf) -> Result<(), FrameError> {
+    let length = frame.body.len().saturating_add(HEAD_LEN);
+    if length > max_length as usize {
+        return Err(FrameError::TooLong {
+            length: length as u64,
+            limit: max_length,
+        });
+    }
+    encode_head(layout, frame.head, frame.body.len(), out);
+    out.put_shared(&frame.body);
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Bounds-checked reading of frame bodies.
+
+use bytes::Bytes;
+
+/// Why a body could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The body ends inside a field.
+    #[error("body ends inside a {field}: {needed} bytes needed, {available} left")]
+    UnexpectedEnd {
+        /// What was being read (`u8`, `u16`, `u32`, `u64`, `string`, `bytes`).
+        field: &'static str,
+        /// How many bytes it takes.
+        needed: usize,
+        /// How many there were.
+        available: usize,
+    },
+    /// Text is not UTF-8.
+    #[error("text is not UTF-8: {0}")]
+    Utf8(#[from] std::str::Utf8Error),
+    /// A protobuf body is malformed.
+    #[error("{0}")]
+    Protobuf(#[from] prost::DecodeError),
+    /// The opcode is not what the exchange calls for.
+    #[error("unexpected opcode 0x{opcode:02x}")]
+    UnexpectedOpcode {
+        /// The opcode.
+        opcode: u8,
+    },
+    /// More items were announced than the protocol allows.
+    #[error("{count} items announced, at most {limit} allowed")]
+    TooManyItems {
+        /// How many were announced.
+        count: u64,
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// A field has a value that the protocol does not define.
+    #[error("invalid {0}")]
+    Invalid(&'static str),
+}
+
+/// A cursor over a body. Every read is checked; nothing is allocated for announced lengths.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    body: &'a Bytes,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(body: &'a Bytes) -> Self {
+        Self { body, at: 0 }
+    }
+
+    pub(crate) fn remaining(&self) -> usize {
+        self.body.len().saturating_sub(self.at)
+    }
+
+    /// Where the next read begins.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    fn take(&mut self, field: &'static str, needed: usize) -> Result<&'a [u8], DecodeError> {
+        let available = self.remaining();
+        let end = self.at.checked_add(needed);
+        match end.and_then(|end| self.body.get(self.at..end)) {
+            Some(bytes) => {
+                self.at = self.at.saturating_add(needed);
+                Ok(bytes)
+            }
+            None => Err(DecodeError::UnexpectedEnd {
+                field,
+                needed,
+                available,
+            }),
+        }
+    }
+
+    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(field, N)?);
+        Ok(array)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
+        Ok(u8::from_be_bytes(self.array("u8")?))
+    }
+
+    pub(crate) fn u16(&mut self) -> Result<u16, DecodeError> {
+        Ok(u16::from_be_bytes(self.array("u16")?))
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        Ok(u32::from_be_bytes(self.array("u32")?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
+        Ok(u64::from_be_bytes(self.array("u64")?))
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, DecodeError> {
+        Ok(i64::from_be_bytes(self.array("u64")?))
+    }
+
+    pub(crate) fn f64(&mut self) -> Result<f64, DecodeError> {
+        Ok(f64::from_be_bytes(self.array("u64")?))
+    }
+
+    /// `u8`, 0 is false.
+    pub(crate) fn bool(&mut self) -> Result<bool, DecodeError> {
+        Ok(self.u8()? != 0)
+    }
+
+    /// `u16` length and UTF-8.
+    pub(crate) fn str16(&mut self) -> Result<&'a str, DecodeError> {
+        let len = usize::from(self.u16()?);
+        Ok(std::str::from_utf8(self.take("string", len)?)?)
+    }
+
+    /// `u32` length and raw bytes, as a range of the body.
+    pub(crate) fn bytes32(&mut self) -> Result<std::ops::Range<usize>, DecodeError> {
+        // A length beyond usize cannot fit the body either.
+        let len = usize::try_from(self.u32()?).unwrap_or(usize::MAX);
+        let start = self.at;
+        self.take("bytes", len)?;
+        Ok(start..self.at)
+    }
+
+    /// How many items to reserve for when `count` are announced: never more than the rest of the body
+    /// could hold at `min_item` bytes each.
+    pub(crate) fn capacity_for(&self, count: usize, min_item: usize) -> usize {
+        count.min(self.remaining() / min_item.max(1))
+    }
+}

@@ -1,0 +1,19 @@
+//! Sans-IO implementation of FIBP, the Fila Binary Protocol.
+//!
+//! Nothing here reads a clock, opens a socket or starts a thread: bytes and instants come in, bytes,
+//! completions and actions come out.
+
+pub mod admin;
+pub mod dialect;
+pub mod error;
+pub mod frame;
+pub mod message;
+pub mod request;
+pub mod response;
+pub mod server;
+
+pub use dialect::{AdminRevision, Dialect};
+pub use error::{Error, ErrorKind, Outcome, SendError};
+pub use message::{Headers, Message, MessageId, QueueName, Received, Secret};
+pub use request::{Op, Request};
+pub use response::{Push, Response, ServerError};

@@ -1,0 +1,124 @@
+//! What travels: messages, deliveries and their parts.
+
+mod headers;
+mod id;
+mod secret;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use headers::Headers;
+pub(crate) use headers::WireHeaders;
+pub use id::MessageId;
+pub use secret::Secret;
+
+/// A queue's name. Shared, so that a clone copies no bytes.
+pub type QueueName = Arc<str>;
+
+/// A message to enqueue.
+///
+/// Building never fails; what the wire cannot carry (a name, header key or value over 65 535 bytes, more
+/// than 255 headers in the preamble dialect) is refused when the message is submitted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The queue it goes to.
+    pub queue: QueueName,
+    /// Header keys and values.
+    pub headers: Headers,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+impl Message {
+    /// A message without headers.
+    pub fn new(queue: impl Into<QueueName>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            queue: queue.into(),
+            headers: Headers::new(),
+            payload: payload.into(),
+        }
+    }
+
+    /// Adds a header, or replaces the value of the same key.
+    #[must_use]
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(key, value);
+        self
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("queue", &self.queue)
+            .field("headers", &self.headers)
+            .field("payload_len", &self.payload.len())
+            .finish()
+    }
+}
+
+/// A message as a consumer received it.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// The server's id of the message.
+    pub id: MessageId,
+    /// The queue it came from.
+    pub queue: QueueName,
+    /// Header keys and values.
+    pub headers: Headers,
+    /// The payload.
+    pub payload: Bytes,
+    /// The fairness key it was scheduled under.
+    pub fairness_key: Arc<str>,
+    /// How often it was nacked or its lease expired before this delivery.
+    pub attempt_count: u32,
+    /// The scheduling weight, where the dialect carries it.
+    pub weight: Option<u32>,
+    /// The throttle keys, where the dialect carries them.
+    pub throttle_keys: Option<Vec<String>>,
+    /// When the server stored it (milliseconds since the Unix epoch), where known.
+    pub enqueued_at_ms: Option<u64>,
+    /// When the server leased it (milliseconds since the Unix epoch), where known.
+    pub leased_at_ms: Option<u64>,
+}
+
+impl Received {
+    /// A delivery with the fields that every dialect carries; the others are `None`.
+    pub fn new(
+        id: MessageId,
+        queue: impl Into<QueueName>,
+        headers: Headers,
+        payload: impl Into<Bytes>,
+        fairness_key: impl Into<Arc<str>>,
+        attempt_count: u32,
+    ) -> Self {
+        Self {
+            id,
+            queue: queue.into(),
+            headers,
+            payload: payload.into(),
+            fairness_key: fairness_key.into(),
+            attempt_count,
+            weight: None,
+            throttle_keys: None,
+            enqueued_at_ms: None,
+            leased_at_ms: None,
+        }
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("id", &self.id)
+            .field("queue", &self.queue)
+            .field("headers", &self.headers)
+            .field("payload_len", &self.payload.len())
+            .field("fairness_key", &self.fairness_key)
+            .field("attempt_count", &self.attempt_count)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,1 @@
+//! fibp-fuzz
