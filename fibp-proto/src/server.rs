@@ -1,13 +1,14 @@
 //! The server side of a connection, for brokers, proxies and tests.
 
 use crate::dialect::{Dialect, EncodeError};
-use crate::frame::{Limits, ReadBuffer, Transmit};
+use crate::frame::{DEFAULT_MAX_LENGTH, Limits, ReadBuffer, Transmit};
 use crate::message::Secret;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
 
 /// How a [`ServerConnection`] behaves.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ServerConfig {
     /// The dialects to accept, told apart by the client's first bytes: at most one revision of each.
     pub dialects: Vec<Dialect>,
@@ -15,6 +16,26 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// The node id that the framed handshake announces.
     pub node_id: u64,
+    /// The most bytes that unfinished continuation sequences may hold together (framed dialect). Real servers
+    /// allow 4 GiB.
+    pub max_reassembled: usize,
+}
+
+impl ServerConfig {
+    /// The settings of real servers: 16 MiB per frame, node id 0; but at most 256 MiB of unfinished
+    /// continuation sequences.
+    #[must_use]
+    pub fn new(dialects: impl Into<Vec<Dialect>>) -> Self {
+        Self {
+            dialects: dialects.into(),
+            limits: Limits {
+                send: DEFAULT_MAX_LENGTH,
+                receive: DEFAULT_MAX_LENGTH,
+            },
+            node_id: 0,
+            max_reassembled: 256 * 1024 * 1024,
+        }
+    }
 }
 
 /// Names a request until it is answered.
