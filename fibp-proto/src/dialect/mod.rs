@@ -3,8 +3,11 @@
 //! Everything that differs between dialects lives below this module, behind [`Codec`]; the machines above
 //! it never ask which dialect is in use. Adding one means a folder here and a row in the detection.
 
+pub(crate) mod contents;
 pub(crate) mod framed;
+pub(crate) mod opening;
 pub(crate) mod preamble;
+pub(crate) mod put;
 
 use std::fmt;
 

@@ -119,6 +119,16 @@ impl<'a> Reader<'a> {
         Ok(std::str::from_utf8(self.take("string", len)?)?)
     }
 
+    /// `count` pairs of `str16`, validated, as a range of the body.
+    pub(crate) fn str16_pairs(&mut self, count: usize) -> Result<std::ops::Range<usize>, DecodeError> {
+        let start = self.at;
+        for _ in 0..count {
+            self.str16()?;
+            self.str16()?;
+        }
+        Ok(start..self.at)
+    }
+
     /// `u32` length and raw bytes, as a range of the body.
     pub(crate) fn bytes32(&mut self) -> Result<std::ops::Range<usize>, DecodeError> {
         // A length beyond usize cannot fit the body either.

@@ -1,0 +1,240 @@
+//! Writing frame bodies: every layout is spelled once, run over [`Measure`] first (which checks each wire
+//! limit and yields the exact size) and over the output buffer second.
+
+use bytes::Bytes;
+
+use super::EncodeError;
+use crate::frame::{self, HEAD_LEN, Head, Layout, OutBuf};
+use crate::message::Headers;
+
+/// Something that body fields can be written to. All numbers are big-endian.
+pub(crate) trait Put {
+    fn put(&mut self, bytes: &[u8]);
+
+    /// As [`put`](Self::put), but large values may be shared instead of copied.
+    fn put_shared(&mut self, bytes: &Bytes);
+
+    fn u8(&mut self, value: u8) {
+        self.put(&[value]);
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.put(&value.to_be_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.put(&value.to_be_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.put(&value.to_be_bytes());
+    }
+
+    fn i64(&mut self, value: i64) {
+        self.put(&value.to_be_bytes());
+    }
+
+    fn f64(&mut self, value: f64) {
+        self.put(&value.to_be_bytes());
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.u8(value.into());
+    }
+
+    /// `u8` count of what `field` names.
+    fn count8(&mut self, field: &'static str, count: usize) -> Result<(), EncodeError> {
+        let wire = u8::try_from(count).map_err(|_| too_many(field, count, u8::MAX.into()))?;
+        self.u8(wire);
+        Ok(())
+    }
+
+    /// `u16` count of what `field` names.
+    fn count16(&mut self, field: &'static str, count: usize) -> Result<(), EncodeError> {
+        let wire = u16::try_from(count).map_err(|_| too_many(field, count, u16::MAX.into()))?;
+        self.u16(wire);
+        Ok(())
+    }
+
+    /// `u32` count of what `field` names, of which the protocol allows `limit`.
+    fn count32(&mut self, field: &'static str, count: usize, limit: u32) -> Result<(), EncodeError> {
+        match u32::try_from(count) {
+            Ok(wire) if wire <= limit => self.u32(wire),
+            _ => return Err(too_many(field, count, limit as usize)),
+        }
+        Ok(())
+    }
+
+    /// `u16` length and UTF-8.
+    fn str16(&mut self, field: &'static str, text: &str) -> Result<(), EncodeError> {
+        let len = u16::try_from(text.len()).map_err(|_| EncodeError::StringTooLong {
+            field,
+            len: text.len(),
+            limit: u16::MAX.into(),
+        })?;
+        self.u16(len);
+        self.put(text.as_bytes());
+        Ok(())
+    }
+
+    /// `u32` length and raw bytes.
+    fn bytes32(&mut self, field: &'static str, bytes: &Bytes) -> Result<(), EncodeError> {
+        let len = u32::try_from(bytes.len()).map_err(|_| EncodeError::StringTooLong {
+            field,
+            len: bytes.len(),
+            limit: u32::MAX as usize,
+        })?;
+        self.u32(len);
+        self.put_shared(bytes);
+        Ok(())
+    }
+
+    /// The pairs of a header map, without their count. Headers in wire form are copied as they are.
+    fn header_pairs(&mut self, headers: &Headers) -> Result<(), EncodeError> {
+        if let Some(wire) = headers.wire() {
+            self.put(&wire.pairs);
+            return Ok(());
+        }
+        for (key, value) in headers {
+            self.str16("header key", key)?;
+            self.str16("header value", value)?;
+        }
+        Ok(())
+    }
+}
+
+fn too_many(field: &'static str, count: usize, limit: usize) -> EncodeError {
+    EncodeError::TooMany { field, count, limit }
+}
+
+/// Counts instead of writing.
+#[derive(Debug, Default)]
+pub(crate) struct Measure(usize);
+
+impl Measure {
+    /// The size of what `write` puts.
+    pub(crate) fn of(write: impl FnOnce(&mut Self) -> Result<(), EncodeError>) -> Result<usize, EncodeError> {
+        let mut measure = Self::default();
+        write(&mut measure)?;
+        Ok(measure.0)
+    }
+}
+
+impl Put for Measure {
+    fn put(&mut self, bytes: &[u8]) {
+        self.0 = self.0.saturating_add(bytes.len());
+    }
+
+    fn put_shared(&mut self, bytes: &Bytes) {
+        self.put(bytes);
+    }
+}
+
+impl Put for OutBuf {
+    fn put(&mut self, bytes: &[u8]) {
+        self.put_slice(bytes);
+    }
+
+    fn put_shared(&mut self, bytes: &Bytes) {
+        Self::put_shared(self, bytes);
+    }
+}
+
+/// The body of a frame. `put` must write the same bytes each time.
+pub(crate) trait Body {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError>;
+}
+
+/// A body that is bytes already, or empty.
+impl Body for [u8] {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        to.put(self);
+        Ok(())
+    }
+}
+
+/// Writes a whole frame whose length field is at most `limit`. On an error nothing is written.
+pub(crate) fn encode_frame<B: Body + ?Sized>(
+    layout: Layout,
+    head: Head,
+    body: &B,
+    limit: u32,
+    out: &mut OutBuf,
+) -> Result<(), EncodeError> {
+    let body_len = Measure::of(|measure| body.put(measure))?;
+    let len = body_len.saturating_add(HEAD_LEN);
+    if len > limit as usize {
+        return Err(EncodeError::FrameTooLarge { len, limit });
+    }
+    frame::encode_head(layout, head, body_len, out);
+    body.put(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Texts<'a>(&'a [&'a str]);
+
+    impl Body for Texts<'_> {
+        fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+            to.count8("texts", self.0.len())?;
+            self.0.iter().try_for_each(|text| to.str16("text", text))
+        }
+    }
+
+    const HEAD: Head = Head {
+        opcode: 2,
+        flags: 1,
+        id: 3,
+    };
+
+    fn frame(texts: &[&str], limit: u32) -> Result<Bytes, EncodeError> {
+        let mut out = OutBuf::new();
+        let result = encode_frame(Layout::FlagsFirst, HEAD, &Texts(texts), limit, &mut out);
+        assert_eq!(result.is_err(), out.is_empty(), "an error leaves nothing behind");
+        result.map(|()| out.take_bytes())
+    }
+
+    #[test]
+    fn the_length_field_covers_head_and_body() {
+        let bytes = frame(&["ab", ""], 13).unwrap();
+        assert_eq!(&bytes[..], b"\0\0\0\x0d\x01\x02\0\0\0\x03\x02\0\x02ab\0\0");
+    }
+
+    #[test]
+    fn limits_are_checked_before_anything_is_written() {
+        assert_eq!(
+            frame(&["ab", ""], 12),
+            Err(EncodeError::FrameTooLarge { len: 13, limit: 12 })
+        );
+        let long = "x".repeat(65_536);
+        assert_eq!(
+            frame(&["a", &long], u32::MAX),
+            Err(EncodeError::StringTooLong {
+                field: "text",
+                len: 65_536,
+                limit: 65_535
+            })
+        );
+        assert!(frame(&["a", &long[1..]], u32::MAX).is_ok());
+        assert_eq!(
+            frame(&["a"; 256], u32::MAX),
+            Err(EncodeError::TooMany {
+                field: "texts",
+                count: 256,
+                limit: 255
+            })
+        );
+    }
+
+    #[test]
+    fn counts_stop_at_their_limits() {
+        let mut measure = Measure::default();
+        assert!(measure.count16("items", 65_535).is_ok());
+        assert!(measure.count16("items", 65_536).is_err());
+        assert!(measure.count32("items", 1_000_000, 1_000_000).is_ok());
+        assert!(measure.count32("items", 1_000_001, 1_000_000).is_err());
+        assert_eq!(measure.0, 6);
+    }
+}
