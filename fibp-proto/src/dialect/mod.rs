@@ -8,6 +8,7 @@ pub(crate) mod framed;
 pub(crate) mod opening;
 pub(crate) mod preamble;
 pub(crate) mod put;
+pub(crate) mod records;
 
 use std::fmt;
 
