@@ -4,16 +4,22 @@
 //! completions and actions come out.
 
 pub mod admin;
+pub mod config;
 pub mod dialect;
 pub mod error;
+pub mod fault;
 pub mod frame;
 pub mod message;
 pub mod request;
 pub mod response;
 pub mod server;
+pub mod tls;
 
+pub use config::{Config, Endpoint};
 pub use dialect::{AdminRevision, Dialect};
 pub use error::{Error, ErrorKind, Outcome, SendError};
+pub use fault::{Fault, FaultKind};
 pub use message::{Headers, Message, MessageId, QueueName, Received, Secret};
 pub use request::{Op, Request};
 pub use response::{Push, Response, ServerError};
+pub use tls::Tls;

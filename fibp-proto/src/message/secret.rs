@@ -17,6 +17,11 @@ impl Secret {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// A secret that need not be text, as the PEM of a private key.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
     /// Whether the key is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {

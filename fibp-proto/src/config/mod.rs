@@ -1,0 +1,298 @@
+//! Configuration of a client: a builder, a URL, or variables of the environment.
+
+mod endpoint;
+mod environment;
+mod options;
+mod settings;
+mod units;
+mod url;
+mod validate;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use endpoint::{DEFAULT_PORT, Endpoint, IntoEndpoints};
+pub use settings::{
+    Backoff, Batching, ConsumerSettings, Credentials, Credit, Heartbeat, InFlight, OnFull, ProducerSettings, Reconnect,
+    Replay, Settings,
+};
+
+use crate::dialect::Dialect;
+use crate::error::Error;
+use crate::frame::Limits;
+use crate::message::Secret;
+use crate::tls::Tls;
+
+/// How to reach a server and how to behave towards it. Cheap to clone.
+///
+/// Building never fails. What is wrong is told by [`validate`](Self::validate), which connecting calls
+/// first. `Debug` and `Display` show neither keys nor certificates.
+///
+/// Also made from a URL with `parse` or `try_into`:
+///
+/// ```text
+/// fila://[key@]host:port[,host:port…][?option=value…]          fila+tls://…
+/// ```
+///
+/// Key, host and values are percent-decoded. The port is [`DEFAULT_PORT`] unless given. An option has the name
+/// of the builder method, and its values are the method's arguments with commas between them, of which the
+/// last ones may be left out: `?heartbeat=15s,2&request_timeout=none&max_in_flight=100,4MiB`. Times have a unit
+/// (`ns`, `us`, `ms`, `s`, `m`, `h`), sizes may have one (`KiB`, `MiB`, `GiB`). TLS is set up by `tls_roots`
+/// (`platform` or `webpki`), `server_name`, `ca_file`, `client_cert_file` and `client_key_file`; the three
+/// files need [`Config::from_url`]. Unknown and repeated options are errors.
+///
+/// ```
+/// use fibp_proto::config::Config;
+///
+/// let config: Config = "fila://key@broker-1:5555,broker-2:5555?request_timeout=2s".parse()?;
+/// assert_eq!(config.settings().endpoints.len(), 2);
+/// assert_eq!(config.to_url(), "fila://broker-1:5555,broker-2:5555?request_timeout=2s");
+/// # Ok::<(), fibp_proto::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    settings: Arc<Settings>,
+    /// The first bad address, for `validate` to report.
+    defect: Option<Error>,
+}
+
+impl Config {
+    /// The defaults, for one server or several: `"host:port"`, `"[::1]:5555"`, comma-separated or in a list,
+    /// `("host", port)` or a socket address.
+    #[must_use]
+    pub fn new(addresses: impl IntoEndpoints) -> Self {
+        let (endpoints, defect) = match addresses.into_endpoints() {
+            Ok(endpoints) => (endpoints, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        Self {
+            settings: Arc::new(Settings {
+                endpoints,
+                ..Settings::default()
+            }),
+            defect,
+        }
+    }
+
+    /// Everything that is set.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Checks the settings for what cannot work.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the first bad setting or contradiction.
+    pub fn validate(&self) -> Result<(), Error> {
+        match &self.defect {
+            Some(defect) => Err(defect.clone()),
+            None => self.settings.validate(),
+        }
+    }
+
+    /// The settings that work but endanger something, in words. Adapters log them when connecting.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        let Settings {
+            endpoints,
+            credentials,
+            tls,
+            ..
+        } = self.settings();
+        if tls.is_none() && !credentials.is_none() && !endpoints.iter().all(Endpoint::is_loopback) {
+            warnings.push("the API key travels unencrypted: use TLS");
+        }
+        warnings
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(Arc::make_mut(&mut self.settings));
+        self
+    }
+
+    /// Sets the API key.
+    #[must_use]
+    pub fn api_key(self, key: impl Into<Secret>) -> Self {
+        let credentials = Credentials::fixed(key.into());
+        self.with(|settings| settings.credentials = credentials)
+    }
+
+    /// Sets a closure that gives the API key. It is called before each dial, with no lock held.
+    #[must_use]
+    pub fn credentials(self, ask: impl Fn() -> Secret + Send + Sync + 'static) -> Self {
+        let credentials = Credentials::asked(ask);
+        self.with(|settings| settings.credentials = credentials)
+    }
+
+    /// Encrypts connections.
+    #[must_use]
+    pub fn tls(self, tls: Tls) -> Self {
+        self.with(|settings| settings.tls = Some(tls))
+    }
+
+    /// Sets the dialect to speak. By default it is found out.
+    #[must_use]
+    pub fn dialect(self, dialect: Dialect) -> Self {
+        self.with(|settings| settings.dialect = dialect)
+    }
+
+    /// Bounds one whole attempt to connect: resolving, TCP, TLS, handshake and authentication. 5 s by default.
+    #[must_use]
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.connect_timeout = timeout)
+    }
+
+    /// Bounds one request: queueing, writing and its answer. 10 s by default; `None` waits for ever.
+    #[must_use]
+    pub fn request_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        self.with(|settings| settings.request_timeout = timeout)
+    }
+
+    /// Probes a connection that was silent for `every` (15 s by default), and gives it up when `missed`
+    /// heartbeats (2 by default) in a row stay unanswered.
+    #[must_use]
+    pub fn heartbeat(self, every: Duration, missed: u32) -> Self {
+        self.with(|settings| settings.heartbeat = Some(Heartbeat { every, missed }))
+    }
+
+    /// Never probes silent connections.
+    #[must_use]
+    pub fn no_heartbeat(self) -> Self {
+        self.with(|settings| settings.heartbeat = None)
+    }
+
+    /// Sets what to do when the connection is lost.
+    #[must_use]
+    pub fn reconnect(self, reconnect: Reconnect) -> Self {
+        self.with(|settings| settings.reconnect = reconnect)
+    }
+
+    /// Bounds the unanswered requests (4096 by default) and the bytes queued or unanswered (32 MiB).
+    #[must_use]
+    pub fn max_in_flight(self, requests: usize, bytes: usize) -> Self {
+        self.with(|settings| {
+            settings.in_flight.requests = requests;
+            settings.in_flight.bytes = bytes;
+        })
+    }
+
+    /// Sets what a call does that finds no room, here and in a producer's buffer. By default it waits.
+    #[must_use]
+    pub fn on_full(self, on_full: OnFull) -> Self {
+        self.with(|settings| {
+            settings.in_flight.on_full = on_full;
+            settings.producer.on_full = on_full;
+        })
+    }
+
+    /// Sets which requests are sent again when their outcome is unknown.
+    #[must_use]
+    pub fn replay(self, replay: Replay) -> Self {
+        self.with(|settings| settings.replay = replay)
+    }
+
+    /// Bounds the length fields of frames, in bytes: 16 MiB to send and 32 MiB to receive by default.
+    #[must_use]
+    pub fn max_frame_size(self, send: u32, receive: u32) -> Self {
+        self.with(|settings| settings.frame_limits = Limits { send, receive })
+    }
+
+    /// Sets when messages of several `enqueue` calls travel in one frame.
+    #[must_use]
+    pub fn batching(self, batching: Batching) -> Self {
+        self.with(|settings| settings.producer.batching = batching)
+    }
+
+    /// Bounds the messages of one frame. 1000 by default.
+    #[must_use]
+    pub fn batch_max_messages(self, messages: usize) -> Self {
+        self.with(|settings| settings.producer.max_messages = messages)
+    }
+
+    /// Bounds the bytes of messages in one frame; a single larger message has a frame of its own. 1 MiB by
+    /// default.
+    #[must_use]
+    pub fn batch_max_bytes(self, bytes: usize) -> Self {
+        self.with(|settings| settings.producer.max_bytes = bytes)
+    }
+
+    /// Bounds the bytes of messages that wait unconfirmed. 32 MiB by default.
+    #[must_use]
+    pub fn buffer(self, bytes: usize) -> Self {
+        self.with(|settings| settings.producer.buffer = bytes)
+    }
+
+    /// Sets the idle time after which TCP probes the peer. 60 s by default; `None` leaves it off.
+    #[must_use]
+    pub fn keepalive(self, idle: impl Into<Option<Duration>>) -> Self {
+        let idle = idle.into();
+        self.with(|settings| settings.keepalive = idle)
+    }
+
+    /// Sets how long to wait for one address before the next is tried beside it (RFC 8305). 250 ms by default,
+    /// at least 10 ms.
+    #[must_use]
+    pub fn happy_eyeballs_delay(self, delay: Duration) -> Self {
+        self.with(|settings| settings.happy_eyeballs_delay = delay)
+    }
+
+    /// Bounds the leader redirects that one request or consumer follows. 5 by default; zero follows none.
+    #[must_use]
+    pub fn max_redirects(self, redirects: u32) -> Self {
+        self.with(|settings| settings.max_redirects = redirects)
+    }
+}
+
+impl From<&Self> for Config {
+    fn from(config: &Self) -> Self {
+        config.clone()
+    }
+}
+
+impl From<Infallible> for Error {
+    /// Lets `impl TryInto<Config>` take a [`Config`] itself.
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_redacts() {
+        let config = Config::new("broker").api_key("hunter2");
+        assert!(!format!("{config:?} {config}").contains("hunter2"));
+    }
+
+    #[test]
+    fn clones_share_until_changed() {
+        let first = Config::new("broker");
+        let second = first.clone();
+        assert!(Arc::ptr_eq(&first.settings, &second.settings));
+        let second = second.max_redirects(1);
+        assert_eq!(first.settings().max_redirects, 5);
+        assert_eq!(second.settings().max_redirects, 1);
+    }
+
+    #[test]
+    fn a_key_in_the_clear_is_warned_of() {
+        let remote = || Config::new("broker");
+        assert!(remote().warnings().is_empty());
+        assert_eq!(remote().api_key("k").warnings().len(), 1);
+        assert!(remote().api_key("k").tls(Tls::platform()).warnings().is_empty());
+        assert!(Config::new("localhost").api_key("k").warnings().is_empty());
+    }
+
+    #[test]
+    fn a_bad_address_is_kept_for_validate() {
+        let config = Config::new("a:1,b:x").max_redirects(1);
+        assert!(config.validate().unwrap_err().to_string().contains("b:x"));
+    }
+}

@@ -1,0 +1,5 @@
+//! TLS as bytes in, bytes out.
+
+mod settings;
+
+pub use settings::Tls;

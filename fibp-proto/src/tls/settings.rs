@@ -1,0 +1,131 @@
+//! What to trust and who to be.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind};
+use crate::message::Secret;
+
+/// TLS settings: whom to trust, and optionally a client certificate and another server name.
+///
+/// Certificates are checked when a client connects. `Debug` shows none of them.
+#[derive(Clone)]
+pub struct Tls {
+    pub(super) roots: Roots,
+    pub(super) identity: Option<Identity>,
+    pub(super) server_name: Option<Arc<str>>,
+}
+
+/// Whom to trust.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "kept to be refused by validate"))]
+pub(super) enum Roots {
+    Platform,
+    Webpki,
+    Pem(Arc<[u8]>),
+    #[cfg(feature = "tls")]
+    Ready(Arc<rustls::ClientConfig>),
+}
+
+/// Who to be: PEM texts.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "kept to be refused by validate"))]
+pub(super) struct Identity {
+    pub(super) certificates: Arc<[u8]>,
+    pub(super) key: Arc<Secret>,
+}
+
+impl Tls {
+    fn with_roots(roots: Roots) -> Self {
+        Self {
+            roots,
+            identity: None,
+            server_name: None,
+        }
+    }
+
+    /// Trusts what the operating system trusts. Needs the feature `tls-platform-roots`.
+    #[must_use]
+    pub fn platform() -> Self {
+        Self::with_roots(Roots::Platform)
+    }
+
+    /// Trusts the Mozilla roots built into this program. Needs the feature `tls-webpki-roots`.
+    #[must_use]
+    pub fn webpki() -> Self {
+        Self::with_roots(Roots::Webpki)
+    }
+
+    /// Trusts the CA certificates of a PEM text, and nothing else.
+    #[must_use]
+    pub fn ca_pem(pem: impl AsRef<[u8]>) -> Self {
+        Self::with_roots(Roots::Pem(pem.as_ref().into()))
+    }
+
+    /// Uses a ready configuration. It is copied; only its ALPN names are replaced in the copy.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn config(config: Arc<rustls::ClientConfig>) -> Self {
+        Self::with_roots(Roots::Ready(config))
+    }
+
+    /// Presents a client certificate: a PEM text with the chain, the client's own certificate first, and one
+    /// with its private key (PKCS#8, PKCS#1 or SEC1).
+    #[must_use]
+    pub fn identity_pem(mut self, certificates: impl AsRef<[u8]>, key: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some(Identity {
+            certificates: certificates.as_ref().into(),
+            key: Arc::new(Secret::from_bytes(key.into())),
+        });
+        self
+    }
+
+    /// Expects the server's certificate to be for this DNS name or IP address, instead of the host that is
+    /// connected to.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into().into());
+        self
+    }
+
+    pub(crate) fn is_webpki(&self) -> bool {
+        matches!(self.roots, Roots::Webpki)
+    }
+
+    pub(crate) fn server_name_override(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// Whether this build has TLS at all.
+    pub(crate) fn validate_support(&self) -> Result<(), Error> {
+        if cfg!(feature = "tls") {
+            Ok(())
+        } else {
+            Err(Error::new(
+                ErrorKind::Config,
+                "TLS is asked for, but this build has none: enable the feature \"tls-ring\" or \"tls-aws-lc-rs\"",
+            ))
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        self.validate_support()
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roots = match &self.roots {
+            Roots::Platform => "platform",
+            Roots::Webpki => "webpki",
+            Roots::Pem(_) => "pem",
+            #[cfg(feature = "tls")]
+            Roots::Ready(_) => "ready configuration",
+        };
+        f.debug_struct("Tls")
+            .field("roots", &roots)
+            .field("identity", &self.identity.as_ref().map(|_| "redacted"))
+            .field("server_name", &self.server_name)
+            .finish()
+    }
+}
