@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod dial;
 pub mod dialect;
 pub mod error;
 pub mod fault;
