@@ -9,10 +9,13 @@
 //! and differ in which of the two single bytes comes first ([`Layout`]).
 
 mod buffer;
+mod continuation;
 mod decoder;
 mod reader;
 
 pub use buffer::{OutBuf, ReadBuffer, Transmit};
+pub use continuation::{CONTINUATION, Reassembler, ReassemblyError};
+pub(crate) use continuation::{MAX_REASSEMBLED, Splitter, max_body};
 pub use decoder::{Decoder, FrameError, Item, Oversize};
 pub use reader::DecodeError;
 pub(crate) use reader::Reader;
