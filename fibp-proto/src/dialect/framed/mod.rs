@@ -1,76 +1,224 @@
 //! The framed dialect (spec/framed.md).
 
-use super::*;
+mod admin;
+mod errors;
+mod handshake;
+mod hot;
+mod opcode;
+mod request;
+mod response;
 
-/// The opcode numbers of the hot path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Numbers {
-    F1,
-    F2,
-}
+pub(crate) use handshake::{FirstFrame, HandshakeOk, read_first_frame};
+pub(crate) use opcode::Numbers;
+
+use super::put::{Body, Measure, Put, encode_frame};
+use super::*;
+use crate::frame::{HEAD_LEN, MAX_REASSEMBLED, Splitter, max_body};
+use errors::{INVALID_FRAME, UNKNOWN_OPCODE, UNSUPPORTED_VERSION};
+use handshake::Handshake;
+use opcode::{DISCONNECT, HANDSHAKE, HANDSHAKE_OK, PING, PONG};
+use request::RequestBody;
+use response::ResponseBody;
 
 pub(crate) fn codec(numbers: Numbers) -> &'static dyn Codec {
-    let _ = numbers;
-    &Stub
+    match numbers {
+        Numbers::F1 => &Framed { numbers: Numbers::F1 },
+        Numbers::F2 => &Framed { numbers: Numbers::F2 },
+    }
 }
+
+const LAYOUT: Layout = Layout::OpcodeFirst;
 
 #[derive(Debug)]
-struct Stub;
+struct Framed {
+    numbers: Numbers,
+}
 
-#[allow(unused_variables)]
-impl Codec for Stub {
+fn head(opcode: u8, id: u32) -> Head {
+    Head { opcode, flags: 0, id }
+}
+
+impl Codec for Framed {
     fn dialect(&self) -> Dialect {
-        todo!()
+        match self.numbers {
+            Numbers::F1 => Dialect::FramedF1,
+            Numbers::F2 => Dialect::Framed,
+        }
     }
+
     fn layout(&self) -> Layout {
-        todo!()
+        LAYOUT
     }
+
     fn rules(&self) -> Rules {
-        todo!()
+        Rules {
+            one_queue_per_enqueue: false,
+            max_items: hot::MAX_ITEMS as usize,
+            continuation: true,
+            credit: false,
+            credit_window: false,
+            goodbye: true,
+            authenticate: false,
+            admin_revisions: false,
+        }
     }
+
     fn encode_opening(&self, key: Option<&str>, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+        encode_frame(LAYOUT, head(HANDSHAKE, 0), &Handshake { key }, u32::MAX, out)
     }
+
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+        let opcode = self
+            .numbers
+            .request(request.op())
+            .ok_or(EncodeError::Unsupported("the framed dialect has no such request"))?;
+        encode_continued(head(opcode, id), &RequestBody(request), limit, out)
     }
-    fn enqueue_base_len(&self, queue: &str) -> usize {
-        todo!()
+
+    fn enqueue_base_len(&self, _queue: &str) -> usize {
+        hot::COUNT_LEN
     }
+
     fn enqueue_item_len(&self, message: &Message) -> Result<usize, EncodeError> {
-        todo!()
+        Measure::of(|to| hot::put_message(to, message))
     }
+
     fn settle_base_len(&self) -> usize {
-        todo!()
+        hot::COUNT_LEN
     }
+
     fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
-        todo!()
+        Measure::of(|to| hot::put_settle(to, queue, id, error))
     }
+
     fn classify(&self, head: Head) -> Incoming {
-        todo!()
+        match head.opcode {
+            opcode if opcode == self.numbers.delivery() => Incoming::Push,
+            PING | PONG => Incoming::Heartbeat,
+            DISCONNECT => Incoming::Goodbye,
+            opcode if self.numbers.is_answer(opcode) => Incoming::Answer,
+            _ => Incoming::Unknown,
+        }
     }
+
     fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
-        todo!()
+        response::decode(self.numbers, op, frame)
     }
+
     fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-        todo!()
+        let opcode = frame.head.opcode;
+        if opcode != self.numbers.delivery() {
+            return Err(DecodeError::UnexpectedOpcode { opcode });
+        }
+        hot::read_deliveries(queue, frame)
     }
+
     fn decode_goodbye(&self, frame: &Frame) -> String {
-        todo!()
+        // Empty by the specification; whatever a later server says is shown.
+        String::from_utf8_lossy(&frame.body).into_owned()
     }
+
     fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault> {
-        todo!()
+        let opcode = frame.head.opcode;
+        let Some(op) = self.numbers.op_of_request(opcode) else {
+            return Err(fault(None, format!("{UNKNOWN_OPCODE}0x{opcode:02x}")));
+        };
+        request::decode(op, frame).map_err(|error| {
+            let reason = match error {
+                DecodeError::UnexpectedEnd { needed, available, .. } => {
+                    format!("incomplete frame: need {needed} bytes, have {available}")
+                }
+                other => other.to_string(),
+            };
+            fault(Some(op), format!("invalid {} frame: {reason}", request::name(op)))
+        })
     }
+
     fn encode_response(&self, id: u32, op: Op, response: &Response, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+        let (opcode, body) = ResponseBody::of(self.numbers, op, response)?;
+        encode_frame(LAYOUT, head(opcode, id), &body, u32::MAX, out)
     }
-    fn encode_push(&self, id: u32, push: &Push, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+
+    fn encode_push(&self, id: u32, push: &Push, _limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+        // Servers emit one frame of any size, never a continued one.
+        encode_frame(
+            LAYOUT,
+            head(self.numbers.delivery(), id),
+            &Deliveries(push),
+            u32::MAX,
+            out,
+        )
     }
-    fn encode_goodbye(&self, text: &str, out: &mut OutBuf) {
-        todo!()
+
+    fn encode_goodbye(&self, _text: &str, out: &mut OutBuf) {
+        encode_empty(DISCONNECT, 0, out);
     }
+
     fn encode_server_heartbeat(&self, id: u32, out: &mut OutBuf) {
-        todo!()
+        encode_empty(PING, id, out);
     }
 }
+
+struct Deliveries<'a>(&'a Push);
+
+impl Body for Deliveries<'_> {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        hot::put_deliveries(to, self.0)
+    }
+}
+
+impl Put for Splitter<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.put_slice(bytes);
+    }
+
+    fn put_shared(&mut self, bytes: &Bytes) {
+        Self::put_shared(self, bytes);
+    }
+}
+
+/// Writes a frame, or several if the body is too long for one. On an error nothing is written.
+fn encode_continued<B: Body>(head: Head, body: &B, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+    let max_body = max_body(limit);
+    match encode_frame(LAYOUT, head, body, limit, out) {
+        Err(EncodeError::FrameTooLarge { len, .. }) if max_body > 0 => {
+            let body_len = len.saturating_sub(HEAD_LEN);
+            if body_len as u64 > MAX_REASSEMBLED {
+                return Err(EncodeError::FrameTooLarge { len, limit: u32::MAX });
+            }
+            body.put(&mut Splitter::new(LAYOUT, head, body_len, max_body, out))
+        }
+        written => written,
+    }
+}
+
+fn encode_empty(opcode: u8, id: u32, out: &mut OutBuf) {
+    crate::frame::encode_head(LAYOUT, head(opcode, id), 0, out);
+}
+
+fn fault(op: Option<Op>, text: String) -> RequestFault {
+    RequestFault {
+        op,
+        answer: Some(errors::from_code(INVALID_FRAME, text)),
+    }
+}
+
+/// The refusal of a Handshake of another version.
+pub(crate) fn unsupported_version() -> ServerError {
+    errors::from_code(UNSUPPORTED_VERSION, "only protocol version 1 is supported")
+        .with_metadata(vec![("max_version".to_owned(), "1".to_owned())])
+}
+
+/// The refusal of a first frame that is no Handshake.
+pub(crate) fn expected_handshake() -> ServerError {
+    errors::from_code(INVALID_FRAME, "expected Handshake frame")
+}
+
+/// Writes the acceptance of a Handshake.
+pub(crate) fn encode_handshake_ok(ok: HandshakeOk, out: &mut OutBuf) {
+    // Never fails: the body has a fixed size.
+    let _ = encode_frame(LAYOUT, head(HANDSHAKE_OK, 0), &ok, u32::MAX, out);
+}
+
+#[cfg(test)]
+mod tests;

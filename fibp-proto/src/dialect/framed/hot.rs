@@ -1,0 +1,235 @@
+//! Bodies of the hot path: enqueue, consume, ack, nack and deliveries (spec/framed.md 3).
+
+use super::errors::{self, item_code, item_text};
+use crate::dialect::EncodeError;
+use crate::dialect::contents::{Contents, share};
+use crate::dialect::put::Put;
+use crate::frame::{DecodeError, Frame, Reader};
+use crate::message::{Headers, Message, MessageId, QueueName, Received};
+use crate::request::{AckItem, NackItem, Request};
+use crate::response::{ItemResult, Push};
+
+/// The most items that a batch may have.
+pub(super) const MAX_ITEMS: u32 = 1_000_000;
+
+/// Bytes of a batch's count.
+pub(super) const COUNT_LEN: usize = 4;
+
+/// Reads a batch's count, and how many items of type `T` to reserve for: never more memory than the rest of
+/// the body takes.
+fn read_count<T>(body: &mut Reader<'_>) -> Result<(usize, usize), DecodeError> {
+    let count = body.u32()?;
+    if count > MAX_ITEMS {
+        return Err(DecodeError::TooManyItems {
+            count: count.into(),
+            limit: MAX_ITEMS.into(),
+        });
+    }
+    let count = count as usize;
+    Ok((count, body.capacity_for(count, size_of::<T>())))
+}
+
+fn put_headers<P: Put>(to: &mut P, headers: &Headers) -> Result<(), EncodeError> {
+    to.count16("headers", headers.len())?;
+    to.header_pairs(headers)
+}
+
+// ---- requests ----
+
+pub(super) fn put_enqueue<P: Put>(to: &mut P, messages: &[Message]) -> Result<(), EncodeError> {
+    to.count32("messages", messages.len(), MAX_ITEMS)?;
+    messages.iter().try_for_each(|message| put_message(to, message))
+}
+
+pub(super) fn put_message<P: Put>(to: &mut P, message: &Message) -> Result<(), EncodeError> {
+    to.str16("queue name", &message.queue)?;
+    put_headers(to, &message.headers)?;
+    to.bytes32("payload", &message.payload)
+}
+
+pub(super) fn read_enqueue(frame: &Frame) -> Result<Request, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let (count, capacity) = read_count::<Message>(&mut body)?;
+    let mut queues: Vec<QueueName> = Vec::with_capacity(capacity);
+    let mut contents = Contents::with_capacity(capacity);
+    for _ in 0..count {
+        let queue = share(queues.last(), body.str16()?);
+        queues.push(queue);
+        let header_count = usize::from(body.u16()?);
+        contents.read(header_count, &mut body)?;
+    }
+    let messages = queues
+        .into_iter()
+        .zip(contents.take_from(&frame.body))
+        .map(|(queue, (headers, payload))| Message {
+            queue,
+            headers,
+            payload,
+        });
+    Ok(Request::Enqueue(messages.collect()))
+}
+
+/// Appends one ack, or with an `error` one nack.
+pub(super) fn put_settle<P: Put>(to: &mut P, queue: &str, id: &str, error: Option<&str>) -> Result<(), EncodeError> {
+    to.str16("queue name", queue)?;
+    to.str16("message id", id)?;
+    error.map_or(Ok(()), |error| to.str16("nack error", error))
+}
+
+pub(super) fn put_ack<P: Put>(to: &mut P, items: &[AckItem]) -> Result<(), EncodeError> {
+    to.count32("acks", items.len(), MAX_ITEMS)?;
+    items
+        .iter()
+        .try_for_each(|item| put_settle(to, &item.queue, item.id.as_str(), None))
+}
+
+pub(super) fn put_nack<P: Put>(to: &mut P, items: &[NackItem]) -> Result<(), EncodeError> {
+    to.count32("nacks", items.len(), MAX_ITEMS)?;
+    items
+        .iter()
+        .try_for_each(|item| put_settle(to, &item.queue, item.id.as_str(), Some(&item.error)))
+}
+
+pub(super) fn read_ack(frame: &Frame) -> Result<Request, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let (count, capacity) = read_count::<AckItem>(&mut body)?;
+    let mut items: Vec<AckItem> = Vec::with_capacity(capacity);
+    for _ in 0..count {
+        let queue = share(items.last().map(|item| &item.queue), body.str16()?);
+        let id = body.str16()?.into();
+        items.push(AckItem { queue, id });
+    }
+    Ok(Request::Ack(items))
+}
+
+pub(super) fn read_nack(frame: &Frame) -> Result<Request, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let (count, capacity) = read_count::<NackItem>(&mut body)?;
+    let mut items: Vec<NackItem> = Vec::with_capacity(capacity);
+    for _ in 0..count {
+        let queue = share(items.last().map(|item| &item.queue), body.str16()?);
+        let id = body.str16()?.into();
+        let error = body.str16()?.to_owned();
+        items.push(NackItem { queue, id, error });
+    }
+    Ok(Request::Nack(items))
+}
+
+// ---- answers ----
+
+pub(super) fn put_enqueue_results<P: Put>(to: &mut P, results: &[ItemResult<MessageId>]) -> Result<(), EncodeError> {
+    to.count32("results", results.len(), MAX_ITEMS)?;
+    for result in results {
+        let (code, text) = match result {
+            Ok(id) => (errors::OK, id.as_str()),
+            Err(error) => (item_code(error), item_text(error)),
+        };
+        to.u8(code);
+        to.str16("message id", text)?;
+    }
+    Ok(())
+}
+
+pub(super) fn read_enqueue_results(frame: &Frame) -> Result<Vec<ItemResult<MessageId>>, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let (count, capacity) = read_count::<ItemResult<MessageId>>(&mut body)?;
+    let mut results = Vec::with_capacity(capacity);
+    for _ in 0..count {
+        let code = body.u8()?;
+        let id = body.str16()?;
+        results.push(match code {
+            errors::OK => Ok(MessageId::from(id)),
+            code => Err(Box::new(errors::from_code(code, id))),
+        });
+    }
+    Ok(results)
+}
+
+pub(super) fn put_settle_results<P: Put>(to: &mut P, results: &[ItemResult<()>]) -> Result<(), EncodeError> {
+    to.count32("results", results.len(), MAX_ITEMS)?;
+    for result in results {
+        to.u8(result.as_ref().err().map_or(errors::OK, |error| item_code(error)));
+    }
+    Ok(())
+}
+
+pub(super) fn read_settle_results(frame: &Frame) -> Result<Vec<ItemResult<()>>, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let (count, capacity) = read_count::<ItemResult<()>>(&mut body)?;
+    let mut results = Vec::with_capacity(capacity);
+    for _ in 0..count {
+        results.push(match body.u8()? {
+            errors::OK => Ok(()),
+            code => Err(Box::new(errors::from_code(code, ""))),
+        });
+    }
+    Ok(results)
+}
+
+// ---- deliveries ----
+
+pub(super) fn put_deliveries<P: Put>(to: &mut P, push: &Push) -> Result<(), EncodeError> {
+    to.count32("deliveries", push.deliveries.len(), MAX_ITEMS)?;
+    for delivery in &push.deliveries {
+        to.str16("message id", delivery.id.as_str())?;
+        to.str16("queue name", &delivery.queue)?;
+        put_headers(to, &delivery.headers)?;
+        to.bytes32("payload", &delivery.payload)?;
+        to.str16("fairness key", &delivery.fairness_key)?;
+        to.u32(delivery.weight.unwrap_or(1));
+        let throttle_keys = delivery.throttle_keys.as_deref().unwrap_or_default();
+        to.count16("throttle keys", throttle_keys.len())?;
+        throttle_keys.iter().try_for_each(|key| to.str16("throttle key", key))?;
+        to.u32(delivery.attempt_count);
+        to.u64(delivery.enqueued_at_ms.unwrap_or(0));
+        to.u64(delivery.leased_at_ms.unwrap_or(0));
+    }
+    Ok(())
+}
+
+/// Reads deliveries. `queue` is what they are expected to belong to, so that its name need not be copied.
+pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let (count, capacity) = read_count::<Received>(&mut body)?;
+    let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
+    let mut contents = Contents::with_capacity(capacity);
+    for _ in 0..count {
+        let previous = deliveries.last();
+        let id = body.str16()?.into();
+        let queue = share(Some(previous.map_or(queue, |delivery| &delivery.queue)), body.str16()?);
+        let header_count = usize::from(body.u16()?);
+        contents.read(header_count, &mut body)?;
+        let fairness_key = share(previous.map(|delivery| &delivery.fairness_key), body.str16()?);
+        let weight = body.u32()?;
+        let throttle_keys = read_strings(&mut body)?;
+        let attempt_count = body.u32()?;
+        let (enqueued_at, leased_at) = (body.u64()?, body.u64()?);
+        deliveries.push(Received {
+            id,
+            queue,
+            headers: Headers::new(),
+            payload: bytes::Bytes::new(),
+            fairness_key,
+            attempt_count,
+            weight: Some(weight),
+            throttle_keys: Some(throttle_keys),
+            // 0 is what servers send that do not know.
+            enqueued_at_ms: Some(enqueued_at).filter(|at| *at != 0),
+            leased_at_ms: Some(leased_at).filter(|at| *at != 0),
+        });
+    }
+    for (delivery, (headers, payload)) in deliveries.iter_mut().zip(contents.take_from(&frame.body)) {
+        delivery.headers = headers;
+        delivery.payload = payload;
+    }
+    Ok(Push { deliveries })
+}
+
+fn read_strings(body: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = usize::from(body.u16()?);
+    let mut strings = Vec::with_capacity(body.capacity_for(count, size_of::<String>()));
+    for _ in 0..count {
+        strings.push(body.str16()?.to_owned());
+    }
+    Ok(strings)
+}

@@ -1,0 +1,166 @@
+//! Answers: which body belongs to which, and where refusals stand.
+
+use super::errors::{self, ErrorBody};
+use super::opcode::{ERROR, Numbers};
+use super::{admin, hot};
+use crate::dialect::EncodeError;
+use crate::dialect::put::{Body, Put};
+use crate::frame::{DecodeError, Frame, Reader};
+use crate::request::Op;
+use crate::response::{Response, ServerError};
+
+/// An answer with the operation that its frame belongs to.
+pub(super) enum ResponseBody<'a> {
+    /// A result.
+    Result(&'a Response),
+    /// A refusal inside the result of the operation.
+    Inline(Op, u8, &'a ServerError),
+    /// A refusal in a frame of its own.
+    Error(&'a ServerError),
+}
+
+impl<'a> ResponseBody<'a> {
+    /// The opcode and the body of an answer to `op`.
+    pub(super) fn of(numbers: Numbers, op: Op, response: &'a Response) -> Result<(u8, Self), EncodeError> {
+        const NO_OPCODE: EncodeError = EncodeError::Unsupported("the framed dialect has no such answer");
+        if let Response::Error(error) = response {
+            return Ok(match (errors::inline_code(op, error), numbers.answer(op)) {
+                (Some(code), Some(opcode)) => (opcode, Self::Inline(op, code, error)),
+                _ => (ERROR, Self::Error(error)),
+            });
+        }
+        let opcode = op_of(response).and_then(|op| numbers.answer(op)).ok_or(NO_OPCODE)?;
+        Ok((opcode, Self::Result(response)))
+    }
+}
+
+/// The operation that a result answers.
+const fn op_of(response: &Response) -> Option<Op> {
+    Some(match response {
+        Response::Enqueue(_) => Op::Enqueue,
+        Response::Consume { .. } => Op::Consume,
+        Response::Ack(_) => Op::Ack,
+        Response::Nack(_) => Op::Nack,
+        Response::Heartbeat => Op::Heartbeat,
+        Response::CreateQueue { .. } => Op::CreateQueue,
+        Response::DeleteQueue => Op::DeleteQueue,
+        Response::QueueStats(_) => Op::QueueStats,
+        Response::ListQueues(_) => Op::ListQueues,
+        Response::Redrive { .. } => Op::Redrive,
+        Response::SetConfig => Op::SetConfig,
+        Response::GetConfig { .. } => Op::GetConfig,
+        Response::ListConfig { .. } => Op::ListConfig,
+        Response::CreateApiKey(_) => Op::CreateApiKey,
+        Response::RevokeApiKey => Op::RevokeApiKey,
+        Response::ListApiKeys(_) => Op::ListApiKeys,
+        Response::SetAcl => Op::SetAcl,
+        Response::GetAcl(_) => Op::GetAcl,
+        Response::Authenticated | Response::Error(_) => return None,
+    })
+}
+
+impl Body for ResponseBody<'_> {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        match self {
+            Self::Error(error) => ErrorBody(error).put(to),
+            Self::Inline(op, code, error) => put_inline(to, *op, *code, error),
+            Self::Result(response) => put_result(to, response),
+        }
+    }
+}
+
+fn put_inline<P: Put>(to: &mut P, op: Op, code: u8, error: &ServerError) -> Result<(), EncodeError> {
+    to.u8(code);
+    match op {
+        Op::CreateQueue => to.str16("error text", error.text()),
+        Op::GetAcl => admin::put_acl(to, &crate::admin::Acl::default()),
+        _ => Ok(()),
+    }
+}
+
+fn put_result<P: Put>(to: &mut P, response: &Response) -> Result<(), EncodeError> {
+    match response {
+        // Hot-path results carry no code of their own.
+        Response::Enqueue(results) => return hot::put_enqueue_results(to, results),
+        Response::Ack(results) | Response::Nack(results) => return hot::put_settle_results(to, results),
+        Response::Consume { consumer_id } => {
+            return to.str16("consumer id", consumer_id.as_deref().unwrap_or_default());
+        }
+        Response::Heartbeat | Response::Authenticated => return Ok(()),
+        Response::Error(error) => return ErrorBody(error).put(to),
+        _ => to.u8(errors::OK),
+    }
+    match response {
+        Response::CreateQueue { queue_id } => to.str16("queue id", queue_id),
+        Response::QueueStats(stats) => admin::put_queue_stats(to, stats),
+        Response::ListQueues(list) => admin::put_queue_list(to, list),
+        Response::Redrive { redriven } => {
+            to.u64(*redriven);
+            Ok(())
+        }
+        Response::GetConfig { value } => to.str16("configuration value", value),
+        Response::ListConfig { entries } => admin::put_entries(to, entries),
+        Response::CreateApiKey(key) => admin::put_created_api_key(to, key),
+        Response::ListApiKeys(keys) => admin::put_api_keys(to, keys),
+        Response::GetAcl(acl) => admin::put_acl(to, acl),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the answer to `op`.
+pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
+    let opcode = frame.head.opcode;
+    if opcode == ERROR {
+        return errors::decode(&frame.body).map(Response::Error);
+    }
+    if numbers.answer(op) != Some(opcode) {
+        return Err(DecodeError::UnexpectedOpcode { opcode });
+    }
+    match op {
+        Op::Enqueue => hot::read_enqueue_results(frame).map(Response::Enqueue),
+        Op::Ack => hot::read_settle_results(frame).map(Response::Ack),
+        Op::Nack => hot::read_settle_results(frame).map(Response::Nack),
+        Op::Consume => {
+            let consumer_id = Some(admin::text(&mut Reader::new(&frame.body))?);
+            Ok(Response::Consume { consumer_id })
+        }
+        Op::Heartbeat => Ok(Response::Heartbeat),
+        _ => decode_admin(op, frame),
+    }
+}
+
+fn decode_admin(op: Op, frame: &Frame) -> Result<Response, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    let code = body.u8()?;
+    if code != errors::OK {
+        // The name of the queue that exists, or what Lua says; other results have no place for a text.
+        let text = match op {
+            Op::CreateQueue => body.str16()?,
+            _ => "",
+        };
+        return Ok(Response::Error(errors::from_code(code, text)));
+    }
+    let body = &mut body;
+    Ok(match op {
+        Op::CreateQueue => Response::CreateQueue {
+            queue_id: admin::text(body)?,
+        },
+        Op::DeleteQueue => Response::DeleteQueue,
+        Op::QueueStats => Response::QueueStats(admin::read_queue_stats(body)?),
+        Op::ListQueues => Response::ListQueues(admin::read_queue_list(body)?),
+        Op::Redrive => Response::Redrive { redriven: body.u64()? },
+        Op::SetConfig => Response::SetConfig,
+        Op::GetConfig => Response::GetConfig {
+            value: admin::text(body)?,
+        },
+        Op::ListConfig => Response::ListConfig {
+            entries: admin::read_entries(body)?,
+        },
+        Op::CreateApiKey => Response::CreateApiKey(admin::read_created_api_key(body)?),
+        Op::RevokeApiKey => Response::RevokeApiKey,
+        Op::ListApiKeys => Response::ListApiKeys(admin::read_api_keys(body)?),
+        Op::SetAcl => Response::SetAcl,
+        Op::GetAcl => Response::GetAcl(admin::read_acl(body)?),
+        _ => return Err(DecodeError::Invalid("operation")),
+    })
+}
