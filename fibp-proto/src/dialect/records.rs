@@ -11,8 +11,6 @@ use crate::request::{AckItem, NackItem, Op, Request};
 pub(crate) trait Record: Sized {
     /// What several of it are called in an error.
     const PLURAL: &'static str;
-    /// The fewest bytes it takes.
-    const MIN_LEN: usize;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError>;
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError>;
@@ -30,9 +28,9 @@ pub(crate) fn read_list16<R: Record>(body: &mut Reader<'_>) -> Result<Vec<R>, De
     read_items(count, body)
 }
 
-/// `count` items. Reserves no more than the rest of the body can hold.
+/// `count` items. The count alone reserves no more memory than the rest of the body takes.
 pub(crate) fn read_items<R: Record>(count: usize, body: &mut Reader<'_>) -> Result<Vec<R>, DecodeError> {
-    let mut items = Vec::with_capacity(body.capacity_for(count, R::MIN_LEN));
+    let mut items = Vec::with_capacity(body.capacity_for(count, size_of::<R>()));
     for _ in 0..count {
         items.push(R::read(body)?);
     }
@@ -41,7 +39,6 @@ pub(crate) fn read_items<R: Record>(count: usize, body: &mut Reader<'_>) -> Resu
 
 impl Record for AckItem {
     const PLURAL: &'static str = "acks";
-    const MIN_LEN: usize = 4;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         put_settled(to, &self.queue, self.id.as_str(), None)
@@ -57,7 +54,6 @@ impl Record for AckItem {
 
 impl Record for NackItem {
     const PLURAL: &'static str = "nacks";
-    const MIN_LEN: usize = 6;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         put_settled(to, &self.queue, self.id.as_str(), Some(&self.error))
@@ -81,7 +77,6 @@ pub(crate) fn put_settled<P: Put>(to: &mut P, queue: &str, id: &str, error: Opti
 
 impl Record for KeyStats {
     const PLURAL: &'static str = "fairness keys";
-    const MIN_LEN: usize = 22;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("fairness key", &self.key)?;
@@ -103,7 +98,6 @@ impl Record for KeyStats {
 
 impl Record for ThrottleStats {
     const PLURAL: &'static str = "throttles";
-    const MIN_LEN: usize = 26;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("throttle key", &self.key)?;
@@ -125,7 +119,6 @@ impl Record for ThrottleStats {
 
 impl Record for QueueInfo {
     const PLURAL: &'static str = "queues";
-    const MIN_LEN: usize = 30;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("queue name", &self.name)?;
@@ -149,7 +142,6 @@ impl Record for QueueInfo {
 
 impl Record for ApiKeyInfo {
     const PLURAL: &'static str = "API keys";
-    const MIN_LEN: usize = 21;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("API key id", &self.key_id)?;
@@ -173,7 +165,6 @@ impl Record for ApiKeyInfo {
 
 impl Record for Permission {
     const PLURAL: &'static str = "permissions";
-    const MIN_LEN: usize = 4;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("permission kind", self.kind.as_str())?;
@@ -188,7 +179,6 @@ impl Record for Permission {
 /// A configuration entry.
 impl Record for (String, String) {
     const PLURAL: &'static str = "config entries";
-    const MIN_LEN: usize = 4;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("config key", &self.0)?;
@@ -202,7 +192,6 @@ impl Record for (String, String) {
 
 impl Record for CreatedApiKey {
     const PLURAL: &'static str = "API keys";
-    const MIN_LEN: usize = 5;
 
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         to.str16("API key id", &self.key_id)?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::dialect::EncodeError;
 use crate::dialect::put::{Body, Put};
+use crate::dialect::records::read_list16;
 use crate::error::ErrorKind;
 use crate::frame::{DecodeError, Reader};
 use crate::request::Op;
@@ -88,11 +89,7 @@ pub(super) fn decode(body: &Bytes) -> Result<ServerError, DecodeError> {
     let mut body = Reader::new(body);
     let code = body.u8()?;
     let text = body.str16()?;
-    let count = usize::from(body.u16()?);
-    let mut metadata = Vec::with_capacity(body.capacity_for(count, size_of::<(String, String)>()));
-    for _ in 0..count {
-        metadata.push((body.str16()?.to_owned(), body.str16()?.to_owned()));
-    }
+    let metadata: Vec<(String, String)> = read_list16(&mut body)?;
     let leader = metadata
         .iter()
         .find(|(key, _)| key == LEADER)

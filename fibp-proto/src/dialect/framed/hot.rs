@@ -1,12 +1,14 @@
 //! Bodies of the hot path: enqueue, consume, ack, nack and deliveries (spec/framed.md 3).
 
+use bytes::Bytes;
+
 use super::errors::{self, item_code, item_text};
 use crate::dialect::EncodeError;
 use crate::dialect::contents::{Contents, share};
 use crate::dialect::put::Put;
+use crate::dialect::records::{Record, read_items};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
-use crate::request::{AckItem, NackItem, Request};
 use crate::response::{ItemResult, Push};
 
 /// The most items that a batch may have.
@@ -15,9 +17,7 @@ pub(super) const MAX_ITEMS: u32 = 1_000_000;
 /// Bytes of a batch's count.
 pub(super) const COUNT_LEN: usize = 4;
 
-/// Reads a batch's count, and how many items of type `T` to reserve for: never more memory than the rest of
-/// the body takes.
-fn read_count<T>(body: &mut Reader<'_>) -> Result<(usize, usize), DecodeError> {
+fn read_count(body: &mut Reader<'_>) -> Result<usize, DecodeError> {
     let count = body.u32()?;
     if count > MAX_ITEMS {
         return Err(DecodeError::TooManyItems {
@@ -25,8 +25,7 @@ fn read_count<T>(body: &mut Reader<'_>) -> Result<(usize, usize), DecodeError> {
             limit: MAX_ITEMS.into(),
         });
     }
-    let count = count as usize;
-    Ok((count, body.capacity_for(count, size_of::<T>())))
+    Ok(count as usize)
 }
 
 fn put_headers<P: Put>(to: &mut P, headers: &Headers) -> Result<(), EncodeError> {
@@ -47,9 +46,10 @@ pub(super) fn put_message<P: Put>(to: &mut P, message: &Message) -> Result<(), E
     to.bytes32("payload", &message.payload)
 }
 
-pub(super) fn read_enqueue(frame: &Frame) -> Result<Request, DecodeError> {
+pub(super) fn read_enqueue(frame: &Frame) -> Result<Vec<Message>, DecodeError> {
     let mut body = Reader::new(&frame.body);
-    let (count, capacity) = read_count::<Message>(&mut body)?;
+    let count = read_count(&mut body)?;
+    let capacity = body.capacity_for(count, size_of::<Message>());
     let mut queues: Vec<QueueName> = Vec::with_capacity(capacity);
     let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
@@ -66,53 +66,20 @@ pub(super) fn read_enqueue(frame: &Frame) -> Result<Request, DecodeError> {
             headers,
             payload,
         });
-    Ok(Request::Enqueue(messages.collect()))
+    Ok(messages.collect())
 }
 
-/// Appends one ack, or with an `error` one nack.
-pub(super) fn put_settle<P: Put>(to: &mut P, queue: &str, id: &str, error: Option<&str>) -> Result<(), EncodeError> {
-    to.str16("queue name", queue)?;
-    to.str16("message id", id)?;
-    error.map_or(Ok(()), |error| to.str16("nack error", error))
+/// Writes acks or nacks.
+pub(super) fn put_settled<P: Put, R: Record>(to: &mut P, items: &[R]) -> Result<(), EncodeError> {
+    to.count32(R::PLURAL, items.len(), MAX_ITEMS)?;
+    items.iter().try_for_each(|item| item.put(to))
 }
 
-pub(super) fn put_ack<P: Put>(to: &mut P, items: &[AckItem]) -> Result<(), EncodeError> {
-    to.count32("acks", items.len(), MAX_ITEMS)?;
-    items
-        .iter()
-        .try_for_each(|item| put_settle(to, &item.queue, item.id.as_str(), None))
-}
-
-pub(super) fn put_nack<P: Put>(to: &mut P, items: &[NackItem]) -> Result<(), EncodeError> {
-    to.count32("nacks", items.len(), MAX_ITEMS)?;
-    items
-        .iter()
-        .try_for_each(|item| put_settle(to, &item.queue, item.id.as_str(), Some(&item.error)))
-}
-
-pub(super) fn read_ack(frame: &Frame) -> Result<Request, DecodeError> {
+/// Reads acks or nacks.
+pub(super) fn read_settled<R: Record>(frame: &Frame) -> Result<Vec<R>, DecodeError> {
     let mut body = Reader::new(&frame.body);
-    let (count, capacity) = read_count::<AckItem>(&mut body)?;
-    let mut items: Vec<AckItem> = Vec::with_capacity(capacity);
-    for _ in 0..count {
-        let queue = share(items.last().map(|item| &item.queue), body.str16()?);
-        let id = body.str16()?.into();
-        items.push(AckItem { queue, id });
-    }
-    Ok(Request::Ack(items))
-}
-
-pub(super) fn read_nack(frame: &Frame) -> Result<Request, DecodeError> {
-    let mut body = Reader::new(&frame.body);
-    let (count, capacity) = read_count::<NackItem>(&mut body)?;
-    let mut items: Vec<NackItem> = Vec::with_capacity(capacity);
-    for _ in 0..count {
-        let queue = share(items.last().map(|item| &item.queue), body.str16()?);
-        let id = body.str16()?.into();
-        let error = body.str16()?.to_owned();
-        items.push(NackItem { queue, id, error });
-    }
-    Ok(Request::Nack(items))
+    let count = read_count(&mut body)?;
+    read_items(count, &mut body)
 }
 
 // ---- answers ----
@@ -132,7 +99,8 @@ pub(super) fn put_enqueue_results<P: Put>(to: &mut P, results: &[ItemResult<Mess
 
 pub(super) fn read_enqueue_results(frame: &Frame) -> Result<Vec<ItemResult<MessageId>>, DecodeError> {
     let mut body = Reader::new(&frame.body);
-    let (count, capacity) = read_count::<ItemResult<MessageId>>(&mut body)?;
+    let count = read_count(&mut body)?;
+    let capacity = body.capacity_for(count, size_of::<ItemResult<MessageId>>());
     let mut results = Vec::with_capacity(capacity);
     for _ in 0..count {
         let code = body.u8()?;
@@ -155,7 +123,8 @@ pub(super) fn put_settle_results<P: Put>(to: &mut P, results: &[ItemResult<()>])
 
 pub(super) fn read_settle_results(frame: &Frame) -> Result<Vec<ItemResult<()>>, DecodeError> {
     let mut body = Reader::new(&frame.body);
-    let (count, capacity) = read_count::<ItemResult<()>>(&mut body)?;
+    let count = read_count(&mut body)?;
+    let capacity = body.capacity_for(count, size_of::<ItemResult<()>>());
     let mut results = Vec::with_capacity(capacity);
     for _ in 0..count {
         results.push(match body.u8()? {
@@ -190,7 +159,8 @@ pub(super) fn put_deliveries<P: Put>(to: &mut P, push: &Push) -> Result<(), Enco
 /// Reads deliveries. `queue` is what they are expected to belong to, so that its name need not be copied.
 pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
     let mut body = Reader::new(&frame.body);
-    let (count, capacity) = read_count::<Received>(&mut body)?;
+    let count = read_count(&mut body)?;
+    let capacity = body.capacity_for(count, size_of::<Received>());
     let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
     let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
@@ -208,7 +178,7 @@ pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, 
             id,
             queue,
             headers: Headers::new(),
-            payload: bytes::Bytes::new(),
+            payload: Bytes::new(),
             fairness_key,
             attempt_count,
             weight: Some(weight),

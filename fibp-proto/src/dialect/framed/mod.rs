@@ -12,6 +12,7 @@ pub(crate) use handshake::{FirstFrame, HandshakeOk, read_first_frame};
 pub(crate) use opcode::Numbers;
 
 use super::put::{Body, Measure, Put, encode_frame};
+use super::records::put_settled;
 use super::*;
 use crate::frame::{HEAD_LEN, MAX_REASSEMBLED, Splitter, max_body};
 use errors::{INVALID_FRAME, UNKNOWN_OPCODE, UNSUPPORTED_VERSION};
@@ -88,7 +89,7 @@ impl Codec for Framed {
     }
 
     fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
-        Measure::of(|to| hot::put_settle(to, queue, id, error))
+        Measure::of(|to| put_settled(to, queue, id, error))
     }
 
     fn classify(&self, head: Head) -> Incoming {

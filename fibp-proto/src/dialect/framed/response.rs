@@ -5,6 +5,7 @@ use super::opcode::{ERROR, Numbers};
 use super::{admin, hot};
 use crate::dialect::EncodeError;
 use crate::dialect::put::{Body, Put};
+use crate::dialect::records::{Record, put_list16, read_list16};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::request::Op;
 use crate::response::{Response, ServerError};
@@ -99,9 +100,9 @@ fn put_result<P: Put>(to: &mut P, response: &Response) -> Result<(), EncodeError
             Ok(())
         }
         Response::GetConfig { value } => to.str16("configuration value", value),
-        Response::ListConfig { entries } => admin::put_entries(to, entries),
-        Response::CreateApiKey(key) => admin::put_created_api_key(to, key),
-        Response::ListApiKeys(keys) => admin::put_api_keys(to, keys),
+        Response::ListConfig { entries } => put_list16(to, entries),
+        Response::CreateApiKey(key) => key.put(to),
+        Response::ListApiKeys(keys) => put_list16(to, keys),
         Response::GetAcl(acl) => admin::put_acl(to, acl),
         _ => Ok(()),
     }
@@ -121,7 +122,7 @@ pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response
         Op::Ack => hot::read_settle_results(frame).map(Response::Ack),
         Op::Nack => hot::read_settle_results(frame).map(Response::Nack),
         Op::Consume => {
-            let consumer_id = Some(admin::text(&mut Reader::new(&frame.body))?);
+            let consumer_id = Some(Reader::new(&frame.body).str16()?.to_owned());
             Ok(Response::Consume { consumer_id })
         }
         Op::Heartbeat => Ok(Response::Heartbeat),
@@ -143,7 +144,7 @@ fn decode_admin(op: Op, frame: &Frame) -> Result<Response, DecodeError> {
     let body = &mut body;
     Ok(match op {
         Op::CreateQueue => Response::CreateQueue {
-            queue_id: admin::text(body)?,
+            queue_id: body.str16()?.to_owned(),
         },
         Op::DeleteQueue => Response::DeleteQueue,
         Op::QueueStats => Response::QueueStats(admin::read_queue_stats(body)?),
@@ -151,14 +152,14 @@ fn decode_admin(op: Op, frame: &Frame) -> Result<Response, DecodeError> {
         Op::Redrive => Response::Redrive { redriven: body.u64()? },
         Op::SetConfig => Response::SetConfig,
         Op::GetConfig => Response::GetConfig {
-            value: admin::text(body)?,
+            value: body.str16()?.to_owned(),
         },
         Op::ListConfig => Response::ListConfig {
-            entries: admin::read_entries(body)?,
+            entries: read_list16(body)?,
         },
-        Op::CreateApiKey => Response::CreateApiKey(admin::read_created_api_key(body)?),
+        Op::CreateApiKey => Response::CreateApiKey(Record::read(body)?),
         Op::RevokeApiKey => Response::RevokeApiKey,
-        Op::ListApiKeys => Response::ListApiKeys(admin::read_api_keys(body)?),
+        Op::ListApiKeys => Response::ListApiKeys(read_list16(body)?),
         Op::SetAcl => Response::SetAcl,
         Op::GetAcl => Response::GetAcl(admin::read_acl(body)?),
         _ => return Err(DecodeError::Invalid("operation")),
