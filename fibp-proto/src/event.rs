@@ -1,0 +1,207 @@
+//! What happens to a client's connections: state, an event ring with subscriber cursors, and counters.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::Endpoint;
+use crate::dialect::Dialect;
+use crate::error::Error;
+use crate::message::{MessageId, QueueName};
+
+/// How many events are kept for slow subscribers.
+const RING: usize = 1024;
+
+/// Where the client's main link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum State {
+    /// The first connection is being made.
+    #[default]
+    Connecting,
+    /// Ready for requests.
+    Connected,
+    /// Lost; trying again.
+    Reconnecting,
+    /// Given up after an error that trying again will not mend. The next call tries once more.
+    Failed,
+    /// Closed by the caller.
+    Closed,
+}
+
+/// Which link an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LinkName {
+    /// The client's main link.
+    Main,
+    /// A link to one node of the cluster.
+    Node(Endpoint),
+    /// The link of a consumer.
+    Consumer(QueueName),
+}
+
+/// Something worth knowing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A connection is ready.
+    Connected {
+        /// Which link.
+        link: LinkName,
+        /// With whom.
+        endpoint: Endpoint,
+        /// The dialect in use.
+        dialect: Dialect,
+    },
+    /// A connection was lost, or could not be made.
+    Disconnected {
+        /// Which link.
+        link: LinkName,
+        /// Why.
+        cause: Error,
+    },
+    /// Another attempt follows.
+    Reconnecting {
+        /// Which link.
+        link: LinkName,
+        /// The number of the attempt since the connection was lost, from 1.
+        attempt: u32,
+        /// How long it waits first.
+        delay: Duration,
+    },
+    /// A node named the queue's leader, and the link or the work goes there.
+    Redirected {
+        /// Which link.
+        link: LinkName,
+        /// The leader.
+        to: Endpoint,
+    },
+    /// A consumer is subscribed again after its connection was lost.
+    Resubscribed {
+        /// The queue.
+        queue: QueueName,
+    },
+    /// An ack or nack was submitted after the lease had probably ended: prefetch times handling time exceeds the
+    /// visibility timeout.
+    LateSettle {
+        /// The queue.
+        queue: QueueName,
+        /// The message.
+        id: MessageId,
+        /// By how much.
+        late_by: Duration,
+    },
+    /// A message that nobody waits for any more (its receipt was dropped, or its producer) was not confirmed.
+    Unconfirmed {
+        /// The queue.
+        queue: QueueName,
+        /// Why.
+        error: Error,
+    },
+    /// An API key travels over plaintext to a host that is not this one.
+    KeyOverPlaintext {
+        /// The host.
+        endpoint: Endpoint,
+    },
+    /// This subscriber was too slow: events were lost.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}
+
+/// A subscriber's place in the ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Cursor(u64);
+
+/// The last events, numbered.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    events: VecDeque<Event>,
+    /// The number of the first event in `events`.
+    first: u64,
+}
+
+impl Ring {
+    pub(crate) fn push(&mut self, event: Event) {
+        if self.events.len() >= RING {
+            self.events.pop_front();
+            self.first += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    /// A cursor that sees what comes from now on.
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor(self.first + self.events.len() as u64)
+    }
+
+    pub(crate) fn next(&self, cursor: &mut Cursor) -> Option<Event> {
+        if cursor.0 < self.first {
+            let missed = self.first - cursor.0;
+            cursor.0 = self.first;
+            return Some(Event::Lagged { missed });
+        }
+        let index = usize::try_from(cursor.0 - self.first).ok()?;
+        let event = self.events.get(index)?.clone();
+        cursor.0 += 1;
+        Some(event)
+    }
+}
+
+/// Counters of a client since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections that became ready.
+    pub connections: u64,
+    /// Connections that were lost.
+    pub disconnects: u64,
+    /// Frames handed to sockets.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Bytes handed to sockets, as they travel.
+    pub bytes_sent: u64,
+    /// Bytes received, as they travel.
+    pub bytes_received: u64,
+    /// Messages confirmed by the broker.
+    pub messages_confirmed: u64,
+    /// Enqueue frames sent.
+    pub enqueue_frames: u64,
+    /// Acks and nacks answered.
+    pub settled: u64,
+    /// Ack and nack frames sent.
+    pub settle_frames: u64,
+    /// Deliveries received.
+    pub deliveries: u64,
+    /// Requests whose deadline passed.
+    pub timeouts: u64,
+    /// Work handed to other nodes.
+    pub redirects: u64,
+    /// Acks and nacks submitted after the lease had probably ended.
+    pub late_settles: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_subscribers_are_told_what_they_missed() {
+        let mut ring = Ring::default();
+        let mut slow = ring.cursor();
+        let event = |n: u64| Event::Lagged { missed: n };
+        for n in 0..RING as u64 + 5 {
+            ring.push(event(n));
+        }
+        let missed = |event: Option<Event>| match event {
+            Some(Event::Lagged { missed }) => missed,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(missed(ring.next(&mut slow)), 5, "the lag itself");
+        assert_eq!(missed(ring.next(&mut slow)), 5, "then the oldest event kept");
+        let mut late = ring.cursor();
+        assert!(ring.next(&mut late).is_none());
+    }
+}
