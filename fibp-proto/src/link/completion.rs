@@ -38,8 +38,8 @@ pub enum Action<T> {
     /// Give this work to the requests link of another node with [`Link::accept`](super::Link::accept), opening
     /// that link if there is none ([`Link::requests_to`](super::Link::requests_to)).
     Reroute {
-        /// The node.
-        endpoint: Endpoint,
+        /// The node; `None` for the client's main link.
+        endpoint: Option<Endpoint>,
         /// The work.
         parcel: Parcel<T>,
     },

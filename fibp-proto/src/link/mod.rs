@@ -70,8 +70,9 @@ impl<T> Link<T> {
 
     // ---- what happened ----
 
-    /// The dial `id` succeeded: a TCP connection is open.
-    pub fn handle_dialed(&mut self, now: Instant, id: DialId) {
+    /// The dial `id` succeeded: a TCP connection is open. `key` is what the configuration's credentials say now
+    /// ([`Credentials::key`](crate::config::Credentials::key)); ask them before taking the lock this link is under.
+    pub fn handle_dialed(&mut self, now: Instant, id: DialId, key: Result<Option<crate::Secret>, crate::Error>) {
         todo!()
     }
 

@@ -1,0 +1,495 @@
+//! The client side of one connection: opening, authentication, correlation, heartbeats.
+//!
+//! Knows nothing of sockets, TLS or reconnecting. Plain bytes come in through the decoder's buffers and go out
+//! through [`Connection::out`].
+
+mod heartbeat;
+mod table;
+
+use std::time::{Duration, Instant};
+
+use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
+use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules};
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::frame::{Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Oversize};
+use crate::message::{QueueName, Secret};
+use crate::request::{Op, Request};
+use crate::response::{Push, Response};
+use heartbeat::{Beat, Heartbeat};
+use table::Table;
+
+/// A server that leaves this many abandoned requests unanswered is not answering at all.
+const MAX_TOMBSTONES: usize = 65_536;
+
+/// What a connection needs to know.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// What to open with.
+    pub(crate) codec: &'static dyn Codec,
+    /// Whether the admin revision of a preamble server is known.
+    pub(crate) admin_known: bool,
+    pub(crate) key: Option<Secret>,
+    pub(crate) limits: Limits,
+    pub(crate) heartbeat: Option<Duration>,
+    pub(crate) heartbeat_missed: u32,
+}
+
+/// One connection. `W` is what the link keeps with a request until it is answered.
+#[derive(Debug)]
+pub(crate) struct Connection<W> {
+    codec: &'static dyn Codec,
+    admin: Admin,
+    key: Option<Secret>,
+    limits: Limits,
+    decoder: Decoder,
+    pub(crate) out: OutBuf,
+    /// Bytes encoded and bytes handed to the transport, since the connection began.
+    encoded: u64,
+    written: u64,
+    phase: Phase,
+    table: Table<Ticket<W>>,
+    heartbeat: Heartbeat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Authenticating,
+    Ready,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admin {
+    Unknown,
+    Probing,
+    Known,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+enum Ticket<W> {
+    User(W),
+    Authentication,
+    AdminProbe,
+    Heartbeat,
+}
+
+/// What arrived.
+#[derive(Debug)]
+pub(crate) enum Arrival<W> {
+    /// Opened and authenticated: requests may be sent.
+    Ready,
+    /// The admin revision is known now.
+    AdminRevision(AdminRevision),
+    /// A request was answered, or its answer is unusable.
+    Answer { work: W, response: Result<Response, Error> },
+    /// Deliveries.
+    Push(Push),
+    /// The server is leaving.
+    Goodbye(String),
+}
+
+/// Why a connection is over.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) error: Error,
+    /// The server may accept another dialect's opening.
+    pub(crate) try_other_dialect: bool,
+}
+
+impl Broken {
+    pub(crate) fn new(error: Error) -> Self {
+        Self {
+            error,
+            try_other_dialect: false,
+        }
+    }
+
+    fn protocol(text: impl Into<String>) -> Self {
+        Self::new(Error::new(ErrorKind::Protocol, text))
+    }
+}
+
+impl From<OpeningFailure> for Broken {
+    fn from(failure: OpeningFailure) -> Self {
+        Self {
+            error: failure.error,
+            try_other_dialect: failure.try_other,
+        }
+    }
+}
+
+impl<W> Connection<W> {
+    /// A connection whose transport just opened: encodes the opening.
+    pub(crate) fn new(now: Instant, options: Options) -> Result<Self, Error> {
+        let Options {
+            codec,
+            admin_known,
+            key,
+            limits,
+            heartbeat,
+            heartbeat_missed,
+        } = options;
+        let rules = codec.rules();
+        let mut out = OutBuf::new();
+        let opening_key = key.as_ref().filter(|_| !rules.authenticate).map(Secret::expose);
+        codec.encode_opening(opening_key, &mut out)?;
+        let mut heartbeat = Heartbeat::new(heartbeat, heartbeat_missed);
+        heartbeat.restart(now);
+        Ok(Self {
+            codec,
+            admin: if admin_known || !rules.admin_revisions {
+                Admin::Known
+            } else {
+                Admin::Unknown
+            },
+            key: key.filter(|_| rules.authenticate),
+            limits,
+            decoder: Decoder::new(limits).layout(codec.layout()).oversize(Oversize::Skip),
+            encoded: out.len() as u64,
+            out,
+            written: 0,
+            phase: Phase::Opening,
+            table: Table::new(),
+            heartbeat,
+        })
+    }
+
+    pub(crate) fn codec(&self) -> &'static dyn Codec {
+        self.codec
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        self.codec.rules()
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.codec.dialect()
+    }
+
+    pub(crate) fn send_limit(&self) -> u32 {
+        self.limits.send
+    }
+
+    pub(crate) fn decoder(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    pub(crate) fn admin_known(&self) -> bool {
+        self.admin == Admin::Known
+    }
+
+    /// Requests that somebody waits for, the connection's own among them.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.table.live()
+    }
+
+    /// `n` more bytes of [`out`](Self::out) were handed to the transport.
+    pub(crate) fn note_written(&mut self, n: usize) {
+        self.written = self.written.saturating_add(n as u64);
+    }
+
+    /// Whether a request that ends at `end` was handed over in full, so that the server may execute it.
+    pub(crate) fn was_sent(&self, end: u64) -> bool {
+        end <= self.written
+    }
+
+    /// Encodes a request; [`register`](Self::register) what waits for its answer, if it has one.
+    pub(crate) fn encode(&mut self, request: &Request) -> Result<u32, EncodeError> {
+        let id = self.table.next_id();
+        let before = self.out.len();
+        self.codec.encode_request(id, request, self.limits.send, &mut self.out)?;
+        self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
+        Ok(id)
+    }
+
+    /// Registers work for a request that [`encode`](Self::encode) just wrote.
+    pub(crate) fn register(&mut self, id: u32, op: Op, work: W, deadline: Option<Instant>) {
+        self.table.insert(id, op, Ticket::User(work), self.encoded, deadline);
+    }
+
+    /// Finds out the admin revision; [`Arrival::AdminRevision`] follows.
+    pub(crate) fn probe_admin(&mut self) -> Result<(), EncodeError> {
+        if self.admin == Admin::Unknown {
+            self.admin = Admin::Probing;
+            let id = self.encode(&Request::ProbeAdmin)?;
+            self.table
+                .insert(id, Op::ProbeAdmin, Ticket::AdminProbe, self.encoded, None);
+        }
+        Ok(())
+    }
+
+    /// The next thing that arrived; `None` when more bytes are needed. `queue` names deliveries where the wire
+    /// does not.
+    pub(crate) fn next_arrival(&mut self, now: Instant, queue: &QueueName) -> Result<Option<Arrival<W>>, Broken> {
+        if self.phase == Phase::Opening {
+            if !self.greet()? {
+                return Ok(None);
+            }
+            self.heartbeat.restart(now);
+            if self.phase == Phase::Ready {
+                return Ok(Some(Arrival::Ready));
+            }
+        }
+        loop {
+            // A second preamble would be taken for the length of a frame of more than a gigabyte.
+            if self.codec.layout() == Layout::FlagsFirst && self.decoder.pending().starts_with(b"FIBP") {
+                return Err(Broken::protocol("the server sent its preamble twice"));
+            }
+            let item = match self.decoder.next_item() {
+                Ok(Some(item)) => item,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(Broken::protocol(error.to_string())),
+            };
+            self.heartbeat.restart(now);
+            let arrival = match item {
+                Item::Frame(frame) => self.take_frame(&frame, queue)?,
+                Item::Oversized { head, length } => self.take_oversized(head, length)?,
+            };
+            if arrival.is_some() {
+                return Ok(arrival);
+            }
+        }
+    }
+
+    /// The peer closed, or the transport failed, at this point of the stream.
+    pub(crate) fn closed_early(&self, reset: bool) -> Option<Broken> {
+        (self.phase == Phase::Opening)
+            .then(|| opening::closed_before_greeting(self.offered(), self.decoder.pending(), reset).into())
+    }
+
+    /// Whether the stream ends inside a frame.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        !self.decoder.pending().is_empty()
+    }
+
+    fn offered(&self) -> Offered {
+        match self.codec.layout() {
+            Layout::FlagsFirst => Offered::Preamble,
+            Layout::OpcodeFirst => Offered::Framed,
+        }
+    }
+
+    fn greet(&mut self) -> Result<bool, Broken> {
+        match opening::recognise(self.offered(), &mut self.decoder, self.limits)? {
+            Greeting::Incomplete => return Ok(false),
+            Greeting::Preamble { .. } => {}
+            Greeting::Framed { max_frame_size, .. } => {
+                self.limits.send = self.limits.send.min(max_frame_size);
+            }
+        }
+        self.phase = match self.key.take() {
+            None => Phase::Ready,
+            Some(key) => {
+                let id = self
+                    .encode(&Request::Authenticate(key))
+                    .map_err(|error| Broken::new(error.into()))?;
+                self.table
+                    .insert(id, Op::Authenticate, Ticket::Authentication, self.encoded, None);
+                Phase::Authenticating
+            }
+        };
+        Ok(true)
+    }
+
+    fn take_frame(&mut self, frame: &Frame, queue: &QueueName) -> Result<Option<Arrival<W>>, Broken> {
+        let head = frame.head;
+        match self.codec.classify(head) {
+            Incoming::Push => {
+                let push = self.codec.decode_push(queue, frame).map_err(|error| {
+                    Broken::protocol(format!("a delivery from queue \"{queue}\" cannot be decoded: {error}"))
+                })?;
+                Ok(Some(Arrival::Push(push)))
+            }
+            Incoming::Goodbye => Ok(Some(Arrival::Goodbye(self.codec.decode_goodbye(frame)))),
+            Incoming::Heartbeat if !self.table.contains(head.id) => {
+                let before = self.out.len();
+                // A heartbeat's answer has no part that could fail to encode.
+                let _ = self
+                    .codec
+                    .encode_response(head.id, Op::Heartbeat, &Response::Heartbeat, &mut self.out);
+                self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
+                Ok(None)
+            }
+            Incoming::Unknown => Ok(None),
+            Incoming::Answer | Incoming::Heartbeat => {
+                // Answers to unknown ids are answers to nobody: there is no one to tell.
+                let Some(entry) = self.table.answer(head.id) else {
+                    return Ok(None);
+                };
+                let Some(ticket) = entry.work else {
+                    return Ok(None);
+                };
+                let response = self.codec.decode_response(entry.op, frame).map_err(|error| {
+                    Error::new(
+                        ErrorKind::Protocol,
+                        format!("the answer to {:?} cannot be decoded: {error}", entry.op),
+                    )
+                    .with_outcome(Outcome::Unknown)
+                });
+                self.deliver(ticket, response)
+            }
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        ticket: Ticket<W>,
+        response: Result<Response, Error>,
+    ) -> Result<Option<Arrival<W>>, Broken> {
+        match ticket {
+            Ticket::User(work) => {
+                let response = response.and_then(|response| match response {
+                    Response::Error(error) => Err(Error::from_server(error)),
+                    response => Ok(response),
+                });
+                Ok(Some(Arrival::Answer { work, response }))
+            }
+            Ticket::Authentication => match response.map_err(Broken::new)? {
+                Response::Authenticated => {
+                    self.phase = Phase::Ready;
+                    Ok(Some(Arrival::Ready))
+                }
+                Response::Error(error) => Err(Broken::new(Error::from_server(error).with_kind(ErrorKind::Auth))),
+                _ => Err(Broken::protocol("the answer to the API key is not one")),
+            },
+            Ticket::AdminProbe => {
+                let revision = match response {
+                    Ok(Response::Error(error)) => AdminRevision::from_probe(error.text()),
+                    _ => None,
+                };
+                let Some(revision) = revision else {
+                    return Err(Broken::protocol("the answer to the admin probe fits no known revision"));
+                };
+                self.admin = Admin::Known;
+                if let Some(codec) = Dialect::Preamble(revision).codec() {
+                    self.codec = codec;
+                }
+                Ok(Some(Arrival::AdminRevision(revision)))
+            }
+            Ticket::Heartbeat => Ok(None),
+        }
+    }
+
+    fn take_oversized(&mut self, head: Head, length: u32) -> Result<Option<Arrival<W>>, Broken> {
+        let limit = self.limits.receive;
+        let too_large = || {
+            Error::new(
+                ErrorKind::TooLarge,
+                format!("the answer is {length} bytes long, at most {limit} are accepted"),
+            )
+            .with_outcome(Outcome::Unknown)
+        };
+        match self.codec.classify(head) {
+            Incoming::Answer | Incoming::Heartbeat => match self.table.answer(head.id) {
+                Some(entry) => match entry.work {
+                    Some(Ticket::User(work)) => Ok(Some(Arrival::Answer {
+                        work,
+                        response: Err(too_large()),
+                    })),
+                    Some(_) => Err(Broken::new(too_large())),
+                    None => Ok(None),
+                },
+                // Passing over gigabytes for nobody would look like a hang.
+                None => Err(Broken::protocol(format!(
+                    "a frame of {length} bytes that answers no request"
+                ))),
+            },
+            Incoming::Push => Err(Broken::new(Error::new(
+                ErrorKind::TooLarge,
+                format!("deliveries of {length} bytes arrived, at most {limit} are accepted (max_frame_size)"),
+            ))),
+            Incoming::Goodbye | Incoming::Unknown => Err(Broken::protocol(format!(
+                "a frame of {length} bytes with opcode 0x{:02x}",
+                head.opcode
+            ))),
+        }
+    }
+
+    // ---- time ----
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        crate::soonest::earlier(self.table.soonest(), self.heartbeat.poll_timeout())
+    }
+
+    /// Lets `expire` settle requests whose deadline has passed (see [`Table::expire`]).
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        mut expire: impl FnMut(&mut W, bool) -> Option<Instant>,
+    ) -> Result<(), Broken> {
+        let written = self.written;
+        self.table.expire(now, |ticket, end| match ticket {
+            Ticket::User(work) => expire(work, end <= written),
+            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
+        });
+        if self.table.tombstones() > MAX_TOMBSTONES {
+            return Err(Broken::new(Error::new(
+                ErrorKind::Disconnected,
+                "the server leaves too many requests unanswered",
+            )));
+        }
+        Ok(())
+    }
+
+    /// Sends a heartbeat if one is due.
+    pub(crate) fn heartbeat(&mut self, now: Instant) -> Result<(), Broken> {
+        match self.heartbeat.handle_timeout(now) {
+            None => {}
+            Some(Beat::Dead) => {
+                return Err(Broken::new(Error::new(
+                    ErrorKind::Disconnected,
+                    "the server answers no heartbeats",
+                )));
+            }
+            Some(Beat::Send) if self.phase == Phase::Ready => {
+                let id = self
+                    .encode(&Request::Heartbeat)
+                    .map_err(|error| Broken::new(error.into()))?;
+                self.table
+                    .insert(id, Op::Heartbeat, Ticket::Heartbeat, self.encoded, None);
+            }
+            Some(Beat::Send) => {}
+        }
+        Ok(())
+    }
+
+    /// Input is not read for now: silence means nothing.
+    pub(crate) fn suspend_heartbeat(&mut self) {
+        self.heartbeat.suspend();
+    }
+
+    /// Input is read again.
+    pub(crate) fn resume_heartbeat(&mut self, now: Instant) {
+        if self.heartbeat.poll_timeout().is_none() {
+            self.heartbeat.restart(now);
+        }
+    }
+
+    // ---- the end, and looking in ----
+
+    /// Lets `visit` look at the work of everything in flight; true gives it up.
+    pub(crate) fn visit(&mut self, mut visit: impl FnMut(&mut W) -> bool) {
+        self.table.visit(|ticket| match ticket {
+            Ticket::User(work) => visit(work),
+            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => false,
+        });
+    }
+
+    /// Everything that was not answered, in the order in which it was encoded, and whether it was sent in full.
+    pub(crate) fn drain(&mut self) -> Vec<(W, bool)> {
+        let written = self.written;
+        self.table
+            .drain()
+            .into_iter()
+            .filter_map(|(ticket, end)| match ticket {
+                Ticket::User(work) => Some((work, end <= written)),
+                Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,211 @@
+//! The correlation table: which answer belongs to which request.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
+
+use crate::request::Op;
+use crate::soonest::Soonest;
+
+/// Requests that were encoded and not answered, by correlation id.
+///
+/// An entry whose waiter is gone stays as a tombstone until its answer arrives, so that its id is not given to
+/// another request in the meantime.
+#[derive(Debug)]
+pub(super) struct Table<W> {
+    entries: HashMap<u32, Entry<W>, BuildHasherDefault<IdHasher>>,
+    next_id: u32,
+    tombstones: usize,
+    soonest: Soonest,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry<W> {
+    pub(super) op: Op,
+    /// `None`: a tombstone.
+    pub(super) work: Option<W>,
+    /// The offset in the output stream at which the request ends.
+    pub(super) end: u64,
+    deadline: Option<Instant>,
+}
+
+impl<W> Table<W> {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: HashMap::default(),
+            next_id: 1,
+            tombstones: 0,
+            soonest: Soonest::default(),
+        }
+    }
+
+    /// An id that is not in use. Ids wrap around and are never 0, which pushes carry.
+    pub(super) fn next_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_id;
+            self.next_id = self.next_id.wrapping_add(1).max(1);
+            if !self.entries.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    pub(super) fn insert(&mut self, id: u32, op: Op, work: W, end: u64, deadline: Option<Instant>) {
+        self.soonest.add(deadline);
+        let entry = Entry {
+            op,
+            work: Some(work),
+            end,
+            deadline,
+        };
+        self.entries.insert(id, entry);
+    }
+
+    /// Ends the entry an answer belongs to; `None` for an id that is not in use.
+    pub(super) fn answer(&mut self, id: u32) -> Option<Entry<W>> {
+        let entry = self.entries.remove(&id)?;
+        if entry.work.is_none() {
+            self.tombstones -= 1;
+        }
+        Some(entry)
+    }
+
+    pub(super) fn contains(&self, id: u32) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// Requests that somebody waits for.
+    pub(super) fn live(&self) -> usize {
+        self.entries.len() - self.tombstones
+    }
+
+    pub(super) fn tombstones(&self) -> usize {
+        self.tombstones
+    }
+
+    pub(super) fn soonest(&self) -> Option<Instant> {
+        self.soonest.at()
+    }
+
+    /// Shows every request whose deadline has passed to `expire`, which returns what deadline is left of it;
+    /// `None` leaves a tombstone. `written` tells how far the output stream went.
+    pub(super) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W, u64) -> Option<Instant>) {
+        if !self.soonest.take_due(now) {
+            return;
+        }
+        let mut due: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.work.is_some() && entry.deadline.is_some_and(|at| at <= now))
+            .map(|(id, entry)| (entry.end, *id))
+            .collect();
+        due.sort_unstable();
+        for (end, id) in due {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.deadline = entry.work.as_mut().and_then(|work| expire(work, end));
+                if entry.deadline.is_none() {
+                    entry.work = None;
+                    self.tombstones += 1;
+                }
+            }
+        }
+        for entry in self.entries.values() {
+            self.soonest.add(entry.deadline);
+        }
+    }
+
+    /// Lets `visit` look at everything that is waited for, in no order; true makes the entry a tombstone.
+    pub(super) fn visit(&mut self, mut visit: impl FnMut(&mut W) -> bool) {
+        for entry in self.entries.values_mut() {
+            if entry.work.as_mut().is_some_and(&mut visit) {
+                entry.work = None;
+                entry.deadline = None;
+                self.tombstones += 1;
+            }
+        }
+    }
+
+    /// Everything that is waited for, in the order in which it was encoded, with the offset of its end.
+    pub(super) fn drain(&mut self) -> Vec<(W, u64)> {
+        self.tombstones = 0;
+        let mut all: Vec<_> = self
+            .entries
+            .drain()
+            .filter_map(|(_, entry)| entry.work.map(|work| (work, entry.end)))
+            .collect();
+        all.sort_by_key(|(_, end)| *end);
+        all
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_next_id(&mut self, id: u32) {
+        self.next_id = id;
+    }
+}
+
+/// Ids are ours and sequential: they are their own hash, spread over the upper bits that the map also looks at.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 << 8) | u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn ids_wrap_skip_zero_and_skip_what_is_in_use() {
+        let mut table = Table::new();
+        table.set_next_id(u32::MAX);
+        table.insert(1, Op::Heartbeat, (), 0, None);
+        assert_eq!(table.next_id(), u32::MAX);
+        assert_eq!(table.next_id(), 2);
+    }
+
+    #[test]
+    fn an_expired_request_keeps_its_id_until_answered() {
+        let now = crate::tests_epoch();
+        let mut table = Table::new();
+        let id = table.next_id();
+        table.insert(id, Op::ListQueues, "call", 10, Some(now));
+        let mut expired = Vec::new();
+        table.expire(now, |work, end| {
+            expired.push((*work, end));
+            None
+        });
+        assert_eq!(expired, [("call", 10)]);
+        assert_eq!((table.live(), table.tombstones()), (0, 1));
+        assert!(table.contains(id));
+        table.set_next_id(id);
+        assert_ne!(table.next_id(), id);
+        assert!(table.answer(id).is_some_and(|entry| entry.work.is_none()));
+        assert_eq!(table.tombstones(), 0);
+        assert!(table.answer(id).is_none());
+    }
+
+    #[test]
+    fn a_partly_expired_request_keeps_its_later_deadline() {
+        let now = crate::tests_epoch();
+        let later = now + Duration::from_secs(1);
+        let mut table = Table::new();
+        table.insert(7, Op::Enqueue, (), 0, Some(now));
+        table.expire(now, |(), _| Some(later));
+        assert_eq!((table.live(), table.soonest()), (1, Some(later)));
+    }
+}

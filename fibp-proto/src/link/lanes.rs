@@ -1,0 +1,369 @@
+//! The accumulator: items that can share a frame wait in one lane.
+//!
+//! A lane holds the items of one queue, one kind and one producer, so that order per queue is kept and one
+//! queue's refusal touches no other queue's messages. When a frame goes out is decided here; the link encodes
+//! it.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::time::Instant;
+
+use super::completion::CallId;
+use super::work::{Item, LaneKey, Ticket, Waiter};
+use crate::config::Batching;
+use crate::soonest::{Soonest, earlier};
+
+/// Idle lanes up to this number are kept for reuse.
+const KEEP_IDLE: usize = 64;
+
+/// When frames of a producer go out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    pub(super) batching: Batching,
+    pub(super) max_messages: usize,
+    pub(super) max_bytes: usize,
+}
+
+/// Items of one queue, kind and producer.
+#[derive(Debug)]
+pub(super) struct Lane<T> {
+    pub(super) key: LaneKey,
+    pub(super) policy: Policy,
+    /// In order of their call ids.
+    items: VecDeque<Item<T>>,
+    bytes: usize,
+    /// Frames that are not answered.
+    in_flight: usize,
+    /// When the first of the waiting items arrived.
+    waiting_since: Option<Instant>,
+    /// Not before: an election is going on.
+    not_before: Option<Instant>,
+    /// Send partial frames too: somebody flushes or closes.
+    flushing: bool,
+    queued: bool,
+}
+
+impl<T> Lane<T> {
+    pub(super) fn front(&self) -> Option<&Item<T>> {
+        self.items.front()
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Item<T>> {
+        let item = self.items.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(item.ticket.cost);
+        if self.items.is_empty() {
+            self.waiting_since = None;
+            self.flushing = false;
+        }
+        Some(item)
+    }
+
+    fn is_full(&self) -> bool {
+        let messages = match self.policy.batching {
+            Batching::Linger { max_messages, .. } => max_messages.min(self.policy.max_messages),
+            Batching::Auto => self.policy.max_messages,
+            Batching::Disabled => 1,
+        };
+        self.items.len() >= messages || self.bytes >= self.policy.max_bytes
+    }
+
+    /// When a frame may go out: now (`Some(None)`), at an instant, or only after something else happens.
+    fn due(&self) -> Option<Option<Instant>> {
+        if self.items.is_empty() {
+            return None;
+        }
+        if self.not_before.is_some() {
+            return Some(self.not_before);
+        }
+        if self.flushing || self.is_full() {
+            return Some(None);
+        }
+        match self.policy.batching {
+            Batching::Auto if self.in_flight == 0 => Some(None),
+            Batching::Auto => None,
+            Batching::Disabled => Some(None),
+            // A delay beyond the clock's range waits for the other conditions.
+            Batching::Linger { delay, .. } => self
+                .waiting_since
+                .and_then(|since| since.checked_add(delay))
+                .map(Some),
+        }
+    }
+
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.due().is_some_and(|at| at.is_none_or(|at| at <= now))
+    }
+
+    fn soonest(&self) -> Option<Instant> {
+        let deadline = self.items.iter().filter_map(|item| item.ticket.fate.deadline).min();
+        earlier(deadline, self.due().flatten())
+    }
+}
+
+/// All lanes of a link.
+#[derive(Debug)]
+pub(super) struct Lanes<T> {
+    lanes: Vec<Option<Lane<T>>>,
+    free: Vec<usize>,
+    by_key: HashMap<LaneKey, usize, BuildHasherDefault<DefaultHasher>>,
+    /// Lanes that may send now, each once.
+    ready: VecDeque<usize>,
+    soonest: Soonest,
+    items: usize,
+}
+
+impl<T> Lanes<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            lanes: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::default(),
+            ready: VecDeque::new(),
+            soonest: Soonest::default(),
+            items: 0,
+        }
+    }
+
+    /// How many items wait.
+    pub(super) fn len(&self) -> usize {
+        self.items
+    }
+
+    pub(super) fn soonest(&self) -> Option<Instant> {
+        self.soonest.at()
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Adds an item at the back.
+    pub(super) fn push(&mut self, now: Instant, key: LaneKey, policy: Policy, item: Item<T>) {
+        let index = self.lane_index(key, policy);
+        self.soonest.add(item.ticket.fate.deadline);
+        self.items += 1;
+        if let Some(lane) = self.lane_mut(index) {
+            lane.bytes = lane.bytes.saturating_add(item.ticket.cost);
+            lane.items.push_back(item);
+            lane.waiting_since = lane.waiting_since.or(Some(now));
+        }
+        self.reconsider(now, index);
+    }
+
+    /// Puts items back where their call ids belong, usually at the front.
+    pub(super) fn put_back(&mut self, now: Instant, key: LaneKey, policy: Policy, items: Vec<Item<T>>) {
+        let index = self.lane_index(key, policy);
+        self.items += items.len();
+        for item in items.into_iter().rev() {
+            self.soonest.add(item.ticket.fate.deadline);
+            if let Some(lane) = self.lane_mut(index) {
+                lane.bytes = lane.bytes.saturating_add(item.ticket.cost);
+                let place = lane
+                    .items
+                    .partition_point(|known| known.ticket.call < item.ticket.call);
+                lane.items.insert(place, item);
+                lane.waiting_since = lane.waiting_since.or(Some(now));
+            }
+        }
+        self.reconsider(now, index);
+    }
+
+    /// The lane of this key sends nothing before `until`.
+    pub(super) fn hold(&mut self, now: Instant, key: &LaneKey, until: Instant) {
+        if let Some(index) = self.by_key.get(key).copied() {
+            if let Some(lane) = self.lane_mut(index) {
+                lane.not_before = Some(until);
+            }
+            self.reconsider(now, index);
+        }
+    }
+
+    /// The next lane that may send. It stays in line as long as it is ready.
+    pub(super) fn next_ready(&mut self, now: Instant) -> Option<usize> {
+        while let Some(index) = self.ready.pop_front() {
+            if let Some(lane) = self.lane_mut(index) {
+                lane.queued = false;
+                if lane.is_ready(now) {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn lane_mut(&mut self, index: usize) -> Option<&mut Lane<T>> {
+        self.lanes.get_mut(index).and_then(Option::as_mut)
+    }
+
+    /// `taken` items left the lane; `sent`: in a frame that is now in flight.
+    pub(super) fn taken(&mut self, now: Instant, index: usize, taken: usize, sent: bool) {
+        self.items = self.items.saturating_sub(taken);
+        if let Some(lane) = self.lane_mut(index) {
+            lane.in_flight += usize::from(sent);
+        }
+        self.reconsider(now, index);
+    }
+
+    /// A frame of this lane was answered, or given up.
+    pub(super) fn answered(&mut self, now: Instant, key: &LaneKey) {
+        if let Some(index) = self.by_key.get(key).copied() {
+            if let Some(lane) = self.lane_mut(index) {
+                lane.in_flight = lane.in_flight.saturating_sub(1);
+            }
+            self.reconsider(now, index);
+        }
+    }
+
+    /// Lets partial frames of an account (or of all) go out now.
+    pub(super) fn flush(&mut self, now: Instant, account: Option<usize>) {
+        for index in 0..self.lanes.len() {
+            if let Some(lane) = self.lane_mut(index) {
+                if account.is_none_or(|account| lane.key.account == account) && !lane.items.is_empty() {
+                    lane.flushing = true;
+                }
+            }
+            self.reconsider(now, index);
+        }
+    }
+
+    /// Time passed: lanes become ready, items whose deadline passed come out.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Item<T>> {
+        let mut expired = Vec::new();
+        if !self.soonest.take_due(now) {
+            return expired;
+        }
+        for index in 0..self.lanes.len() {
+            let Some(lane) = self.lane_mut(index) else { continue };
+            if lane.not_before.is_some_and(|at| at <= now) {
+                lane.not_before = None;
+            }
+            if lane.items.iter().any(|item| item.ticket.fate.is_due(now)) {
+                for item in std::mem::take(&mut lane.items) {
+                    if item.ticket.fate.is_due(now) {
+                        lane.bytes = lane.bytes.saturating_sub(item.ticket.cost);
+                        expired.push(item);
+                    } else {
+                        lane.items.push_back(item);
+                    }
+                }
+                if lane.items.is_empty() {
+                    lane.waiting_since = None;
+                    lane.flushing = false;
+                }
+            }
+            let soonest = lane.soonest();
+            self.soonest.add(soonest);
+            self.reconsider(now, index);
+        }
+        self.items = self.items.saturating_sub(expired.len());
+        expired
+    }
+
+    /// Takes out the items of one call. Detached ones stay, but lose their waiter.
+    pub(super) fn withdraw(&mut self, now: Instant, call: CallId) -> Vec<Item<T>> {
+        let mut out = Vec::new();
+        for index in 0..self.lanes.len() {
+            let Some(lane) = self.lane_mut(index) else { continue };
+            let from = lane.items.partition_point(|item| item.ticket.call < call);
+            let to = lane.items.partition_point(|item| item.ticket.call <= call);
+            if from < to {
+                let items: Vec<_> = lane.items.drain(from..to).collect();
+                for item in &items {
+                    lane.bytes = lane.bytes.saturating_sub(item.ticket.cost);
+                }
+                if lane.items.is_empty() {
+                    lane.waiting_since = None;
+                    lane.flushing = false;
+                }
+                self.items = self.items.saturating_sub(items.len());
+                out.extend(items);
+                self.reconsider(now, index);
+            }
+        }
+        out
+    }
+
+    /// The waiter of a detached item, which goes out all the same.
+    pub(super) fn detach(&mut self, call: CallId) -> Option<Waiter<T>> {
+        self.lanes.iter_mut().flatten().find_map(|lane| {
+            let at = lane.items.partition_point(|item| item.ticket.call < call);
+            let ticket: &mut Ticket<T> = &mut lane.items.get_mut(at)?.ticket;
+            (ticket.call == call && ticket.detached).then(|| std::mem::replace(&mut ticket.waiter, Waiter::Nobody))
+        })
+    }
+
+    /// Everything that waits, lane by lane.
+    pub(super) fn drain(&mut self) -> Vec<Item<T>> {
+        self.items = 0;
+        self.ready.clear();
+        self.by_key.clear();
+        self.free.clear();
+        self.lanes.drain(..).flatten().flat_map(|lane| lane.items).collect()
+    }
+
+    /// Takes out everything waiting for a queue, for another node.
+    pub(super) fn reset_in_flight(&mut self, now: Instant) {
+        for index in 0..self.lanes.len() {
+            if let Some(lane) = self.lane_mut(index) {
+                lane.in_flight = 0;
+            }
+            self.reconsider(now, index);
+        }
+    }
+
+    fn lane_index(&mut self, key: LaneKey, policy: Policy) -> usize {
+        if let Some(index) = self.by_key.get(&key) {
+            return *index;
+        }
+        let lane = Lane {
+            key: key.clone(),
+            policy,
+            items: VecDeque::new(),
+            bytes: 0,
+            in_flight: 0,
+            waiting_since: None,
+            not_before: None,
+            flushing: false,
+            queued: false,
+        };
+        let index = match self.free.pop() {
+            Some(index) => {
+                if let Some(place) = self.lanes.get_mut(index) {
+                    *place = Some(lane);
+                }
+                index
+            }
+            None => {
+                self.lanes.push(Some(lane));
+                self.lanes.len() - 1
+            }
+        };
+        self.by_key.insert(key, index);
+        index
+    }
+
+    /// Something about the lane changed: it may be ready, have a new due time, or be unused.
+    fn reconsider(&mut self, now: Instant, index: usize) {
+        let used = self.by_key.len();
+        let Some(lane) = self.lanes.get_mut(index).and_then(Option::as_mut) else {
+            return;
+        };
+        match lane.due() {
+            Some(at) if at.is_none_or(|at| at <= now) => {
+                if !std::mem::replace(&mut lane.queued, true) {
+                    self.ready.push_back(index);
+                }
+            }
+            Some(at) => self.soonest.add(at),
+            None if lane.items.is_empty() && lane.in_flight == 0 && used > KEEP_IDLE && !lane.queued => {
+                self.by_key.remove(&lane.key);
+                self.free.push(index);
+                if let Some(place) = self.lanes.get_mut(index) {
+                    *place = None;
+                }
+            }
+            None => {}
+        }
+    }
+}
