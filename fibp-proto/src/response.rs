@@ -5,6 +5,7 @@ use std::fmt;
 use crate::admin::{Acl, ApiKeyInfo, CreatedApiKey, QueueList, QueueStats};
 use crate::error::ErrorKind;
 use crate::message::{MessageId, Received};
+use crate::request::Op;
 
 /// The result of one item of a batched request.
 pub type ItemResult<T> = Result<T, Box<ServerError>>;
@@ -68,6 +69,35 @@ pub enum Response {
     GetAcl(Acl),
     /// The request as a whole was refused.
     Error(ServerError),
+}
+
+impl Response {
+    /// Which operation it answers; `None` for a refusal, which may answer any.
+    #[must_use]
+    pub const fn op(&self) -> Option<Op> {
+        Some(match self {
+            Self::Enqueue(_) => Op::Enqueue,
+            Self::Consume { .. } => Op::Consume,
+            Self::Ack(_) => Op::Ack,
+            Self::Nack(_) => Op::Nack,
+            Self::Heartbeat => Op::Heartbeat,
+            Self::Authenticated => Op::Authenticate,
+            Self::CreateQueue { .. } => Op::CreateQueue,
+            Self::DeleteQueue => Op::DeleteQueue,
+            Self::QueueStats(_) => Op::QueueStats,
+            Self::ListQueues(_) => Op::ListQueues,
+            Self::Redrive { .. } => Op::Redrive,
+            Self::SetConfig => Op::SetConfig,
+            Self::GetConfig { .. } => Op::GetConfig,
+            Self::ListConfig { .. } => Op::ListConfig,
+            Self::CreateApiKey(_) => Op::CreateApiKey,
+            Self::RevokeApiKey => Op::RevokeApiKey,
+            Self::ListApiKeys(_) => Op::ListApiKeys,
+            Self::SetAcl => Op::SetAcl,
+            Self::GetAcl(_) => Op::GetAcl,
+            Self::Error(_) => return None,
+        })
+    }
 }
 
 /// Deliveries that the server pushed.

@@ -1,69 +1,257 @@
-//! The preamble dialect (spec/preamble.md).
+//! The preamble dialect (spec/preamble.md): the hot path in its own binary form, admin bodies by revision.
 
-use super::*;
+mod admin_binary;
+mod admin_protobuf;
+mod errors;
+mod hot;
+mod opcode;
+mod protobuf;
 
-pub(crate) fn codec(revision: super::AdminRevision) -> &'static dyn Codec {
-    let _ = revision;
-    &Stub
+use bytes::Bytes;
+
+use super::opening::{MAGIC, PREAMBLE_MAJOR};
+use super::put::{Body, Measure, encode_frame};
+use super::records::put_settled;
+use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, RequestFault, Rules};
+use crate::frame::{self, DecodeError, Frame, Head, Layout, OutBuf};
+use crate::message::{Message, QueueName, Secret};
+use crate::request::{Op, Request};
+use crate::response::{Push, Response};
+
+/// The flag of a push, the only one there is.
+const PUSH: u8 = 0x04;
+
+/// The id of what answers nothing.
+const UNSOLICITED: u32 = 0;
+
+const EMPTY: &[u8] = &[];
+
+/// Servers do not limit their answers; the length field does.
+const NO_LIMIT: u32 = u32::MAX;
+
+pub(crate) fn codec(revision: AdminRevision) -> &'static dyn Codec {
+    match revision {
+        AdminRevision::P1 => &Preamble(AdminRevision::P1),
+        AdminRevision::P2 => &Preamble(AdminRevision::P2),
+        AdminRevision::P3 => &Preamble(AdminRevision::P3),
+    }
 }
 
 #[derive(Debug)]
-struct Stub;
+struct Preamble(AdminRevision);
 
-#[allow(unused_variables)]
-impl Codec for Stub {
+impl Preamble {
+    fn opcode(&self, op: Op) -> Result<u8, EncodeError> {
+        opcode::of(self.0, op).ok_or(EncodeError::Unsupported(
+            "the preamble dialect cannot cancel a consumer: close its connection",
+        ))
+    }
+
+    fn decode_known(&self, op: Op, body: &Bytes) -> Result<Request, DecodeError> {
+        match op {
+            Op::Enqueue => hot::decode_enqueue(body),
+            Op::Consume => hot::decode_consume(body),
+            Op::Flow => hot::decode_flow(body),
+            Op::Ack => hot::decode_ack(body),
+            Op::Nack => hot::decode_nack(body),
+            Op::Heartbeat => Ok(Request::Heartbeat),
+            Op::Authenticate => Ok(Request::Authenticate(Secret::from(std::str::from_utf8(body)?))),
+            Op::Goodbye => Ok(Request::Goodbye),
+            op => match self.0 {
+                AdminRevision::P1 | AdminRevision::P2 => admin_protobuf::decode_request(op, body),
+                AdminRevision::P3 => admin_binary::decode_request(op, body),
+            },
+        }
+    }
+}
+
+impl Codec for Preamble {
     fn dialect(&self) -> Dialect {
-        todo!()
+        Dialect::Preamble(self.0)
     }
+
     fn layout(&self) -> Layout {
-        todo!()
+        Layout::FlagsFirst
     }
+
     fn rules(&self) -> Rules {
-        todo!()
+        Rules {
+            one_queue_per_enqueue: true,
+            max_items: u16::MAX.into(),
+            continuation: false,
+            credit: true,
+            credit_window: self.0 == AdminRevision::P3,
+            goodbye: false,
+            authenticate: true,
+            admin_revisions: true,
+        }
     }
-    fn encode_opening(&self, key: Option<&str>, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+
+    fn encode_opening(&self, _: Option<&str>, out: &mut OutBuf) -> Result<(), EncodeError> {
+        out.put_slice(&MAGIC);
+        out.put_slice(&[PREAMBLE_MAJOR, 0]);
+        Ok(())
     }
+
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+        let opcode = self.opcode(request.op())?;
+        let to = To { opcode, id, limit, out };
+        match request {
+            Request::Enqueue(messages) => to.write(&hot::EnqueueBody::new(messages)?),
+            Request::Consume { queue, credit } => to.write(&hot::ConsumeBody { queue, credit: *credit }),
+            Request::Flow { credit } => to.write(&credit.to_be_bytes()[..]),
+            Request::Ack(items) => to.write(items.as_slice()),
+            Request::Nack(items) => to.write(items.as_slice()),
+            Request::Authenticate(key) => to.write(key.expose().as_bytes()),
+            Request::Heartbeat | Request::Goodbye | Request::ProbeAdmin => to.write(EMPTY),
+            admin => match self.0 {
+                AdminRevision::P1 | AdminRevision::P2 => to.write(&admin_protobuf::encode_request(admin)?[..]),
+                AdminRevision::P3 => to.write(&admin_binary::RequestBody(admin)),
+            },
+        }
     }
+
     fn enqueue_base_len(&self, queue: &str) -> usize {
-        todo!()
+        hot::enqueue_base_len(queue)
     }
+
     fn enqueue_item_len(&self, message: &Message) -> Result<usize, EncodeError> {
-        todo!()
+        Measure::of(|to| hot::put_message(to, message))
     }
+
     fn settle_base_len(&self) -> usize {
-        todo!()
+        hot::SETTLE_BASE_LEN
     }
+
     fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
-        todo!()
+        Measure::of(|to| put_settled(to, queue, id, error))
     }
+
     fn classify(&self, head: Head) -> Incoming {
-        todo!()
+        match head.opcode {
+            opcode::CONSUME if head.flags & PUSH != 0 => Incoming::Push,
+            opcode::HEARTBEAT => Incoming::Heartbeat,
+            opcode::GOAWAY => Incoming::Goodbye,
+            _ => Incoming::Answer,
+        }
     }
+
     fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
-        todo!()
+        let body = &frame.body;
+        match frame.head.opcode {
+            opcode::ERROR => return Ok(Response::Error(errors::refusal(String::from_utf8_lossy(body)))),
+            opcode if op == Op::ProbeAdmin || opcode::of(self.0, op) != Some(opcode) => {
+                return Err(DecodeError::UnexpectedOpcode { opcode });
+            }
+            _ => {}
+        }
+        match op {
+            Op::Enqueue => Ok(Response::Enqueue(hot::decode_results(op, body)?)),
+            Op::Consume => Ok(Response::Consume { consumer_id: None }),
+            Op::Ack => Ok(Response::Ack(hot::decode_results(op, body)?)),
+            Op::Nack => Ok(Response::Nack(hot::decode_results(op, body)?)),
+            Op::Heartbeat => Ok(Response::Heartbeat),
+            Op::Authenticate => Ok(Response::Authenticated),
+            op => match self.0 {
+                AdminRevision::P1 | AdminRevision::P2 => admin_protobuf::decode_response(op, body),
+                AdminRevision::P3 => admin_binary::decode_response(op, body),
+            },
+        }
     }
+
     fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-        todo!()
+        hot::decode_push(queue, &frame.body)
     }
+
     fn decode_goodbye(&self, frame: &Frame) -> String {
-        todo!()
+        String::from_utf8_lossy(&frame.body).into_owned()
     }
+
     fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault> {
-        todo!()
+        let opcode = frame.head.opcode;
+        if self.0 == AdminRevision::P1 && opcode::STUBS_OF_P1.contains(&opcode) {
+            return Err(RequestFault {
+                op: (opcode == opcode::PROBE).then_some(Op::ProbeAdmin),
+                answer: Some(errors::not_implemented(opcode)),
+            });
+        }
+        let Some(op) = opcode::operation(self.0, opcode) else {
+            return Err(RequestFault {
+                op: None,
+                answer: Some(errors::unknown_operation(opcode)),
+            });
+        };
+        self.decode_known(op, &frame.body).map_err(|error| RequestFault {
+            op: Some(op),
+            // Only admin bodies are complained about; for all others the connection is closed.
+            answer: op.is_admin().then(|| errors::malformed_admin_body(&error)),
+        })
     }
+
     fn encode_response(&self, id: u32, op: Op, response: &Response, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+        let (opcode, limit) = match response {
+            Response::Error(_) => (opcode::ERROR, NO_LIMIT),
+            response if response.op() == Some(op) => (self.opcode(op)?, NO_LIMIT),
+            _ => return Err(EncodeError::Unsupported("the response is not one to this operation")),
+        };
+        let to = To { opcode, id, limit, out };
+        match response {
+            Response::Error(refusal) => to.write(refusal.text().as_bytes()),
+            Response::Enqueue(results) => to.write(results.as_slice()),
+            Response::Ack(results) | Response::Nack(results) => to.write(results.as_slice()),
+            Response::Consume { .. } | Response::Heartbeat | Response::Authenticated => to.write(EMPTY),
+            admin => match self.0 {
+                AdminRevision::P1 | AdminRevision::P2 => to.write(&admin_protobuf::encode_response(admin)?[..]),
+                AdminRevision::P3 => to.write(&admin_binary::ResponseBody(admin)),
+            },
+        }
     }
-    fn encode_push(&self, id: u32, push: &Push, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        todo!()
+
+    fn encode_push(&self, _: u32, push: &Push, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+        let head = Head {
+            opcode: opcode::CONSUME,
+            flags: PUSH,
+            id: UNSOLICITED,
+        };
+        encode_frame(Layout::FlagsFirst, head, push, limit, out)
     }
+
     fn encode_goodbye(&self, text: &str, out: &mut OutBuf) {
-        todo!()
+        encode_plain(opcode::GOAWAY, UNSOLICITED, text.as_bytes(), out);
     }
+
     fn encode_server_heartbeat(&self, id: u32, out: &mut OutBuf) {
-        todo!()
+        encode_plain(opcode::HEARTBEAT, id, EMPTY, out);
     }
+}
+
+/// A frame to be written, all but its body.
+struct To<'a> {
+    opcode: u8,
+    id: u32,
+    limit: u32,
+    out: &'a mut OutBuf,
+}
+
+impl To<'_> {
+    fn write<B: Body + ?Sized>(self, body: &B) -> Result<(), EncodeError> {
+        let head = Head {
+            opcode: self.opcode,
+            flags: 0,
+            id: self.id,
+        };
+        encode_frame(Layout::FlagsFirst, head, body, self.limit, self.out)
+    }
+}
+
+/// Writes a frame of bytes.
+fn encode_plain(opcode: u8, id: u32, body: &[u8], out: &mut OutBuf) {
+    let head = Head { opcode, flags: 0, id };
+    frame::encode_head(Layout::FlagsFirst, head, body.len(), out);
+    out.put_slice(body);
+}
+
+/// Text of which an empty one means none.
+fn non_empty(text: impl Into<String>) -> Option<String> {
+    Some(text.into()).filter(|text| !text.is_empty())
 }

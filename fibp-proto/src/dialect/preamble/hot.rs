@@ -1,0 +1,229 @@
+//! Bodies of the hot path, the same in every revision (spec/preamble.md 1.5 to 1.8).
+
+use bytes::Bytes;
+
+use super::errors;
+use crate::dialect::EncodeError;
+use crate::dialect::contents::{self, Contents};
+use crate::dialect::put::{Body, Put};
+use crate::dialect::records::{put_list16, read_list16};
+use crate::frame::{DecodeError, Reader};
+use crate::message::{Headers, Message, MessageId, QueueName, Received};
+use crate::request::{AckItem, NackItem, Op, Request};
+use crate::response::{ItemResult, Push};
+
+/// Bytes of a message in an enqueue without headers and payload.
+const MIN_MESSAGE: usize = 5;
+
+/// Bytes of a message in a push with all of its fields empty.
+const MIN_DELIVERY: usize = 13;
+
+/// Body bytes that an enqueue has before its first message.
+pub(super) const fn enqueue_base_len(queue: &str) -> usize {
+    queue.len().saturating_add(4)
+}
+
+/// Body bytes that an ack or nack has before its first item.
+pub(super) const SETTLE_BASE_LEN: usize = 2;
+
+/// Messages of one queue.
+pub(super) struct EnqueueBody<'a> {
+    queue: &'a str,
+    messages: &'a [Message],
+}
+
+impl<'a> EnqueueBody<'a> {
+    pub(super) fn new(messages: &'a [Message]) -> Result<Self, EncodeError> {
+        // No message names no queue; servers refuse the empty name without harm.
+        let queue = messages.first().map_or("", |first| &*first.queue);
+        if messages.iter().any(|message| *message.queue != *queue) {
+            return Err(EncodeError::MixedQueues);
+        }
+        Ok(Self { queue, messages })
+    }
+}
+
+impl Body for EnqueueBody<'_> {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        to.str16("queue name", self.queue)?;
+        to.count16("messages", self.messages.len())?;
+        self.messages.iter().try_for_each(|message| put_message(to, message))
+    }
+}
+
+pub(super) fn put_message<P: Put>(to: &mut P, message: &Message) -> Result<(), EncodeError> {
+    put_contents(to, &message.headers, &message.payload)
+}
+
+fn put_contents<P: Put>(to: &mut P, headers: &Headers, payload: &Bytes) -> Result<(), EncodeError> {
+    to.count8("headers", headers.len())?;
+    to.header_pairs(headers)?;
+    to.bytes32("payload", payload)
+}
+
+pub(super) fn decode_enqueue(body: &Bytes) -> Result<Request, DecodeError> {
+    let mut reader = Reader::new(body);
+    let queue: QueueName = reader.str16()?.into();
+    let count = usize::from(reader.u16()?);
+    let mut contents = Contents::with_capacity(reader.capacity_for(count, MIN_MESSAGE));
+    for _ in 0..count {
+        let headers = usize::from(reader.u8()?);
+        contents.read(headers, &mut reader)?;
+    }
+    let messages = contents.take_from(body).map(|(headers, payload)| Message {
+        queue: queue.clone(),
+        headers,
+        payload,
+    });
+    Ok(Request::Enqueue(messages.collect()))
+}
+
+pub(super) struct ConsumeBody<'a> {
+    pub(super) queue: &'a str,
+    pub(super) credit: u32,
+}
+
+impl Body for ConsumeBody<'_> {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        to.str16("queue name", self.queue)?;
+        to.u32(self.credit);
+        Ok(())
+    }
+}
+
+pub(super) fn decode_consume(body: &Bytes) -> Result<Request, DecodeError> {
+    let mut body = Reader::new(body);
+    Ok(Request::Consume {
+        queue: body.str16()?.into(),
+        credit: body.u32()?,
+    })
+}
+
+pub(super) fn decode_flow(body: &Bytes) -> Result<Request, DecodeError> {
+    Ok(Request::Flow {
+        credit: Reader::new(body).u32()?,
+    })
+}
+
+impl Body for [AckItem] {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        put_list16(to, self)
+    }
+}
+
+impl Body for [NackItem] {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        put_list16(to, self)
+    }
+}
+
+pub(super) fn decode_ack(body: &Bytes) -> Result<Request, DecodeError> {
+    Ok(Request::Ack(read_list16(&mut Reader::new(body))?))
+}
+
+pub(super) fn decode_nack(body: &Bytes) -> Result<Request, DecodeError> {
+    Ok(Request::Nack(read_list16(&mut Reader::new(body))?))
+}
+
+/// What the result of one item carries when it is good: a message id in an enqueue's, nothing otherwise.
+pub(super) trait Outcome: Sized {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError>;
+    fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError>;
+}
+
+impl Outcome for MessageId {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        to.str16("message id", self.as_str())
+    }
+
+    fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(body.str16()?.into())
+    }
+}
+
+impl Outcome for () {
+    fn put<P: Put>(&self, _: &mut P) -> Result<(), EncodeError> {
+        Ok(())
+    }
+
+    fn read(_: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(())
+    }
+}
+
+impl<T: Outcome> Body for [ItemResult<T>] {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        to.count16("results", self.len())?;
+        for result in self {
+            to.bool(result.is_ok());
+            match result {
+                Ok(outcome) => outcome.put(to)?,
+                Err(refusal) => {
+                    to.u16(errors::item_code(refusal));
+                    to.str16("error text", refusal.text())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn decode_results<T: Outcome>(op: Op, body: &Bytes) -> Result<Vec<ItemResult<T>>, DecodeError> {
+    let mut body = Reader::new(body);
+    let count = usize::from(body.u16()?);
+    let mut results = Vec::with_capacity(body.capacity_for(count, 1));
+    for _ in 0..count {
+        results.push(match body.u8()? {
+            1 => Ok(T::read(&mut body)?),
+            0 => {
+                let code = body.u16()?;
+                Err(Box::new(errors::item_refusal(op, code, body.str16()?)))
+            }
+            _ => return Err(DecodeError::Invalid("result flag")),
+        });
+    }
+    Ok(results)
+}
+
+impl Body for Push {
+    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        to.count16("deliveries", self.deliveries.len())?;
+        for delivery in &self.deliveries {
+            to.str16("message id", delivery.id.as_str())?;
+            to.str16("fairness key", &delivery.fairness_key)?;
+            to.u32(delivery.attempt_count);
+            put_contents(to, &delivery.headers, &delivery.payload)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn decode_push(queue: &QueueName, body: &Bytes) -> Result<Push, DecodeError> {
+    let mut reader = Reader::new(body);
+    let count = usize::from(reader.u16()?);
+    let capacity = reader.capacity_for(count, MIN_DELIVERY);
+    let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
+    let mut contents = Contents::with_capacity(capacity);
+    for _ in 0..count {
+        let id = reader.str16()?.into();
+        let previous = deliveries.last().map(|delivery| &delivery.fairness_key);
+        let fairness_key = contents::share(previous, reader.str16()?);
+        let attempt_count = reader.u32()?;
+        let headers = usize::from(reader.u8()?);
+        contents.read(headers, &mut reader)?;
+        // Headers and payload follow once the size of all of them is known.
+        deliveries.push(Received::new(
+            id,
+            queue.clone(),
+            Headers::new(),
+            Bytes::new(),
+            fairness_key,
+            attempt_count,
+        ));
+    }
+    for (delivery, (headers, payload)) in deliveries.iter_mut().zip(contents.take_from(body)) {
+        delivery.headers = headers;
+        delivery.payload = payload;
+    }
+    Ok(Push { deliveries })
+}
