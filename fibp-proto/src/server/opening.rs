@@ -104,7 +104,10 @@ impl ServerConnection {
     }
 
     pub(super) fn accept_handshake(&mut self) {
-        let ok = HandshakeOk::new(self.config.node_id, self.config.limits.receive);
+        let ok = HandshakeOk {
+            node_id: self.config.node_id,
+            max_frame_size: self.config.limits.receive,
+        };
         framed::encode_handshake_ok(ok, &mut self.out);
         self.state = State::Open;
     }

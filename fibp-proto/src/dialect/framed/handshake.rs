@@ -1,6 +1,6 @@
 //! The opening exchange (spec/framed.md 2).
 
-use super::opcode::{HANDSHAKE, HANDSHAKE_OK};
+use super::opcode::HANDSHAKE;
 use crate::dialect::EncodeError;
 use crate::dialect::put::{Body, Put};
 use crate::frame::{DecodeError, Frame, Reader};
@@ -49,45 +49,16 @@ pub(crate) fn read_first_frame(frame: &Frame) -> FirstFrame {
 }
 
 /// What a server accepts a Handshake with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HandshakeOk {
-    /// The protocol version.
-    pub(crate) version: u16,
     /// The server's node id; 0 outside a cluster.
     pub(crate) node_id: u64,
     /// The largest length field that the server accepts.
     pub(crate) max_frame_size: u32,
 }
 
-impl HandshakeOk {
-    /// That of a server of version 1.
-    pub(crate) fn new(node_id: u64, max_frame_size: u32) -> Self {
-        Self {
-            version: VERSION,
-            node_id,
-            max_frame_size,
-        }
-    }
-
-    /// Reads a server's first frame, which is this or an Error frame.
-    pub(crate) fn decode(frame: &Frame) -> Result<Self, DecodeError> {
-        if frame.head.opcode != HANDSHAKE_OK {
-            return Err(DecodeError::UnexpectedOpcode {
-                opcode: frame.head.opcode,
-            });
-        }
-        let mut body = Reader::new(&frame.body);
-        Ok(Self {
-            version: body.u16()?,
-            node_id: body.u64()?,
-            max_frame_size: body.u32()?,
-        })
-    }
-}
-
 impl Body for HandshakeOk {
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        to.u16(self.version);
+        to.u16(VERSION);
         to.u64(self.node_id);
         to.u32(self.max_frame_size);
         Ok(())
@@ -110,7 +81,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::frame::{Head, OutBuf};
+    use crate::frame::Head;
 
     fn frame(opcode: u8, body: &'static [u8]) -> Frame {
         Frame {
@@ -136,24 +107,5 @@ mod tests {
         for body in [&b""[..], b"\0\x01", b"\0\x01\x01\0\x03ke", b"\0\x01\x01\0\x01\xff"] {
             assert_eq!(read(1, body), FirstFrame::Malformed, "{body:?}");
         }
-    }
-
-    #[test]
-    fn acceptance_of_a_cluster_node() {
-        let ok = HandshakeOk::new(3, 16_777_216);
-        let mut out = OutBuf::new();
-        ok.put(&mut out).expect("fixed size");
-        let body = out.take_bytes();
-        assert_eq!(&body[..], b"\0\x01\0\0\0\0\0\0\0\x03\x01\0\0\0");
-        let mut accepted = frame(2, b"");
-        accepted.body = body;
-        assert_eq!(HandshakeOk::decode(&accepted), Ok(ok));
-        accepted.body.truncate(13);
-        assert!(HandshakeOk::decode(&accepted).is_err());
-        accepted.head.opcode = 0xFE;
-        assert_eq!(
-            HandshakeOk::decode(&accepted),
-            Err(DecodeError::UnexpectedOpcode { opcode: 0xFE })
-        );
     }
 }

@@ -220,6 +220,3 @@ pub(crate) fn encode_handshake_ok(ok: HandshakeOk, out: &mut OutBuf) {
     // Never fails: the body has a fixed size.
     let _ = encode_frame(LAYOUT, head(HANDSHAKE_OK, 0), &ok, u32::MAX, out);
 }
-
-#[cfg(test)]
-mod tests;
