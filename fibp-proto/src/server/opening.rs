@@ -3,16 +3,13 @@
 
 use super::{ServerConnection, ServerEvent, State, put_error};
 use crate::dialect::framed::{self, FirstFrame, HandshakeOk};
-use crate::dialect::opening::{ClientOpening, recognise_client};
+use crate::dialect::opening::{ClientOpening, PREAMBLE_MAJOR, recognise_client};
 use crate::dialect::{Codec, Dialect};
 use crate::frame::Item;
 use crate::response::ServerError;
 
 /// Bytes of the preamble.
 const PREAMBLE_LEN: usize = 6;
-
-/// The major version of the preamble dialect.
-const MAJOR: u8 = 1;
 
 impl ServerConnection {
     /// The opening, or `None` when more bytes are needed or the connection is over.
@@ -51,8 +48,8 @@ impl ServerConnection {
 
     fn open_preamble(&mut self, codec: &'static dyn Codec, major: u8) -> Option<ServerEvent> {
         self.decoder.consume(PREAMBLE_LEN);
-        if major != MAJOR {
-            let text = format!("unsupported protocol version {major}.x (server supports {MAJOR}.x)");
+        if major != PREAMBLE_MAJOR {
+            let text = format!("unsupported protocol version {major}.x (server supports {PREAMBLE_MAJOR}.x)");
             codec.encode_goodbye(&text, &mut self.out);
             self.end();
             return None;

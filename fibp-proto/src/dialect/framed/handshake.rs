@@ -2,12 +2,10 @@
 
 use super::opcode::HANDSHAKE;
 use crate::dialect::EncodeError;
+use crate::dialect::opening::FRAMED_VERSION;
 use crate::dialect::put::{Body, Put};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::Secret;
-
-/// The only protocol version there is.
-pub(super) const VERSION: u16 = 1;
 
 /// What a client opens with. No `Debug`: it holds the key.
 pub(super) struct Handshake<'a> {
@@ -16,7 +14,7 @@ pub(super) struct Handshake<'a> {
 
 impl Body for Handshake<'_> {
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        to.u16(VERSION);
+        to.u16(FRAMED_VERSION);
         put_option(to, "API key", self.key)
     }
 }
@@ -42,7 +40,7 @@ pub(crate) fn read_first_frame(frame: &Frame) -> FirstFrame {
     let mut body = Reader::new(&frame.body);
     let fields = (|| Ok::<_, DecodeError>((body.u16()?, read_option(&mut body)?)))();
     match fields {
-        Ok((VERSION, key)) => FirstFrame::Handshake(key.map(Secret::from)),
+        Ok((FRAMED_VERSION, key)) => FirstFrame::Handshake(key.map(Secret::from)),
         Ok(_) => FirstFrame::OtherVersion,
         Err(_) => FirstFrame::Malformed,
     }
@@ -58,7 +56,7 @@ pub(crate) struct HandshakeOk {
 
 impl Body for HandshakeOk {
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        to.u16(VERSION);
+        to.u16(FRAMED_VERSION);
         to.u64(self.node_id);
         to.u32(self.max_frame_size);
         Ok(())

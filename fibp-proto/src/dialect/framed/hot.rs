@@ -70,13 +70,13 @@ pub(super) fn read_enqueue(frame: &Frame) -> Result<Vec<Message>, DecodeError> {
 }
 
 /// Writes acks or nacks.
-pub(super) fn put_settled<P: Put, R: Record>(to: &mut P, items: &[R]) -> Result<(), EncodeError> {
+pub(super) fn put_settlements<P: Put, R: Record>(to: &mut P, items: &[R]) -> Result<(), EncodeError> {
     to.count32(R::PLURAL, items.len(), MAX_ITEMS)?;
     items.iter().try_for_each(|item| item.put(to))
 }
 
 /// Reads acks or nacks.
-pub(super) fn read_settled<R: Record>(frame: &Frame) -> Result<Vec<R>, DecodeError> {
+pub(super) fn read_settlements<R: Record>(frame: &Frame) -> Result<Vec<R>, DecodeError> {
     let mut body = Reader::new(&frame.body);
     let count = read_count(&mut body)?;
     read_items(count, &mut body)

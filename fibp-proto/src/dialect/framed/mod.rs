@@ -11,6 +11,7 @@ mod response;
 pub(crate) use handshake::{FirstFrame, HandshakeOk, read_first_frame};
 pub(crate) use opcode::Numbers;
 
+use super::opening::FRAMED_VERSION;
 use super::put::{Body, Measure, Put, encode_frame};
 use super::records::put_settled;
 use super::*;
@@ -206,8 +207,9 @@ fn fault(op: Option<Op>, text: String) -> RequestFault {
 
 /// The refusal of a Handshake of another version.
 pub(crate) fn unsupported_version() -> ServerError {
-    errors::from_code(UNSUPPORTED_VERSION, "only protocol version 1 is supported")
-        .with_metadata(vec![("max_version".to_owned(), "1".to_owned())])
+    let text = format!("only protocol version {FRAMED_VERSION} is supported");
+    errors::from_code(UNSUPPORTED_VERSION, text)
+        .with_metadata(vec![("max_version".to_owned(), FRAMED_VERSION.to_string())])
 }
 
 /// The refusal of a first frame that is no Handshake.

@@ -14,8 +14,8 @@ impl Body for RequestBody<'_> {
     fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
         match self.0 {
             Request::Enqueue(messages) => hot::put_enqueue(to, messages),
-            Request::Ack(items) => hot::put_settled(to, items),
-            Request::Nack(items) => hot::put_settled(to, items),
+            Request::Ack(items) => hot::put_settlements(to, items),
+            Request::Nack(items) => hot::put_settlements(to, items),
             Request::Consume { queue, .. } => to.str16("queue name", queue),
             Request::CancelConsume | Request::Heartbeat | Request::Goodbye => Ok(()),
             Request::CreateQueue(spec) => admin::put_queue_spec(to, spec),
@@ -29,8 +29,8 @@ pub(super) fn decode(op: Op, frame: &Frame) -> Result<Request, DecodeError> {
     let mut body = Reader::new(&frame.body);
     Ok(match op {
         Op::Enqueue => Request::Enqueue(hot::read_enqueue(frame)?),
-        Op::Ack => Request::Ack(hot::read_settled(frame)?),
-        Op::Nack => Request::Nack(hot::read_settled(frame)?),
+        Op::Ack => Request::Ack(hot::read_settlements(frame)?),
+        Op::Nack => Request::Nack(hot::read_settlements(frame)?),
         Op::Consume => Request::Consume {
             queue: body.str16()?.into(),
             credit: 0,

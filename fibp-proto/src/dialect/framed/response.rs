@@ -23,41 +23,17 @@ pub(super) enum ResponseBody<'a> {
 impl<'a> ResponseBody<'a> {
     /// The opcode and the body of an answer to `op`.
     pub(super) fn of(numbers: Numbers, op: Op, response: &'a Response) -> Result<(u8, Self), EncodeError> {
-        const NO_OPCODE: EncodeError = EncodeError::Unsupported("the framed dialect has no such answer");
         if let Response::Error(error) = response {
             return Ok(match (errors::inline_code(op, error), numbers.answer(op)) {
                 (Some(code), Some(opcode)) => (opcode, Self::Inline(op, code, error)),
                 _ => (ERROR, Self::Error(error)),
             });
         }
-        let opcode = op_of(response).and_then(|op| numbers.answer(op)).ok_or(NO_OPCODE)?;
-        Ok((opcode, Self::Result(response)))
+        match numbers.answer(op) {
+            Some(opcode) if response.op() == Some(op) => Ok((opcode, Self::Result(response))),
+            _ => Err(EncodeError::Unsupported("the response is not one to this operation")),
+        }
     }
-}
-
-/// The operation that a result answers.
-const fn op_of(response: &Response) -> Option<Op> {
-    Some(match response {
-        Response::Enqueue(_) => Op::Enqueue,
-        Response::Consume { .. } => Op::Consume,
-        Response::Ack(_) => Op::Ack,
-        Response::Nack(_) => Op::Nack,
-        Response::Heartbeat => Op::Heartbeat,
-        Response::CreateQueue { .. } => Op::CreateQueue,
-        Response::DeleteQueue => Op::DeleteQueue,
-        Response::QueueStats(_) => Op::QueueStats,
-        Response::ListQueues(_) => Op::ListQueues,
-        Response::Redrive { .. } => Op::Redrive,
-        Response::SetConfig => Op::SetConfig,
-        Response::GetConfig { .. } => Op::GetConfig,
-        Response::ListConfig { .. } => Op::ListConfig,
-        Response::CreateApiKey(_) => Op::CreateApiKey,
-        Response::RevokeApiKey => Op::RevokeApiKey,
-        Response::ListApiKeys(_) => Op::ListApiKeys,
-        Response::SetAcl => Op::SetAcl,
-        Response::GetAcl(_) => Op::GetAcl,
-        Response::Authenticated | Response::Error(_) => return None,
-    })
 }
 
 impl Body for ResponseBody<'_> {
