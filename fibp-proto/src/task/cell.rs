@@ -1,0 +1,416 @@
+//! The lock around a link.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use super::lock;
+use super::waiter::{Slot, Waiter, complete};
+use crate::error::{Error, ErrorKind, Outcome, SendError};
+use crate::fault::Fault;
+use crate::frame::Transmit;
+use crate::link::{CallId, CloseReport, Lease, Link, ProducerId, Reply};
+use crate::message::{Message, MessageId};
+use crate::response::Response;
+
+/// The most bytes that a caller encodes and writes itself.
+const CALLER_WRITE: usize = 16 * 1024;
+
+/// A link under its lock, with the waker of its driver. `S` is the adapter's socket.
+///
+/// The lock is never held while a task is woken or a socket is used.
+pub struct LinkCell<S> {
+    locked: Mutex<Locked<S>>,
+    /// The driver was woken, or is about to take a turn anyway: waking it again would be waste.
+    awake: AtomicBool,
+    driver: Mutex<Option<Waker>>,
+    /// How a caller tries to write.
+    write: TryWrite<S>,
+}
+
+/// One attempt to write without waiting, polled with the driver's waker, so that it is the driver who learns
+/// when the socket takes more. Returns how many bytes were taken: none if the socket would block.
+pub type TryWrite<S> = fn(&S, &mut Context<'_>, &Transmit) -> Result<usize, Fault>;
+
+/// What the lock protects.
+pub struct Locked<S> {
+    /// The link.
+    pub link: Link<Waiter>,
+    /// The socket of the link's connection. Out of reach between a hangup and the next dial.
+    pub socket: Option<Arc<S>>,
+    /// What a caller took from the link and could not write: for the driver to go on with.
+    pub unwritten: Transmit,
+}
+
+impl<S> LinkCell<S> {
+    /// A cell for `link`, whose callers write with `write`.
+    pub fn new(link: Link<Waiter>, write: TryWrite<S>) -> Self {
+        Self {
+            locked: Mutex::new(Locked {
+                link,
+                socket: None,
+                unwritten: Transmit::new(),
+            }),
+            awake: AtomicBool::new(false),
+            driver: Mutex::new(None),
+            write,
+        }
+    }
+
+    // ---- the driver's side ----
+
+    /// Locks the link. Drain its completions, then [`complete`] them after unlocking.
+    pub fn lock(&self) -> MutexGuard<'_, Locked<S>> {
+        lock(&self.locked)
+    }
+
+    /// Begins a driver's poll: from here on a kick wakes `waker`. True if there was a kick since the last time.
+    pub fn attend(&self, waker: &Waker) -> bool {
+        {
+            let mut driver = lock(&self.driver);
+            match &mut *driver {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        self.take_kick()
+    }
+
+    /// Whether there was a kick since the last time.
+    pub fn take_kick(&self) -> bool {
+        self.awake.load(Ordering::Relaxed) && self.awake.swap(false, Ordering::AcqRel)
+    }
+
+    /// Announces that the driver takes another turn after the tasks it is about to wake have run: until then
+    /// their calls are collected, to travel together.
+    pub fn collect_calls(&self) {
+        self.awake.store(true, Ordering::Release);
+    }
+
+    // ---- the callers' side ----
+
+    /// Has the driver take a turn.
+    pub fn kick(&self) {
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            let waker = lock(&self.driver).clone();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Lets `change` do something to the link, then wakes whom that concerns.
+    pub fn with<R>(&self, change: impl FnOnce(&mut Link<Waiter>) -> R) -> R {
+        let mut completions = Vec::new();
+        let mut locked = self.lock();
+        let result = change(&mut locked.link);
+        locked.link.drain_completions(&mut completions);
+        let kick = locked.link.needs_driver();
+        drop(locked);
+        complete(&mut completions);
+        if kick {
+            self.kick();
+        }
+        result
+    }
+
+    /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver.
+    pub fn submit(self: &Arc<Self>, now: Instant, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
+        let (waiter, slot) = Waiter::new();
+        let mut completions = Vec::new();
+        let mut locked = self.lock();
+        let alone = locked.link.in_flight() == 0 && !self.awake.load(Ordering::Acquire);
+        let id = call(&mut locked.link, waiter);
+        let claimed = if alone { claim(&mut locked, now) } else { None };
+        locked.link.drain_completions(&mut completions);
+        let mut kick = locked.link.needs_driver();
+        drop(locked);
+        complete(&mut completions);
+        if let Some((socket, transmit)) = claimed {
+            kick = self.write(now, &socket, transmit);
+        }
+        if kick {
+            self.kick();
+        }
+        self.call(id, slot)
+    }
+
+    /// Makes a call whose bytes travel in the next frame.
+    pub fn queue(self: &Arc<Self>, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
+        let (waiter, slot) = Waiter::new();
+        let id = self.with(|link| call(link, waiter));
+        self.call(id, slot)
+    }
+
+    /// Hands a message to a producer: the wait for its admission and the wait for its confirmation.
+    pub fn send(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+    ) -> (Call<S>, Call<S>) {
+        let (admitted, admission) = Waiter::new();
+        let (receipt, confirmation) = Waiter::new();
+        let id = self.with(|link| link.send(now, producer, message, timeout, admitted, receipt));
+        (self.call(id, admission), self.call(id, confirmation))
+    }
+
+    /// Hands a message to a producer that has room: the wait for its confirmation.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Link::try_send`].
+    pub fn try_send(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+    ) -> Result<Call<S>, SendError> {
+        let (receipt, confirmation) = Waiter::new();
+        match self.with(|link| link.try_send(now, producer, message, timeout, receipt)) {
+            Ok(id) => Ok(self.call(id, confirmation)),
+            Err((error, _receipt)) => Err(error),
+        }
+    }
+
+    /// Takes up to `max` deliveries, or begins to wait for some.
+    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Arrival<S> {
+        self.with(|link| {
+            if link.take_deliveries(now, max, into) > 0 {
+                return Arrival::Taken;
+            }
+            if let Some(end) = link.poll_consumer_end() {
+                return Arrival::Ended(end);
+            }
+            let (waiter, slot) = Waiter::new();
+            let id = link.wait_delivery(now, waiter);
+            Arrival::Later(self.call(id, slot))
+        })
+    }
+
+    fn call(self: &Arc<Self>, id: CallId, slot: Arc<Slot>) -> Call<S> {
+        Call {
+            cell: Arc::clone(self),
+            slot,
+            id,
+            open: true,
+        }
+    }
+
+    /// Tries to write once; true if the driver must see to the rest.
+    fn write(&self, now: Instant, socket: &S, mut transmit: Transmit) -> bool {
+        let driver = lock(&self.driver).clone();
+        let mut cx = Context::from_waker(driver.as_ref().unwrap_or(Waker::noop()));
+        let result = (self.write)(socket, &mut cx, &transmit);
+        let mut locked = self.lock();
+        match result {
+            Ok(n) => {
+                locked.link.transmitted(now, &mut transmit, n);
+                let unfinished = !transmit.is_empty();
+                locked.unwritten = transmit;
+                unfinished || locked.link.needs_driver() || locked.link.wants_write(now)
+            }
+            Err(fault) => {
+                locked.link.transmit_failed(now, transmit, fault);
+                true
+            }
+        }
+    }
+}
+
+/// Takes the writer slot if there is something to write.
+fn claim<S>(locked: &mut Locked<S>, now: Instant) -> Option<(Arc<S>, Transmit)> {
+    let socket = locked.socket.as_ref()?;
+    if !locked.unwritten.is_empty() {
+        return None;
+    }
+    let mut transmit = std::mem::take(&mut locked.unwritten);
+    if locked.link.take_transmit(now, CALLER_WRITE, &mut transmit) {
+        return Some((Arc::clone(socket), transmit));
+    }
+    locked.unwritten = transmit;
+    None
+}
+
+/// What [`LinkCell::take_deliveries`] found.
+#[derive(Debug)]
+pub enum Arrival<S> {
+    /// Deliveries.
+    Taken,
+    /// None yet: look again after this wait.
+    Later(Call<S>),
+    /// The consumer's end, and the error that ended it.
+    Ended(Option<Error>),
+}
+
+impl<S> fmt::Debug for LinkCell<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkCell").finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for Locked<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locked").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// A call under way. Dropping it abandons the call.
+#[must_use]
+pub struct Call<S> {
+    cell: Arc<LinkCell<S>>,
+    slot: Arc<Slot>,
+    id: CallId,
+    open: bool,
+}
+
+impl<S> Call<S> {
+    /// Lets the call go on without anybody waiting for it.
+    pub fn detach(mut self) {
+        self.open = false;
+    }
+
+    /// Waits until the link is open.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be opened.
+    pub async fn opened(self) -> Result<(), Error> {
+        match self.await? {
+            Reply::Opened(result) => result,
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Waits for a request's answer.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, or the server's refusal.
+    pub async fn response(self) -> Result<Response, Error> {
+        match self.await? {
+            Reply::Response(result) => result,
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Waits for one message's result.
+    ///
+    /// # Errors
+    ///
+    /// Why the message is not confirmed, with the message.
+    pub async fn enqueued(self) -> Result<MessageId, SendError> {
+        match self.await {
+            Ok(Reply::Enqueued(result)) => result,
+            Ok(_) => Err(without_message(mismatch())),
+            Err(error) => Err(without_message(error)),
+        }
+    }
+
+    /// Waits for the results of many messages.
+    pub async fn enqueued_many(self) -> Vec<Result<MessageId, SendError>> {
+        match self.await {
+            Ok(Reply::EnqueuedMany(results)) => results,
+            Ok(_) => vec![Err(without_message(mismatch()))],
+            Err(error) => vec![Err(without_message(error))],
+        }
+    }
+
+    /// Waits for one ack's or nack's result.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not done.
+    pub async fn settled(self) -> Result<(), Error> {
+        match self.await? {
+            Reply::Settled(result) => result,
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Waits for the results of many acks or nacks.
+    pub async fn settled_many(self) -> Vec<Result<(), Error>> {
+        match self.await {
+            Ok(Reply::SettledMany(results)) => results,
+            Ok(_) => vec![Err(mismatch())],
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    /// Waits until the message is in the producer's buffer.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not, with the message.
+    pub async fn admitted(self) -> Result<(), SendError> {
+        match self.await {
+            Ok(Reply::Admitted(result)) => result.map_err(|(error, _receipt)| error),
+            Ok(_) => Err(without_message(mismatch())),
+            Err(error) => Err(without_message(error)),
+        }
+    }
+
+    /// Waits until a producer's messages are settled.
+    ///
+    /// # Errors
+    ///
+    /// The first failure among them.
+    pub async fn flushed(self) -> Result<(), Error> {
+        match self.await? {
+            Reply::Flushed(result) => result,
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Waits until the link is closed.
+    pub async fn closed(self) -> CloseReport {
+        match self.await {
+            Ok(Reply::Closed(report)) => report,
+            _ => CloseReport::default(),
+        }
+    }
+}
+
+impl<S> Future for Call<S> {
+    /// An error only if the link is gone.
+    type Output = Result<Reply<Waiter>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = ready!(self.slot.poll(cx));
+        self.open = false;
+        Poll::Ready(reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the link is gone").with_outcome(Outcome::Unknown)))
+    }
+}
+
+impl<S> Drop for Call<S> {
+    fn drop(&mut self) {
+        if self.open {
+            let waiter = self.cell.with(|link| link.abandon(self.id));
+            drop(waiter);
+        }
+    }
+}
+
+impl<S> fmt::Debug for Call<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn mismatch() -> Error {
+    Error::new(ErrorKind::Protocol, "the link answered another question").with_outcome(Outcome::Unknown)
+}
+
+/// For a wait whose link is gone, and the message with it.
+fn without_message(error: Error) -> SendError {
+    SendError {
+        message: Message::new("", ""),
+        error,
+    }
+}
