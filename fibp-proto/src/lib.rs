@@ -18,6 +18,7 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod shared;
+pub mod task;
 pub mod tls;
 
 pub use config::{Config, Endpoint};

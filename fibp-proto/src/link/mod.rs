@@ -22,8 +22,10 @@
 //! token is dropped with it).
 
 mod completion;
+mod nodes;
 
 pub use completion::{Action, CallId, CloseReport, Completion, DialId, Reply};
+pub use nodes::Nodes;
 
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
@@ -162,6 +164,13 @@ impl<T> Link<T> {
     /// ([`poll_timeout`](Self::poll_timeout) ends a turn).
     #[must_use]
     pub fn needs_driver(&self) -> bool {
+        todo!()
+    }
+
+    /// How many requests were sent, or are being sent, and are not answered; abandoned ones count until their
+    /// answer or deadline.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
         todo!()
     }
 

@@ -257,7 +257,9 @@ impl<S> fmt::Debug for LinkCell<S> {
 
 impl<S> fmt::Debug for Locked<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locked").field("link", &self.link).finish_non_exhaustive()
+        f.debug_struct("Locked")
+            .field("link", &self.link)
+            .finish_non_exhaustive()
     }
 }
 
@@ -384,7 +386,9 @@ impl<S> Future for Call<S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = ready!(self.slot.poll(cx));
         self.open = false;
-        Poll::Ready(reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the link is gone").with_outcome(Outcome::Unknown)))
+        Poll::Ready(
+            reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the link is gone").with_outcome(Outcome::Unknown)),
+        )
     }
 }
 
