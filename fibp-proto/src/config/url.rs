@@ -9,6 +9,7 @@ use super::options::{Arguments, Draft, Load, OPTIONS, known};
 use super::{Config, Credentials, Endpoint, IntoEndpoints, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::message::Secret;
+use crate::tls::Tls;
 
 const PLAIN: &str = "fila";
 const ENCRYPTED: &str = "fila+tls";
@@ -111,7 +112,7 @@ pub(super) fn finish(draft: Draft, encrypted: bool) -> Result<Config, Error> {
     let Draft { mut settings, tls } = draft;
     if encrypted {
         let tls = tls.build().map_err(|problem| Error::new(ErrorKind::Config, problem))?;
-        tls.validate_support()?;
+        Tls::validate_support()?;
         settings.tls = Some(tls);
     } else if let Some(part) = tls.first_set() {
         return Err(Error::new(
@@ -244,7 +245,6 @@ mod tests {
     use super::super::{Backoff, Batching, OnFull, Reconnect, Replay};
     use super::*;
     use crate::dialect::Dialect;
-    use crate::tls::Tls;
 
     fn refused(url: &str) -> String {
         let error = Config::from_str(url).expect_err(url);

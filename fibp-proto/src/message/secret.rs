@@ -22,6 +22,11 @@ impl Secret {
         Self(bytes)
     }
 
+    #[cfg(feature = "tls")]
+    pub(crate) fn expose_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Whether the key is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -18,7 +18,10 @@ pub struct Tls {
 
 /// Whom to trust.
 #[derive(Clone)]
-#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "kept to be refused by validate"))]
+#[cfg_attr(
+    not(feature = "tls"),
+    allow(dead_code, reason = "nothing reads it in a build without TLS")
+)]
 pub(super) enum Roots {
     Platform,
     Webpki,
@@ -29,7 +32,10 @@ pub(super) enum Roots {
 
 /// Who to be: PEM texts.
 #[derive(Clone)]
-#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "kept to be refused by validate"))]
+#[cfg_attr(
+    not(feature = "tls"),
+    allow(dead_code, reason = "nothing reads it in a build without TLS")
+)]
 pub(super) struct Identity {
     pub(super) certificates: Arc<[u8]>,
     pub(super) key: Arc<Secret>,
@@ -97,20 +103,56 @@ impl Tls {
     }
 
     /// Whether this build has TLS at all.
-    pub(crate) fn validate_support(&self) -> Result<(), Error> {
+    pub(crate) fn validate_support() -> Result<(), Error> {
         if cfg!(feature = "tls") {
             Ok(())
         } else {
-            Err(Error::new(
-                ErrorKind::Config,
-                "TLS is asked for, but this build has none: enable the feature \"tls-ring\" or \"tls-aws-lc-rs\"",
-            ))
+            Err(unsupported())
         }
     }
 
+    /// Checks all that can be checked without a crypto provider.
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        self.validate_support()
+        Self::validate_support()?;
+        match &self.roots {
+            Roots::Platform if !cfg!(feature = "tls-platform-roots") => return Err(lacks_platform_roots()),
+            Roots::Webpki if !cfg!(feature = "tls-webpki-roots") => return Err(lacks_webpki_roots()),
+            #[cfg(feature = "tls")]
+            Roots::Pem(text) => drop(super::pem::roots(text)?),
+            #[cfg(feature = "tls")]
+            Roots::Ready(_) if self.identity.is_some() => {
+                return Err(refuse(
+                    "identity_pem and a ready rustls configuration exclude each other: put the identity into it",
+                ));
+            }
+            _ => {}
+        }
+        #[cfg(feature = "tls")]
+        {
+            self.identity.as_ref().map(super::pem::identity).transpose()?;
+            self.server_name
+                .as_deref()
+                .map(super::context::verified_name)
+                .transpose()?;
+        }
+        Ok(())
     }
+}
+
+fn refuse(message: &str) -> Error {
+    Error::new(ErrorKind::Config, message)
+}
+
+pub(super) fn unsupported() -> Error {
+    refuse("TLS is asked for, but this build has none: enable the feature \"tls-ring\" or \"tls-aws-lc-rs\"")
+}
+
+pub(super) fn lacks_platform_roots() -> Error {
+    refuse("this build has no platform roots: enable the feature \"tls-platform-roots\", or set a CA file")
+}
+
+pub(super) fn lacks_webpki_roots() -> Error {
+    refuse("this build has no webpki roots: enable the feature \"tls-webpki-roots\", or set a CA file")
 }
 
 impl fmt::Debug for Tls {

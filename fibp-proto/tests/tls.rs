@@ -1,0 +1,1 @@
+//! The TLS pipe against a rustls server, in memory.
