@@ -187,9 +187,8 @@ fn framed_error(offered: Offered, pending: &[u8], body: &[u8]) -> OpeningFailure
         body: Bytes::copy_from_slice(body),
     };
     // How an Error frame reads does not depend on the operation.
-    let refusal = match Response::decode(Dialect::Framed, Op::Heartbeat, &frame) {
-        Ok(Response::Error(refusal)) => refusal,
-        _ => return not_fila(pending),
+    let Ok(Response::Error(refusal)) = Response::decode(Dialect::Framed, Op::Heartbeat, &frame) else {
+        return not_fila(pending);
     };
     OpeningFailure {
         error: Error::from_server(refusal).with_outcome(Outcome::NotSent),
@@ -202,8 +201,7 @@ fn handshake_ok(offered: Offered, body: &[u8]) -> Result<Greeting, OpeningFailur
         let message = "the server speaks the framed dialect, not the preamble one";
         return Err(failure(ErrorKind::WrongDialect, message, true));
     }
-    let body = Bytes::copy_from_slice(body);
-    let greeting = read_handshake_ok(&mut Reader::new(&body)).map_err(|error| {
+    let greeting = read_handshake_ok(body).map_err(|error| {
         let message = format!("the server's HandshakeOk is malformed: {error}");
         failure(ErrorKind::Protocol, message, false)
     })?;
@@ -217,7 +215,9 @@ fn handshake_ok(offered: Offered, body: &[u8]) -> Result<Greeting, OpeningFailur
     }
 }
 
-fn read_handshake_ok(body: &mut Reader<'_>) -> Result<Greeting, DecodeError> {
+fn read_handshake_ok(body: &[u8]) -> Result<Greeting, DecodeError> {
+    let body = Bytes::copy_from_slice(body);
+    let mut body = Reader::new(&body);
     Ok(Greeting::Framed {
         version: body.u16()?,
         node_id: body.u64()?,
@@ -454,6 +454,37 @@ mod tests {
             ErrorKind::Protocol,
             false,
             "malformed",
+        );
+    }
+
+    #[test]
+    fn a_framed_refusal_keeps_its_code_and_metadata() {
+        let error = |code: u8, text: &str| {
+            let mut body = vec![code, 0, u8::try_from(text.len()).unwrap()];
+            body.extend_from_slice(text.as_bytes());
+            body.extend_from_slice(b"\0\x01\0\x0bmax_version\0\x011");
+            let mut frame = u32::try_from(6 + body.len()).unwrap().to_be_bytes().to_vec();
+            frame.extend_from_slice(&[0xFE, 0, 0, 0, 0, 0]);
+            frame.extend_from_slice(&body);
+            frame
+        };
+        for (code, text, kind) in [
+            (0x0A, "invalid API key", ErrorKind::Auth),
+            (0x0A, "API key required", ErrorKind::Auth),
+            (0x0D, "only protocol version 1 is supported", ErrorKind::WrongDialect),
+        ] {
+            refused(Offered::Framed, &error(code, text), kind, false, text);
+            let refusal = greet(Offered::Framed, &error(code, text)).unwrap_err().error;
+            assert_eq!(refusal.server_code(), Some(code.into()));
+            assert_eq!(refusal.metadata(), [("max_version".to_owned(), "1".to_owned())]);
+        }
+        refused(Offered::Preamble, &error(0x0E, "x"), ErrorKind::Protocol, true, "x");
+        refused(
+            Offered::Framed,
+            b"\0\0\0\x07\xfe\0\0\0\0\0\x0a",
+            ErrorKind::NotFila,
+            false,
+            "fe 00",
         );
     }
 

@@ -12,12 +12,6 @@ use crate::message::{Headers, Message, MessageId, QueueName, Received};
 use crate::request::{AckItem, NackItem, Op, Request};
 use crate::response::{ItemResult, Push};
 
-/// Bytes of a message in an enqueue without headers and payload.
-const MIN_MESSAGE: usize = 5;
-
-/// Bytes of a message in a push with all of its fields empty.
-const MIN_DELIVERY: usize = 13;
-
 /// Body bytes that an enqueue has before its first message.
 pub(super) const fn enqueue_base_len(queue: &str) -> usize {
     queue.len().saturating_add(4)
@@ -65,7 +59,7 @@ pub(super) fn decode_enqueue(body: &Bytes) -> Result<Request, DecodeError> {
     let mut reader = Reader::new(body);
     let queue: QueueName = reader.str16()?.into();
     let count = usize::from(reader.u16()?);
-    let mut contents = Contents::with_capacity(reader.capacity_for(count, MIN_MESSAGE));
+    let mut contents = Contents::with_capacity(reader.capacity_for(count, size_of::<Message>()));
     for _ in 0..count {
         let headers = usize::from(reader.u8()?);
         contents.read(headers, &mut reader)?;
@@ -171,7 +165,7 @@ impl<T: Outcome> Body for [ItemResult<T>] {
 pub(super) fn decode_results<T: Outcome>(op: Op, body: &Bytes) -> Result<Vec<ItemResult<T>>, DecodeError> {
     let mut body = Reader::new(body);
     let count = usize::from(body.u16()?);
-    let mut results = Vec::with_capacity(body.capacity_for(count, 1));
+    let mut results = Vec::with_capacity(body.capacity_for(count, size_of::<ItemResult<T>>()));
     for _ in 0..count {
         results.push(match body.u8()? {
             1 => Ok(T::read(&mut body)?),
@@ -201,7 +195,7 @@ impl Body for Push {
 pub(super) fn decode_push(queue: &QueueName, body: &Bytes) -> Result<Push, DecodeError> {
     let mut reader = Reader::new(body);
     let count = usize::from(reader.u16()?);
-    let capacity = reader.capacity_for(count, MIN_DELIVERY);
+    let capacity = reader.capacity_for(count, size_of::<Received>());
     let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
     let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
