@@ -78,7 +78,7 @@ impl Reassembler {
         let goes_on = flags & CONTINUATION != 0;
         let unfinished = self.sequences.len();
         match self.sequences.entry(id) {
-            Entry::Vacant(_) if !goes_on => return Ok(Some(frame)),
+            Entry::Vacant(_) if !goes_on => Ok(Some(frame)),
             Entry::Vacant(place) => {
                 if unfinished >= MAX_SEQUENCES {
                     return Err(ReassemblyError::TooManySequences);

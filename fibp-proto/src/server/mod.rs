@@ -156,10 +156,16 @@ impl ServerConnection {
     #[must_use]
     pub fn take_read_buffer(&mut self) -> Option<ReadBuffer> {
         let wanted = match self.state {
-            State::Opening | State::Handshake | State::Open => !self.eof && !self.is_blocked() && !self.frame_waits(),
+            // What this is, the first bytes do not tell before they are complete.
+            State::Opening => self.decoder.pending().len() < opening::PREAMBLE_LEN,
+            State::Handshake | State::Open => !self.is_blocked() && !self.frame_waits(),
             State::Deciding | State::Over => false,
         };
-        if wanted { self.decoder.take_buffer() } else { None }
+        if wanted && !self.eof {
+            self.decoder.take_buffer()
+        } else {
+            None
+        }
     }
 
     /// Returns the buffer with what was read.

@@ -9,7 +9,7 @@ use crate::frame::Item;
 use crate::response::ServerError;
 
 /// Bytes of the preamble.
-const PREAMBLE_LEN: usize = 6;
+pub(super) const PREAMBLE_LEN: usize = 6;
 
 impl ServerConnection {
     /// The opening, or `None` when more bytes are needed or the connection is over.
