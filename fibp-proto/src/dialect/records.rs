@@ -28,7 +28,7 @@ pub(crate) fn read_list16<R: Record>(body: &mut Reader<'_>) -> Result<Vec<R>, De
     read_items(count, body)
 }
 
-/// `count` items. The count alone reserves no more memory than the rest of the body takes.
+/// `count` items. The count alone reserves little.
 pub(crate) fn read_items<R: Record>(count: usize, body: &mut Reader<'_>) -> Result<Vec<R>, DecodeError> {
     let mut items = Vec::with_capacity(body.capacity_for(count, size_of::<R>()));
     for _ in 0..count {

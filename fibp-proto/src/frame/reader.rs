@@ -138,9 +138,10 @@ impl<'a> Reader<'a> {
         Ok(start..self.at)
     }
 
-    /// How many items to reserve for when `count` are announced: never more than the rest of the body
-    /// could hold at `min_item` bytes each.
-    pub(crate) fn capacity_for(&self, count: usize, min_item: usize) -> usize {
-        count.min(self.remaining() / min_item.max(1))
+    /// How many items of `item_size` bytes of memory to reserve for when `count` are announced: no more than
+    /// four times what has arrived, or 4 KiB.
+    pub(crate) fn capacity_for(&self, count: usize, item_size: usize) -> usize {
+        let memory = self.remaining().saturating_mul(4).max(4096);
+        count.min(memory / item_size.max(1))
     }
 }

@@ -175,7 +175,8 @@ impl ServerConnection {
         }
     }
 
-    /// The client closed its side, or the transport failed. What arrived before is still processed.
+    /// The client closed its side, or the transport failed. What arrived before is still processed. (After a
+    /// failed write, drop the connection: what it would still write has nowhere to go.)
     pub fn handle_eof(&mut self) {
         self.eof = true;
     }
