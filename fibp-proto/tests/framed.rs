@@ -1,9 +1,12 @@
 //! Golden frames of the framed dialect, written by hand from spec/framed.md: each request, answer and push
 //! must encode to exactly these bytes and decode from them, in both sets of opcode numbers.
 
+mod common;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
+use ::bytes::Bytes;
+use common::bytes;
 use fibp_proto::admin::{
     Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, PermissionKind, QueueInfo, QueueList, QueueSpec,
     QueueStats, ThrottleStats,
@@ -17,23 +20,6 @@ use fibp_proto::{
 
 const ID: &str = "0195d3c8-5f2a-7abc-8def-0123456789ab";
 
-/// Bytes from hex digits; words in single quotes stand for their ASCII bytes.
-fn bytes(text: &str) -> Vec<u8> {
-    let mut all = Vec::new();
-    for (at, part) in text.split('\'').enumerate() {
-        if at % 2 == 1 {
-            all.extend_from_slice(part.as_bytes());
-            continue;
-        }
-        let digits: Vec<u8> = part.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        for pair in digits.chunks(2) {
-            let pair = std::str::from_utf8(pair).expect("ASCII");
-            all.push(u8::from_str_radix(pair, 16).expect("hex"));
-        }
-    }
-    all
-}
-
 /// A whole frame: `length | opcode | flags 0 | id 7 | body`.
 fn wire(opcode: u8, body: &str) -> Vec<u8> {
     let body = bytes(body);
@@ -45,12 +31,7 @@ fn wire(opcode: u8, body: &str) -> Vec<u8> {
 }
 
 fn frame(bytes: &[u8]) -> Frame {
-    let mut decoder = Decoder::new(Limits::default()).layout(Layout::OpcodeFirst);
-    decoder.feed(bytes);
-    match decoder.next_item() {
-        Ok(Some(Item::Frame(frame))) => frame,
-        other => panic!("no frame: {other:?}"),
-    }
+    common::frame(Dialect::Framed, bytes)
 }
 
 /// What the dialect has for an opcode of F2.
