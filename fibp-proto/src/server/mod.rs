@@ -295,8 +295,18 @@ impl ServerConnection {
     ///
     /// What the wire cannot carry, or what exceeds `limits.send` (preamble dialect); nothing is sent then.
     pub fn push(&mut self, push: &Push) -> Result<(), EncodeError> {
+        self.push_to(self.consumer, push)
+    }
+
+    /// Pushes deliveries to the consumer that was opened by the request `consume`: what was queued for a consumer
+    /// that was cancelled or replaced since (framed dialect; the preamble dialect has one consumer and no id).
+    ///
+    /// # Errors
+    ///
+    /// As for [`push`](Self::push).
+    pub fn push_to(&mut self, consume: u32, push: &Push) -> Result<(), EncodeError> {
         let Some(codec) = self.open_codec() else { return Ok(()) };
-        codec.encode_push(self.consumer, push, self.config.limits.send, &mut self.out)
+        codec.encode_push(consume, push, self.config.limits.send, &mut self.out)
     }
 
     /// Sends a goodbye (no server does today; clients must handle it).

@@ -1,0 +1,233 @@
+//! One connection: its protocol state and the two threads that move its bytes.
+//!
+//! The reader answers by itself, as real servers do, and so does not read while it is blocked writing. The writer
+//! sends what others caused: pushes, mostly.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+
+use fibp_proto::Push;
+use fibp_proto::frame::Transmit;
+use fibp_proto::server::ServerConnection;
+
+use super::shared::{Shared, State};
+use crate::machine::{ConnectionId, Ending};
+
+/// Pushes are encoded only while less than this waits to be written.
+const ENCODE_AHEAD: usize = 64 * 1024;
+
+/// Slices per vectored write.
+const SLICES: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) server: ServerConnection,
+    pub(super) socket: Arc<TcpStream>,
+    /// Wakes whichever of the two threads waits.
+    pub(super) wake: Arc<Condvar>,
+    pushes: VecDeque<(u32, Push)>,
+    /// Pushes encoded and not yet taken for writing.
+    encoded: usize,
+    held: bool,
+    writing: bool,
+    /// The reader waits for the writer to make room.
+    reader_waits: bool,
+    /// Writing failed: the transport is gone.
+    broken: bool,
+}
+
+/// Bytes taken for writing.
+struct Claim {
+    transmit: Transmit,
+    pushes: usize,
+}
+
+impl Link {
+    pub(super) fn new(server: ServerConnection, socket: Arc<TcpStream>) -> Self {
+        Self {
+            server,
+            socket,
+            wake: Arc::default(),
+            pushes: VecDeque::new(),
+            encoded: 0,
+            held: false,
+            writing: false,
+            reader_waits: false,
+            broken: false,
+        }
+    }
+
+    pub(super) fn queue_push(&mut self, consume_id: u32, push: Push) {
+        self.pushes.push_back((consume_id, push));
+    }
+
+    /// Keeps pushes back until what is encoded now is on its way in a segment of its own.
+    pub(super) fn hold_pushes(&mut self) {
+        self.held = true;
+    }
+
+    /// Takes what is to be written next, unless a write is under way.
+    fn claim(&mut self) -> Option<Claim> {
+        if self.writing || self.broken {
+            return None;
+        }
+        let mut transmit = Transmit::new();
+        if self.held {
+            self.held = false;
+        } else {
+            self.encode_pushes();
+        }
+        if !self.server.take_transmit(&mut transmit) {
+            self.encode_pushes();
+            if !self.server.take_transmit(&mut transmit) {
+                return None;
+            }
+        }
+        self.writing = true;
+        Some(Claim {
+            transmit,
+            pushes: std::mem::take(&mut self.encoded),
+        })
+    }
+
+    fn encode_pushes(&mut self) {
+        while self.server.buffered() < ENCODE_AHEAD {
+            let Some((consume_id, push)) = self.pushes.pop_front() else {
+                return;
+            };
+            self.encoded += 1;
+            if self.server.push_to(consume_id, &push).is_err() {
+                self.server.close();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.broken || (self.server.is_finished() && !self.writing)
+    }
+}
+
+/// Serves a connection until it ends. `connection` is in `shared` already.
+pub(super) fn serve(shared: &Arc<Shared>, connection: ConnectionId, socket: &TcpStream) {
+    let writer = super::spawn("write", {
+        let shared = Arc::clone(shared);
+        move || run_writer(&shared, connection)
+    });
+    let ending = run_reader(shared, connection, socket);
+    // Unblocks the writer. The socket may be gone already.
+    let _ = socket.shutdown(Shutdown::Both);
+    {
+        let mut state = shared.lock();
+        state.remove(shared.clock.now(), connection, ending);
+        shared.notice(&state);
+    }
+    if let Ok(writer) = writer {
+        // A panic there was reported by its own thread.
+        let _ = writer.join();
+    }
+}
+
+fn run_reader(shared: &Shared, connection: ConnectionId, mut socket: &TcpStream) -> Ending {
+    let mut state = shared.lock();
+    loop {
+        state.process(shared.clock.now(), connection);
+        shared.notice(&state);
+        state = flush(shared, state, connection);
+        let Some(link) = state.links.get_mut(&connection) else {
+            return Ending::Clean;
+        };
+        if link.is_over() {
+            return Ending::Clean;
+        }
+        let Some(mut buffer) = link.server.take_read_buffer() else {
+            // Too much is waiting to be written, by the other thread.
+            if link.writing {
+                link.reader_waits = true;
+                let wake = Arc::clone(&link.wake);
+                state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            continue;
+        };
+        drop(state);
+        let read = read_some(&mut socket, buffer.unfilled());
+        state = shared.lock();
+        let Some(link) = state.links.get_mut(&connection) else {
+            return Ending::Clean;
+        };
+        match read {
+            Ok(0) => link.server.handle_eof(),
+            Ok(n) => buffer.advance(n),
+            Err(_) => return Ending::Reset,
+        }
+        link.server.handle_input(buffer);
+    }
+}
+
+fn run_writer(shared: &Shared, connection: ConnectionId) {
+    let mut state = shared.lock();
+    loop {
+        state = flush(shared, state, connection);
+        let Some(link) = state.links.get(&connection) else {
+            return;
+        };
+        if link.is_over() {
+            // Unblocks the reader, which cleans up.
+            let _ = link.socket.shutdown(Shutdown::Both);
+        }
+        let wake = Arc::clone(&link.wake);
+        state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Writes until nothing is left to write, or another thread is at it.
+fn flush<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>, connection: ConnectionId) -> MutexGuard<'a, State> {
+    loop {
+        let Some(link) = state.links.get_mut(&connection) else {
+            return state;
+        };
+        let Some(mut claim) = link.claim() else {
+            return state;
+        };
+        let socket = Arc::clone(&link.socket);
+        drop(state);
+        let written = write_all(&socket, shared, connection, &mut claim);
+        state = shared.lock();
+        let Some(link) = state.links.get_mut(&connection) else {
+            return state;
+        };
+        link.writing = false;
+        link.broken |= written.is_err();
+        // The writer has no need to be woken: this goes on until nothing is left to write.
+        if std::mem::take(&mut link.reader_waits) {
+            link.wake.notify_all();
+        }
+        state.pushes_written(shared.clock.now(), connection, claim.pushes);
+    }
+}
+
+fn read_some(socket: &mut &TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+fn write_all(mut socket: &TcpStream, shared: &Shared, connection: ConnectionId, claim: &mut Claim) -> io::Result<()> {
+    while !claim.transmit.is_empty() {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let written = match socket.write_vectored(claim.transmit.slices(&mut slices)) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if let Some(link) = shared.lock().links.get_mut(&connection) {
+            link.server.transmitted(&mut claim.transmit, written);
+        }
+    }
+    Ok(())
+}

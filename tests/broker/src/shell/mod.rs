@@ -1,0 +1,303 @@
+//! The broker on sockets: a thread that accepts, two threads per connection, one timer.
+
+mod builder;
+mod link;
+mod shared;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fibp_proto::QueueName;
+use fibp_proto::server::{ServerConfig, ServerConnection};
+
+use crate::Faults;
+use crate::clock::{Clock, ManualClock, lock};
+use crate::machine::{BrokerMachine, QueueFigures};
+pub use builder::BrokerBuilder;
+use link::Link;
+use shared::Shared;
+
+/// How long the thread that accepts pauses when it cannot: out of file descriptors, mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// A Fila broker on a socket, in this process. Dropping it stops it.
+///
+/// ```
+/// use fila_test_broker::Broker;
+///
+/// let broker = Broker::builder().queue("orders").start()?;
+/// println!("point a client at {}", broker.url());
+/// assert_eq!(broker.queue("orders").map(|queue| queue.depth), Some(0));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Broker {
+    addr: SocketAddr,
+    server: ServerConfig,
+    shared: Arc<Shared>,
+    running: Mutex<Option<Running>>,
+}
+
+/// The threads of a broker that runs.
+#[derive(Debug)]
+struct Running {
+    accept: JoinHandle<()>,
+    timer: JoinHandle<()>,
+}
+
+impl Broker {
+    /// Settings to start with.
+    #[must_use]
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::new()
+    }
+
+    fn start(listener: TcpListener, server: ServerConfig, shared: Arc<Shared>) -> io::Result<Self> {
+        let broker = Self {
+            addr: listener.local_addr()?,
+            server,
+            shared,
+            running: Mutex::new(None),
+        };
+        *lock(&broker.running) = Some(broker.run(listener)?);
+        Ok(broker)
+    }
+
+    fn run(&self, listener: TcpListener) -> io::Result<Running> {
+        self.shared.lock().stopping = false;
+        let shared = Arc::clone(&self.shared);
+        let timer = spawn("timer", move || shared.run_timer())?;
+        let shared = Arc::clone(&self.shared);
+        let server = self.server.clone();
+        match spawn("accept", move || accept(&shared, &server, &listener)) {
+            Ok(accept) => Ok(Running { accept, timer }),
+            Err(error) => {
+                self.shared.lock().stopping = true;
+                self.shared.wake_timer();
+                join(timer);
+                Err(error)
+            }
+        }
+    }
+
+    /// The address it listens on.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The address as a URL, without the API key.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("fila://{}", self.addr)
+    }
+
+    /// Stops: closes the listener and all connections, and waits for the threads. Messages, queues, keys and
+    /// configuration are kept for [`restart`](Self::restart). Does nothing if it is stopped.
+    pub fn stop(&self) {
+        let Some(running) = lock(&self.running).take() else {
+            return;
+        };
+        let sockets = {
+            let mut state = self.shared.lock();
+            state.stopping = true;
+            state.sockets()
+        };
+        shut_down(&sockets);
+        self.shared.wake_timer();
+        // Wakes the thread that accepts. If this fails, the listener is gone and so is the thread.
+        let _ = TcpStream::connect_timeout(&reachable(self.addr), Duration::from_secs(1));
+        join(running.accept);
+        join(running.timer);
+    }
+
+    /// Stops if it runs, and starts again on the same port with what it had stored: like a restart of a server that
+    /// keeps its data on disk. See [`Faults::leases_kept`] for what was leased.
+    ///
+    /// # Errors
+    ///
+    /// The port was taken meanwhile, or a thread cannot be started.
+    pub fn restart(&self) -> io::Result<()> {
+        self.stop();
+        let listener = TcpListener::bind(self.addr)?;
+        {
+            let mut state = self.shared.lock();
+            let settings = state.machine.settings().clone();
+            state.machine = BrokerMachine::from_snapshot(settings, state.machine.snapshot());
+        }
+        *lock(&self.running) = Some(self.run(listener)?);
+        Ok(())
+    }
+
+    /// Closes all connections, as a failing network would, and waits until the broker has forgotten them.
+    pub fn kill_connections(&self) {
+        let (sockets, killed) = {
+            let state = self.shared.lock();
+            (state.sockets(), state.links.keys().copied().collect::<Vec<_>>())
+        };
+        shut_down(&sockets);
+        self.shared.wait_until(Duration::from_secs(10), |state| {
+            killed.iter().all(|connection| !state.links.contains_key(connection))
+        });
+    }
+
+    /// Sends a goodbye to every connection (no server does today; clients must handle it).
+    pub fn send_goaway(&self, text: &str) {
+        self.to_all(|server| server.goodbye(text));
+    }
+
+    /// Sends a heartbeat with this id to every connection (no server does today; clients must answer it).
+    pub fn send_heartbeats(&self, id: u32) {
+        self.to_all(|server| server.heartbeat(id));
+    }
+
+    fn to_all(&self, send: impl Fn(&mut ServerConnection)) {
+        let mut state = self.shared.lock();
+        for link in state.links.values_mut() {
+            send(&mut link.server);
+            link.wake.notify_all();
+        }
+    }
+
+    /// The manual clock it runs on, if it does.
+    #[must_use]
+    pub fn clock(&self) -> Option<&ManualClock> {
+        match &self.shared.clock {
+            Clock::Real => None,
+            Clock::Manual(clock) => Some(clock),
+        }
+    }
+
+    /// The faults as they are now: those with a number of times count down.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.shared.lock().machine.settings().faults.clone()
+    }
+
+    /// Changes the faults, in effect with the next request. Answers that are not stalled any more are sent.
+    pub fn set_faults(&self, faults: Faults) {
+        self.update_faults(|_| faults);
+    }
+
+    /// Changes some of the faults.
+    pub fn update_faults(&self, change: impl FnOnce(Faults) -> Faults) {
+        let mut state = self.shared.lock();
+        let faults = change(state.machine.settings().faults.clone());
+        state.machine.set_faults(faults);
+        state.route(None);
+        self.shared.notice(&state);
+    }
+
+    /// How many connections are open, those that have not said in which dialect aside.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.lock().machine.connections()
+    }
+
+    /// Figures of a queue, if it exists.
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Option<QueueFigures> {
+        self.shared.lock().machine.queue(name)
+    }
+
+    /// Messages in a queue, pending and leased; 0 if it does not exist.
+    #[must_use]
+    pub fn queue_depth(&self, name: &str) -> u64 {
+        self.queue(name).map_or(0, |queue| queue.depth)
+    }
+
+    /// Creates a queue and its dead-letter queue, unless they exist.
+    pub fn create_queue(&self, name: impl Into<QueueName>) {
+        self.shared.lock().machine.create_queue(name);
+    }
+
+    /// Waits until `condition` holds, for at most `within`, and tells whether it did. It is looked at after
+    /// everything that happens in the broker, under its lock: be quick, and do not call the broker.
+    #[must_use]
+    pub fn wait_until(&self, within: Duration, mut condition: impl FnMut(&BrokerMachine) -> bool) -> bool {
+        self.shared.wait_until(within, |state| condition(&state.machine))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn accept(shared: &Arc<Shared>, server: &ServerConfig, listener: &TcpListener) {
+    let mut served: Vec<JoinHandle<()>> = Vec::new();
+    loop {
+        let accepted = listener.accept();
+        if shared.lock().stopping {
+            break;
+        }
+        served.retain(|thread| !thread.is_finished());
+        match accepted {
+            Ok((socket, _)) => served.extend(serve(shared, server, socket)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => std::thread::sleep(ACCEPT_PAUSE),
+        }
+    }
+    for thread in served {
+        join(thread);
+    }
+}
+
+fn serve(shared: &Arc<Shared>, server: &ServerConfig, socket: TcpStream) -> Option<JoinHandle<()>> {
+    // Latency only; real servers do not set it.
+    let _ = socket.set_nodelay(true);
+    let socket = Arc::new(socket);
+    let connection = {
+        let mut state = shared.lock();
+        if state.stopping {
+            return None;
+        }
+        let connection = state.next_connection();
+        let link = Link::new(ServerConnection::new(server.clone()), Arc::clone(&socket));
+        state.links.insert(connection, link);
+        connection
+    };
+    let thread = spawn("read", {
+        let shared = Arc::clone(shared);
+        move || link::serve(&shared, connection, &socket)
+    });
+    match thread {
+        Ok(thread) => Some(thread),
+        Err(_) => {
+            shared.lock().links.remove(&connection);
+            None
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("fila-test-broker-{name}"))
+        .spawn(body)
+}
+
+/// A thread that panicked has reported it.
+fn join(thread: JoinHandle<()>) {
+    let _ = thread.join();
+}
+
+fn shut_down(sockets: &[Arc<TcpStream>]) {
+    for socket in sockets {
+        // Fails if the peer was faster.
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// An address at which a listener on `addr` can be reached from here.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    addr
+}

@@ -1,0 +1,1 @@
+//! Every switch changes something.

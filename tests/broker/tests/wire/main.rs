@@ -1,0 +1,8 @@
+//! The broker over real sockets, byte for byte.
+
+mod faults;
+mod framed;
+mod lifecycle;
+mod preamble;
+mod raw;
+mod recorded;

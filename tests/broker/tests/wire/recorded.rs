@@ -1,0 +1,1 @@
+//! Conversations recorded from real servers.
