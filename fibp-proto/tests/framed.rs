@@ -17,6 +17,7 @@ use fibp_proto::request::{AckItem, NackItem};
 use fibp_proto::{
     Dialect, ErrorKind, Headers, Message, Op, Push, QueueName, Received, Request, Response, Secret, ServerError,
 };
+use proptest::prelude::*;
 
 const ID: &str = "0195d3c8-5f2a-7abc-8def-0123456789ab";
 
@@ -618,4 +619,57 @@ fn item_refusals_without_a_code_say_what_a_single_node_says() {
     let encoded = Response::Enqueue(results).encode(Dialect::Framed, 7, Op::Enqueue);
     let expected = wire(0x11, "00 00 00 03  01 00 00  05 00 00  0c 00 09 'no leader'");
     assert_eq!(encoded.as_deref(), Ok(&expected[..]));
+}
+
+/// A golden frame with some of its body overwritten, cut off or added.
+fn damaged(bodies: Vec<(Op, u8, String)>) -> impl Strategy<Value = (Op, Frame)> {
+    let patches = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    let tail = proptest::collection::vec(any::<u8>(), 0..4);
+    (prop::sample::select(bodies), patches, any::<bool>(), tail).prop_map(|((op, opcode, body), patches, cut, tail)| {
+        let mut body = bytes(&body);
+        for (at, value) in patches {
+            if body.is_empty() {
+                break;
+            }
+            let at = at.index(body.len());
+            body[at] = value;
+            if cut && value == 0 {
+                body.truncate(at);
+            }
+        }
+        body.extend(tail);
+        let mut damaged = frame(&wire(opcode, ""));
+        damaged.body = body.into();
+        (op, damaged)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    /// Whatever can be read says the same when it is written and read again; nothing panics.
+    #[test]
+    fn damaged_frames_are_harmless(
+        (_, request) in damaged(requests().into_iter().map(|(opcode, body, it)| (it.op(), opcode, body)).collect()),
+        (op, answer) in damaged(answers().into_iter().map(|(op, opcode, body, _)| (op, opcode, body)).collect()),
+        (_, pushed) in damaged(vec![(Op::Consume, 0x14, push().0)]),
+    ) {
+        let (dialect, limits) = (Dialect::Framed, Limits::default());
+        if let Ok(decoded) = Request::decode(dialect, &request) {
+            let again = decoded.encode(dialect, 7, limits).expect("came from the wire");
+            let twice = Request::decode(dialect, &frame(&again)).expect("was just written");
+            prop_assert_eq!(twice.encode(dialect, 7, limits), Ok(again));
+        }
+        if let Ok(decoded) = Response::decode(dialect, op, &answer) {
+            let again = decoded.encode(dialect, 7, op).expect("came from the wire");
+            let twice = Response::decode(dialect, op, &frame(&again)).expect("was just written");
+            prop_assert_eq!(twice.encode(dialect, 7, op), Ok(again));
+        }
+        let orders = queue("orders");
+        if let Ok(decoded) = Push::decode(dialect, &orders, &pushed) {
+            let again = decoded.encode(dialect, 7, limits).expect("came from the wire");
+            let twice = Push::decode(dialect, &orders, &frame(&again)).expect("was just written");
+            prop_assert_eq!(twice.encode(dialect, 7, limits), Ok(again));
+        }
+    }
 }
