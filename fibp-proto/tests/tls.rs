@@ -1,1 +1,0 @@
-//! The TLS pipe against a rustls server, in memory.
