@@ -1,5 +1,7 @@
 //! The server machine: every opening and refusal, whole and in pieces, backpressure, and hostile bytes.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod continuation;
 mod hostile;
 mod openings;
@@ -7,13 +9,13 @@ mod output;
 mod requests;
 
 use bytes::Bytes;
+use common::ALL;
 use fibp_proto::dialect::EncodeError;
 use fibp_proto::frame::{self, CONTINUATION, Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Transmit};
 use fibp_proto::request::{AckItem, NackItem};
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{
-    AdminRevision, Dialect, ErrorKind, Headers, Message, Op, Push, QueueName, Received, Request, Response, Secret,
-    ServerError,
+    Dialect, ErrorKind, Headers, Message, Op, Push, QueueName, Received, Request, Response, Secret, ServerError,
 };
 
 const PREAMBLE: &[u8] = b"FIBP\x01\x00";
@@ -21,14 +23,7 @@ const HANDSHAKE: &[u8] = b"\0\0\0\x09\x01\0\0\0\0\0\0\x01\0";
 const HANDSHAKE_WITH_KEY: &[u8] = b"\0\0\0\x13\x01\0\0\0\0\0\0\x01\x01\0\x08test-key";
 const HANDSHAKE_OK: &[u8] = b"\0\0\0\x14\x02\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\x01\0\0\0";
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
-const ALL: [Dialect; 5] = [
-    P1,
-    Dialect::Preamble(AdminRevision::P2),
-    Dialect::Preamble(AdminRevision::P3),
-    Dialect::Framed,
-    Dialect::FramedF1,
-];
+const P1: Dialect = ALL[0];
 
 fn is_framed(dialect: Dialect) -> bool {
     dialect.layout() == Layout::OpcodeFirst

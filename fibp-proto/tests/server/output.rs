@@ -134,3 +134,28 @@ fn nothing_is_read_while_requests_wait() {
     assert!(server.take_read_buffer().is_none(), "an event waits");
     assert!(server.poll_event().is_some());
 }
+
+#[test]
+fn deliveries_of_a_replaced_consumer_keep_its_id() {
+    let mut peer = Peer::open(Dialect::Framed);
+    let consume = |name: &str| Request::Consume {
+        queue: name.into(),
+        credit: 0,
+    };
+    for (name, id) in [("first", 4), ("second", 5)] {
+        let frame = consume(name)
+            .encode(Dialect::Framed, id, Limits::default())
+            .expect("fits");
+        peer.receive(&frame);
+    }
+    peer.written.clear();
+    let nothing = Push { deliveries: Vec::new() };
+    peer.server.push_to(4, &nothing).expect("fits");
+    peer.server.push(&nothing).expect("fits");
+    peer.turn();
+    let ids: Vec<u32> = frames(Dialect::Framed, &peer.written)
+        .iter()
+        .map(|frame| frame.head.id)
+        .collect();
+    assert_eq!(ids, [4, 5]);
+}
