@@ -23,6 +23,7 @@
 
 mod completion;
 mod nodes;
+mod settle;
 
 pub use completion::{Action, CallId, CloseReport, Completion, DialId, Reply};
 pub use nodes::Nodes;
