@@ -149,38 +149,53 @@ impl Ring {
     }
 }
 
-/// Counters of a client since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Stats {
+/// Declares the counters, and their sum.
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Counters of a client since it was made.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl Stats {
+            pub(crate) fn merge(&mut self, other: Self) {
+                $(self.$name = self.$name.wrapping_add(other.$name);)+
+            }
+        }
+    };
+}
+
+stats! {
     /// Connections that became ready.
-    pub connections: u64,
+    connections,
     /// Connections that were lost.
-    pub disconnects: u64,
+    disconnects,
     /// Frames handed to sockets.
-    pub frames_sent: u64,
+    frames_sent,
     /// Frames received.
-    pub frames_received: u64,
+    frames_received,
     /// Bytes handed to sockets, as they travel.
-    pub bytes_sent: u64,
+    bytes_sent,
     /// Bytes received, as they travel.
-    pub bytes_received: u64,
+    bytes_received,
     /// Messages confirmed by the broker.
-    pub messages_confirmed: u64,
+    messages_confirmed,
     /// Enqueue frames sent.
-    pub enqueue_frames: u64,
+    enqueue_frames,
     /// Acks and nacks answered.
-    pub settled: u64,
+    settled,
     /// Ack and nack frames sent.
-    pub settle_frames: u64,
+    settle_frames,
     /// Deliveries received.
-    pub deliveries: u64,
+    deliveries,
     /// Requests whose deadline passed.
-    pub timeouts: u64,
+    timeouts,
     /// Work handed to other nodes.
-    pub redirects: u64,
+    redirects,
     /// Acks and nacks submitted after the lease had probably ended.
-    pub late_settles: u64,
+    late_settles,
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 
 pub mod admin;
 pub mod config;
+mod connection;
 pub mod dial;
 pub mod dialect;
+mod directory;
 pub mod error;
 pub mod event;
 pub mod fault;
@@ -14,10 +16,12 @@ pub mod frame;
 pub mod link;
 pub mod message;
 pub mod operation;
+mod random;
 pub mod request;
 pub mod response;
 pub mod server;
 pub mod shared;
+mod soonest;
 pub mod task;
 pub mod tls;
 
@@ -33,3 +37,10 @@ pub use request::{Op, Request};
 pub use response::{Push, Response, ServerError};
 pub use shared::Shared;
 pub use tls::Tls;
+
+/// An instant to count from.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
+fn tests_epoch() -> std::time::Instant {
+    std::time::Instant::now()
+}

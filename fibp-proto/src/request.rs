@@ -184,6 +184,28 @@ impl Op {
         !matches!(self, Self::CancelConsume | Self::Flow | Self::Goodbye)
     }
 
+    /// Whether sending it a second time changes nothing that the first one did not: an answer of "not there" to
+    /// the second ack, deletion or revocation means that the first one worked.
+    #[must_use]
+    pub const fn is_safe_to_replay(self) -> bool {
+        matches!(
+            self,
+            Self::Ack
+                | Self::Heartbeat
+                | Self::CreateQueue
+                | Self::DeleteQueue
+                | Self::QueueStats
+                | Self::ListQueues
+                | Self::SetConfig
+                | Self::GetConfig
+                | Self::ListConfig
+                | Self::RevokeApiKey
+                | Self::ListApiKeys
+                | Self::SetAcl
+                | Self::GetAcl
+        )
+    }
+
     /// Whether its opcode or body depends on the admin revision of a preamble server.
     #[must_use]
     pub const fn is_admin(self) -> bool {

@@ -1,10 +1,13 @@
 //! What all links of one client share: configuration, what was learned of the servers, events and counters.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
+use crate::directory::Directory;
 use crate::error::Error;
-use crate::event::{Cursor, Event, State, Stats};
+use crate::event::{Cursor, Event, Ring, State, Stats};
+use crate::tls::TlsContext;
 
 /// Shared by all links of one client. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -13,9 +16,20 @@ pub struct Shared(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    tls: Option<TlsContext>,
+    directory: Mutex<Directory>,
+    record: Mutex<Record>,
+    events: AtomicU64,
 }
 
-#[allow(unused_variables)]
+#[derive(Debug, Default)]
+struct Record {
+    state: State,
+    ring: Ring,
+    stats: Stats,
+    warned_of_plaintext_key: bool,
+}
+
 impl Shared {
     /// Checks the configuration and prepares TLS.
     ///
@@ -23,7 +37,19 @@ impl Shared {
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), saying which setting is wrong.
     pub fn new(config: Config) -> Result<Self, Error> {
-        todo!()
+        config.validate()?;
+        let settings = config.settings();
+        let tls = match &settings.tls {
+            Some(tls) => Some(TlsContext::new(tls, settings.dialect)?),
+            None => None,
+        };
+        Ok(Self(Arc::new(Inner {
+            tls,
+            config,
+            directory: Mutex::default(),
+            record: Mutex::default(),
+            events: AtomicU64::new(0),
+        })))
     }
 
     /// The configuration.
@@ -35,29 +61,65 @@ impl Shared {
     /// Where the main link is.
     #[must_use]
     pub fn state(&self) -> State {
-        todo!()
+        self.record().state
     }
 
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        self.record().stats
     }
 
     /// A cursor that sees the events from now on.
     #[must_use]
     pub fn subscribe(&self) -> Cursor {
-        todo!()
+        self.record().ring.cursor()
     }
 
     /// The next event for this subscriber.
     pub fn next_event(&self, cursor: &mut Cursor) -> Option<Event> {
-        todo!()
+        self.record().ring.next(cursor)
     }
 
-    /// Grows with every event: a driver compares it across a turn to know whether subscribers are to be woken.
+    /// Grows with every event and change of state: a driver compares it across a turn to know whether
+    /// subscribers are to be woken.
     #[must_use]
     pub fn event_count(&self) -> u64 {
-        todo!()
+        self.0.events.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn tls(&self) -> Option<&TlsContext> {
+        self.0.tls.as_ref()
+    }
+
+    pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.0.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push_event(&self, event: Event) {
+        self.record().ring.push(event);
+        self.0.events.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn set_state(&self, state: State) {
+        let mut record = self.record();
+        if record.state != state && record.state != State::Closed {
+            record.state = state;
+            self.0.events.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Adds a link's counters and clears them.
+    pub(crate) fn add_stats(&self, stats: &mut Stats) {
+        self.record().stats.merge(std::mem::take(stats));
+    }
+
+    /// True the first time.
+    pub(crate) fn warn_of_plaintext_key(&self) -> bool {
+        !std::mem::replace(&mut self.record().warned_of_plaintext_key, true)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -80,7 +80,7 @@ pub(crate) enum Arrival<W> {
     /// Opened and authenticated: requests may be sent.
     Ready,
     /// The admin revision is known now.
-    AdminRevision(AdminRevision),
+    AdminRevision,
     /// A request was answered, or its answer is unusable.
     Answer { work: W, response: Result<Response, Error> },
     /// Deliveries.
@@ -193,16 +193,12 @@ impl<W> Connection<W> {
         self.written = self.written.saturating_add(n as u64);
     }
 
-    /// Whether a request that ends at `end` was handed over in full, so that the server may execute it.
-    pub(crate) fn was_sent(&self, end: u64) -> bool {
-        end <= self.written
-    }
-
     /// Encodes a request; [`register`](Self::register) what waits for its answer, if it has one.
     pub(crate) fn encode(&mut self, request: &Request) -> Result<u32, EncodeError> {
         let id = self.table.next_id();
         let before = self.out.len();
-        self.codec.encode_request(id, request, self.limits.send, &mut self.out)?;
+        self.codec
+            .encode_request(id, request, self.limits.send, &mut self.out)?;
         self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
         Ok(id)
     }
@@ -336,11 +332,7 @@ impl<W> Connection<W> {
         }
     }
 
-    fn deliver(
-        &mut self,
-        ticket: Ticket<W>,
-        response: Result<Response, Error>,
-    ) -> Result<Option<Arrival<W>>, Broken> {
+    fn deliver(&mut self, ticket: Ticket<W>, response: Result<Response, Error>) -> Result<Option<Arrival<W>>, Broken> {
         match ticket {
             Ticket::User(work) => {
                 let response = response.and_then(|response| match response {
@@ -369,7 +361,7 @@ impl<W> Connection<W> {
                 if let Some(codec) = Dialect::Preamble(revision).codec() {
                     self.codec = codec;
                 }
-                Ok(Some(Arrival::AdminRevision(revision)))
+                Ok(Some(Arrival::AdminRevision))
             }
             Ticket::Heartbeat => Ok(None),
         }

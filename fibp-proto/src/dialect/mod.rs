@@ -48,6 +48,22 @@ pub enum AdminRevision {
     P3,
 }
 
+impl AdminRevision {
+    /// What the answer to the admin probe tells (spec/revisions.md, "P1, P2 or P3").
+    pub(crate) fn from_probe(text: &str) -> Option<Self> {
+        if text == "operation 0x14 not implemented" || text == "unknown operation 0x14" {
+            Some(Self::P1)
+        } else if text.starts_with("wire decode error") {
+            Some(Self::P3)
+        // A key that is no admin is refused either way: the revision makes no difference to it.
+        } else if text.starts_with("invalid payload: dlq_queue name") || text.starts_with("permission denied") {
+            Some(Self::P2)
+        } else {
+            None
+        }
+    }
+}
+
 impl Dialect {
     /// The codec, or `None` for [`Dialect::Auto`].
     pub(crate) fn codec(self) -> Option<&'static dyn Codec> {

@@ -22,10 +22,42 @@ pub struct ReadBuffer {
     /// Initialised to its whole length.
     pub(super) storage: BytesMut,
     pub(super) filled: usize,
+    /// How much was filled when the buffer was handed out.
+    handed_out: usize,
     pub(crate) epoch: u32,
 }
 
 impl ReadBuffer {
+    /// Notes that the buffer goes out, to the connection numbered `epoch`.
+    pub(crate) fn hand_out(&mut self, epoch: u32) {
+        self.handed_out = self.filled;
+        self.epoch = epoch;
+    }
+
+    /// How many bytes arrived since the buffer was handed out.
+    pub(crate) fn arrived(&self) -> usize {
+        self.filled.saturating_sub(self.handed_out)
+    }
+
+    /// Whether there is no free part left, so that more may wait where the bytes came from.
+    pub(crate) fn is_full(&self) -> bool {
+        self.filled == self.storage.len()
+    }
+
+    /// Sees to it that at least `room` bytes are free.
+    pub(crate) fn reserve(&mut self, room: usize) {
+        if self.storage.len().saturating_sub(self.filled) < room {
+            self.storage.resize(self.filled.saturating_add(room), 0);
+        }
+    }
+
+    /// Forgets the first `n` bytes.
+    pub(crate) fn consume(&mut self, n: usize) {
+        let n = n.min(self.filled);
+        self.storage.copy_within(n..self.filled, 0);
+        self.filled -= n;
+    }
+
     /// The free part. Never empty in a buffer that was just handed out.
     pub fn unfilled(&mut self) -> &mut [u8] {
         self.storage.get_mut(self.filled..).unwrap_or_default()
@@ -217,6 +249,19 @@ impl Transmit {
             count += 1;
         }
         slices.get(..count).unwrap_or_default()
+    }
+
+    /// Appends bytes.
+    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
+        self.len = self.len.saturating_add(bytes.len());
+        self.chunks.push_back(Chunk::Owned(bytes));
+    }
+
+    /// An empty buffer to fill, which may have served before.
+    pub(crate) fn take_spare(&mut self) -> Vec<u8> {
+        let mut spare = self.spare.take().unwrap_or_default();
+        spare.clear();
+        spare
     }
 
     /// Forgets the first `n` bytes. Called by the machine.

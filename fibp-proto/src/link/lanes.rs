@@ -84,10 +84,7 @@ impl<T> Lane<T> {
             Batching::Auto => None,
             Batching::Disabled => Some(None),
             // A delay beyond the clock's range waits for the other conditions.
-            Batching::Linger { delay, .. } => self
-                .waiting_since
-                .and_then(|since| since.checked_add(delay))
-                .map(Some),
+            Batching::Linger { delay, .. } => self.waiting_since.and_then(|since| since.checked_add(delay)).map(Some),
         }
     }
 
@@ -159,9 +156,7 @@ impl<T> Lanes<T> {
             self.soonest.add(item.ticket.fate.deadline);
             if let Some(lane) = self.lane_mut(index) {
                 lane.bytes = lane.bytes.saturating_add(item.ticket.cost);
-                let place = lane
-                    .items
-                    .partition_point(|known| known.ticket.call < item.ticket.call);
+                let place = lane.items.partition_point(|known| known.ticket.call < item.ticket.call);
                 lane.items.insert(place, item);
                 lane.waiting_since = lane.waiting_since.or(Some(now));
             }

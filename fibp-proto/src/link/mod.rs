@@ -21,42 +21,87 @@
 //! [`Completion`], from [`abandon`](Link::abandon), or never only if the link itself is dropped (then the
 //! token is dropped with it).
 
+mod accounts;
+mod answers;
 mod completion;
+mod lanes;
 mod nodes;
-mod settle;
+mod session;
+mod submit;
+mod subscription;
+mod transmit;
+mod transport;
+mod work;
 
 pub use completion::{Action, CallId, CloseReport, Completion, DialId, Reply};
 pub use nodes::Nodes;
+pub use submit::Parcel;
+pub use subscription::Lease;
 
-use std::marker::PhantomData;
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::time::Instant;
 
-use crate::config::{ConsumerSettings, Endpoint, ProducerSettings};
-use crate::fault::Fault;
-use crate::frame::{ReadBuffer, Transmit};
-use crate::message::{Message, QueueName};
-use crate::request::Request;
+use crate::config::{ConsumerSettings, Endpoint};
+use crate::connection::Connection;
+use crate::event::{LinkName, Stats};
+use crate::message::QueueName;
+use crate::random::Random;
 use crate::shared::Shared;
+use crate::soonest::{Soonest, earlier};
+use accounts::Account;
+use lanes::Lanes;
+use session::{Closing, Session};
+use subscription::Subscription;
+use transport::Transport;
+use work::{Call, Work};
 
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Link<T> {
-    token: PhantomData<T>,
+    shared: Shared,
+    name: LinkName,
+    random: Random,
+    session: Session,
+    transport: Transport,
+    connection: Option<Connection<Work<T>>>,
+    /// Calls that were not encoded yet, in order of their ids.
+    calls: VecDeque<Call<T>>,
+    calls_soonest: Soonest,
+    /// Calls that wait for an instant, or (`None`) for the admin revision.
+    delayed: Vec<(Option<Instant>, Call<T>)>,
+    lanes: Lanes<T>,
+    /// The client's own account, then one per producer.
+    accounts: Vec<Option<Account<T>>>,
+    subscription: Option<Subscription<T>>,
+    opened: Option<(CallId, T)>,
+    closing: Option<Closing<T>>,
+    completions: Vec<Completion<T>>,
+    actions: VecDeque<Action<T>>,
+    next_call: u64,
+    stats: Stats,
+    needs_driver: bool,
+    /// The latest instant seen.
+    latest: Instant,
+    /// What the driver sleeps until, so that only an earlier timeout has to wake it.
+    sleeping_until: Option<Instant>,
 }
 
-#[allow(unused_variables)]
 impl<T> Link<T> {
-    // ---- construction ----
-
     /// A link for requests. It dials at once; `opened` completes with [`Reply::Opened`] when the connection
     /// is ready for requests, or with the error when it can't be within the connect timeout.
     pub fn requests(shared: &Shared, now: Instant, seed: u64, opened: Option<T>) -> Self {
-        todo!()
+        let mut link = Self::new(shared, LinkName::Main, now, seed);
+        link.begin(now, opened);
+        link
     }
 
-    /// A further link for requests, to one node of the cluster ([`Action::Reroute`]).
+    /// A further link for requests, to one node of the cluster ([`Action::Reroute`]). It ends with its
+    /// connection; what it still holds goes back to the main link.
     pub fn requests_to(shared: &Shared, endpoint: Endpoint, now: Instant, seed: u64) -> Self {
-        todo!()
+        let mut link = Self::new(shared, LinkName::Node(endpoint.clone()), now, seed);
+        link.session.aim_at(endpoint);
+        link.begin(now, None);
+        link
     }
 
     /// A link for one consumer. `opened` completes with [`Reply::Opened`] when the server confirmed it.
@@ -68,52 +113,37 @@ impl<T> Link<T> {
         seed: u64,
         opened: Option<T>,
     ) -> Self {
-        todo!()
+        let mut link = Self::new(shared, LinkName::Consumer(queue.clone()), now, seed);
+        link.subscription = Some(Subscription::new(queue, settings));
+        link.begin(now, opened);
+        link
     }
 
-    // ---- what happened ----
-
-    /// The dial `id` succeeded: a TCP connection is open. `key` is what the configuration's credentials say now
-    /// ([`Credentials::key`](crate::config::Credentials::key)); ask them before taking the lock this link is under.
-    pub fn handle_dialed(&mut self, now: Instant, id: DialId, key: Result<Option<crate::Secret>, crate::Error>) {
-        todo!()
-    }
-
-    /// The dial `id` failed.
-    pub fn handle_dial_failed(&mut self, now: Instant, id: DialId, fault: Fault) {
-        todo!()
-    }
-
-    /// Bytes were read into the buffer from [`take_read_buffer`](Self::take_read_buffer). Return the buffer
-    /// with this call even if nothing was read.
-    pub fn handle_input(&mut self, now: Instant, buffer: ReadBuffer) {
-        todo!()
-    }
-
-    /// The peer closed its side.
-    pub fn handle_eof(&mut self, now: Instant) {
-        todo!()
-    }
-
-    /// Reading or writing failed.
-    pub fn handle_transport_error(&mut self, now: Instant, fault: Fault) {
-        todo!()
-    }
-
-    /// `n` bytes of `transmit` were taken by the socket. When `transmit` is empty afterwards, the writer slot
-    /// is free again.
-    pub fn transmitted(&mut self, now: Instant, transmit: &mut Transmit, n: usize) {
-        todo!()
-    }
-
-    /// Writing failed; returns the writer slot. What `transmit` still holds is not sent.
-    pub fn transmit_failed(&mut self, now: Instant, transmit: Transmit, fault: Fault) {
-        todo!()
-    }
-
-    /// Time passed. Calling it early, late or often does no harm.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        todo!()
+    fn new(shared: &Shared, name: LinkName, now: Instant, seed: u64) -> Self {
+        let settings = shared.config().settings();
+        Self {
+            shared: shared.clone(),
+            name,
+            random: Random::new(seed),
+            session: Session::new(settings),
+            transport: Transport::default(),
+            connection: None,
+            calls: VecDeque::new(),
+            calls_soonest: Soonest::default(),
+            delayed: Vec::new(),
+            lanes: Lanes::new(),
+            accounts: vec![Some(Account::of_client(settings))],
+            subscription: None,
+            opened: None,
+            closing: None,
+            completions: Vec::new(),
+            actions: VecDeque::new(),
+            next_call: 0,
+            stats: Stats::default(),
+            needs_driver: true,
+            latest: now,
+            sleeping_until: None,
+        }
     }
 
     // ---- what to do ----
@@ -121,197 +151,104 @@ impl<T> Link<T> {
     /// The next thing to do to the transport.
     #[must_use]
     pub fn poll_action(&mut self) -> Option<Action<T>> {
-        todo!()
+        self.actions.pop_front()
     }
 
-    /// Moves up to about `max` bytes to write into `transmit` (encoding them now) and claims the writer slot;
-    /// false when there is nothing to write, no connection, or the slot is taken.
-    #[must_use]
-    pub fn take_transmit(&mut self, now: Instant, max: usize, transmit: &mut Transmit) -> bool {
-        todo!()
-    }
-
-    /// Whether [`take_transmit`](Self::take_transmit) would have something to write now.
-    pub fn wants_write(&self, now: Instant) -> bool {
-        todo!()
-    }
-
-    /// The buffer to read into; `None` while it is out, without a connection, or while input is not wanted
-    /// (backpressure).
-    #[must_use]
-    pub fn take_read_buffer(&mut self) -> Option<ReadBuffer> {
-        todo!()
-    }
-
-    /// Whether input is wanted: there is a connection and room for what it brings.
-    #[must_use]
-    pub fn wants_read(&self) -> bool {
-        todo!()
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest.
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Ends the driver's turn.
     #[must_use]
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        todo!()
+        self.needs_driver = false;
+        self.sleeping_until = self.next_timeout();
+        self.sleeping_until
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let mut soonest = earlier(self.session.poll_timeout(), self.lanes.soonest());
+        soonest = earlier(soonest, self.calls_soonest.at());
+        soonest = earlier(soonest, self.connection.as_ref().and_then(Connection::poll_timeout));
+        soonest = earlier(soonest, self.closing.as_ref().map(|closing| closing.until));
+        if self.connection.is_some() && self.has_room_for_deliveries() {
+            soonest = earlier(soonest, self.subscription.as_ref().and_then(Subscription::poll_timeout));
+        }
+        self.accounts
+            .iter()
+            .flatten()
+            .fold(soonest, |soonest, account| earlier(soonest, account.soonest()))
     }
 
     /// Moves all completions to the back of `into`. Wake their tokens after unlocking.
     pub fn drain_completions(&mut self, into: &mut Vec<Completion<T>>) {
-        todo!()
+        into.append(&mut self.completions);
     }
 
     /// Whether a call from user code left something for the driver: an action, a write, completions, an
-    /// earlier timeout, or input wanted again. Cleared by the driver's next turn
-    /// ([`poll_timeout`](Self::poll_timeout) ends a turn).
+    /// earlier timeout, or input wanted again. Cleared by [`poll_timeout`](Self::poll_timeout), which ends the
+    /// driver's turn.
     #[must_use]
     pub fn needs_driver(&self) -> bool {
-        todo!()
+        self.needs_driver
     }
 
-    /// How many requests were sent, or are being sent, and are not answered; abandoned ones count until their
-    /// answer or deadline.
+    /// How many requests were sent, or are being sent, and are not answered; abandoned ones do not count.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        todo!()
+        self.connection.as_ref().map_or(0, Connection::in_flight)
     }
 
     /// Whether the link is done for good: the driver may end once completions and actions are drained.
     #[must_use]
     pub fn is_terminated(&self) -> bool {
-        todo!()
+        self.session.is_closed() && self.connection.is_none() && self.actions.is_empty() && self.completions.is_empty()
     }
 
-    // ---- what callers ask ----
-
-    /// One request; completes with [`Reply::Response`]. `timeout` overrides the configured request timeout.
-    pub fn call(&mut self, now: Instant, request: Request, timeout: Option<Duration>, token: T) -> CallId {
-        todo!()
+    /// Time passed. Calling it early, late or often does no harm.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.latest = self.latest.max(now);
+        self.expire_queued(now);
+        self.expire_in_flight(now);
+        self.check_session(now);
+        self.check_subscription(now);
+        self.check_closing(now);
+        self.settle_accounts(now);
+        self.publish_stats();
     }
 
-    /// One message through the client's own accumulator; completes with [`Reply::Enqueued`].
-    pub fn enqueue(&mut self, now: Instant, message: Message, timeout: Option<Duration>, token: T) -> CallId {
-        todo!()
+    /// The caller changed something: the driver must look if it would not do so by itself soon enough.
+    fn note_change(&mut self) {
+        if self.needs_driver {
+            return;
+        }
+        let earlier_timeout = match (self.next_timeout(), self.sleeping_until) {
+            (Some(at), Some(until)) => at < until,
+            (at, until) => at.is_some() && until.is_none(),
+        };
+        self.needs_driver = earlier_timeout
+            || !self.actions.is_empty()
+            || !self.completions.is_empty()
+            || self.wants_write()
+            || self.transport.wants_read_again();
     }
 
-    /// Many messages, any mix of queues; completes with [`Reply::EnqueuedMany`], results in input order.
-    pub fn enqueue_many(
-        &mut self,
-        now: Instant,
-        messages: Vec<Message>,
-        timeout: Option<Duration>,
-        token: T,
-    ) -> CallId {
-        todo!()
+    fn next_call_id(&mut self) -> CallId {
+        self.next_call += 1;
+        CallId(self.next_call)
     }
 
-    /// One ack or nack; completes with [`Reply::Settled`].
-    pub fn settle(&mut self, now: Instant, settle: Settle, timeout: Option<Duration>, token: T) -> CallId {
-        todo!()
+    fn account(&mut self, index: usize) -> Option<&mut Account<T>> {
+        self.accounts.get_mut(index).and_then(Option::as_mut)
     }
 
-    /// Many acks and nacks; completes with [`Reply::SettledMany`], results in input order.
-    pub fn settle_many(&mut self, now: Instant, settles: Vec<Settle>, timeout: Option<Duration>, token: T) -> CallId {
-        todo!()
-    }
-
-    /// A producer with an accumulator of its own.
-    pub fn open_producer(&mut self, settings: ProducerSettings) -> ProducerId {
-        todo!()
-    }
-
-    /// The producer's last handle is gone: what it holds is still sent.
-    pub fn close_producer(&mut self, producer: ProducerId) {
-        todo!()
-    }
-
-    /// Hands a message to a producer. `admitted` completes with [`Reply::Admitted`] once the message is in the
-    /// buffer (at once if there is room, later or with an error per `on_full`), `receipt` with
-    /// [`Reply::Enqueued`] when the broker answered. If admission fails, only `admitted` completes, and
-    /// `receipt` comes back inside it.
-    pub fn send(
-        &mut self,
-        now: Instant,
-        producer: ProducerId,
-        message: Message,
-        timeout: Option<Duration>,
-        admitted: T,
-        receipt: T,
-    ) -> CallId {
-        todo!()
-    }
-
-    /// Hands a message to a producer if there is room right now.
-    ///
-    /// # Errors
-    ///
-    /// The message and the token back: `Overloaded` when the buffer is full, `Closed` after a close.
-    pub fn try_send(
-        &mut self,
-        now: Instant,
-        producer: ProducerId,
-        message: Message,
-        timeout: Option<Duration>,
-        receipt: T,
-    ) -> Result<CallId, (crate::SendError, T)> {
-        todo!()
-    }
-
-    /// Sends what the producer holds without lingering; completes with [`Reply::Flushed`] when everything
-    /// handed to it before this call is settled.
-    pub fn flush(&mut self, now: Instant, producer: ProducerId, timeout: Option<Duration>, token: T) -> CallId {
-        todo!()
-    }
-
-    /// The caller is gone. Its token, if the call was still open; what was not sent yet is withdrawn, except
-    /// for receipts of producers.
-    pub fn abandon(&mut self, id: CallId) -> Option<T> {
-        todo!()
-    }
-
-    /// Accepts work that another link handed over with [`Action::Reroute`].
-    pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) {
-        todo!()
-    }
-
-    /// Flushes, waits for answers, then closes; completes with [`Reply::Closed`] by `now + deadline` at the
-    /// latest. Later calls fail with `Closed`.
-    pub fn close(&mut self, now: Instant, deadline: Duration, token: T) -> CallId {
-        todo!()
-    }
-
-    /// Closes without waiting: everything open fails with `Closed`. For the last handle's drop.
-    pub fn abort(&mut self, now: Instant) {
-        todo!()
-    }
-
-    // ---- consumers ----
-
-    /// Takes up to `max` received deliveries, oldest first. Frees room, so the driver may have to read again.
-    pub fn take_deliveries(&mut self, now: Instant, max: usize, into: &mut std::collections::VecDeque<Lease>) -> usize {
-        todo!()
-    }
-
-    /// The state of the consumer when no delivery waits: `None` while more may come, `Some(None)` after a clean
-    /// end, `Some(Some(error))` once after a terminal error.
-    pub fn poll_consumer_end(&mut self) -> Option<Option<crate::Error>> {
-        todo!()
-    }
-
-    /// Completes with [`Reply::Ready`] when a delivery waits or the consumer has ended; at once if so.
-    pub fn wait_delivery(&mut self, now: Instant, token: T) -> CallId {
-        todo!()
-    }
-
-    /// Stops receiving: the connection is closed, deliveries that were received stay available, then the
-    /// consumer ends cleanly. Completes with [`Reply::Drained`].
-    pub fn stop_consuming(&mut self, now: Instant, token: T) -> CallId {
-        todo!()
+    /// Hands this turn's counters over.
+    fn publish_stats(&mut self) {
+        if self.stats != Stats::default() {
+            self.shared.add_stats(&mut self.stats);
+        }
     }
 }
 
 /// Names a producer of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ProducerId(u32);
+pub struct ProducerId(usize);
 
 /// An ack or a nack.
 #[derive(Debug, Clone, PartialEq)]
@@ -324,21 +261,4 @@ pub struct Settle {
     pub nack: Option<String>,
     /// When the lease ends, if known: to notice late acks.
     pub lease_deadline: Option<Instant>,
-}
-
-/// A received message and its lease.
-#[derive(Debug, Clone)]
-pub struct Lease {
-    /// The message.
-    pub received: crate::Received,
-    /// When the lease ends at the earliest, by the client's clock and the configured visibility timeout.
-    pub deadline: Option<Instant>,
-    /// Counts deliveries of this consumer: tells redeliveries of one id apart.
-    pub sequence: u64,
-}
-
-/// Work on its way to another link: opaque to the adapter.
-#[derive(Debug)]
-pub struct Parcel<T> {
-    token: PhantomData<T>,
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::Settle;
 use super::completion::{CallId, Completion, Reply};
 use crate::error::{Error, SendError};
 use crate::message::{Message, MessageId, QueueName};
@@ -16,7 +17,8 @@ const ITEM_OVERHEAD: usize = 128;
 pub(super) struct Call<T> {
     pub(super) id: CallId,
     pub(super) request: Request,
-    pub(super) token: T,
+    /// `None`: the caller is gone.
+    pub(super) token: Option<T>,
     pub(super) fate: Fate,
 }
 
@@ -55,7 +57,7 @@ pub(super) struct Item<T> {
 #[derive(Debug, Clone)]
 pub(super) enum Payload {
     Message(Message),
-    Settle(super::Settle),
+    Settle(Settle),
 }
 
 /// Which frames an item can share.
@@ -111,6 +113,8 @@ pub(super) struct Ticket<T> {
     /// The account it is charged to, with its bytes.
     pub(super) account: usize,
     pub(super) cost: usize,
+    /// 1 for the first item of a call, which stands for the call itself.
+    pub(super) requests: usize,
     /// The flush epoch of its producer.
     pub(super) epoch: u64,
     /// A receipt: goes out even when nobody waits for it any more.
@@ -192,8 +196,8 @@ impl<T> Join<T> {
         })))
     }
 
-    /// Records one part; the last one completes the whole. Also says whether it was the last.
-    fn set(&self, index: usize, result: ItemResult) -> (bool, Option<Completion<T>>) {
+    /// Records one part; the last one completes the whole.
+    fn set(&self, index: usize, result: ItemResult) -> Option<Completion<T>> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (&mut parts.results, result) {
             (Results::Enqueued(all), ItemResult::Enqueued(result)) => {
@@ -211,13 +215,13 @@ impl<T> Join<T> {
         }
         parts.left = parts.left.saturating_sub(1);
         if parts.left > 0 {
-            return (false, None);
+            return None;
         }
         let reply = match &mut parts.results {
             Results::Enqueued(all) => Reply::EnqueuedMany(all.drain(..).flatten().collect()),
             Results::Settled(all) => Reply::SettledMany(all.drain(..).flatten().collect()),
         };
-        (true, parts.token.take().map(|token| Completion { token, reply }))
+        parts.token.take().map(|token| Completion { token, reply })
     }
 
     pub(super) fn take_token(&self) -> Option<T> {
@@ -229,8 +233,6 @@ impl<T> Join<T> {
 #[derive(Debug)]
 pub(super) struct Told<T> {
     pub(super) completion: Option<Completion<T>>,
-    /// The call this item belongs to is over.
-    pub(super) call_done: bool,
     /// A failure that nobody heard of.
     pub(super) unheard: Option<Error>,
 }
@@ -239,7 +241,6 @@ impl<T> Waiter<T> {
     pub(super) fn tell(self, result: ItemResult) -> Told<T> {
         let mut told = Told {
             completion: None,
-            call_done: true,
             unheard: None,
         };
         match self {
@@ -249,9 +250,9 @@ impl<T> Waiter<T> {
                     reply: result.into_reply(),
                 });
             }
-            Self::Part(join, index) => (told.call_done, told.completion) = join.set(index, result),
+            Self::Part(join, index) => told.completion = join.set(index, result),
             Self::Nobody => told.unheard = result.error().cloned(),
-            Self::Told => told.call_done = false,
+            Self::Told => {}
         }
         told
     }
@@ -277,11 +278,10 @@ pub(super) struct Batch<T> {
 /// The payloads of a batch in the form the codec takes.
 #[derive(Debug)]
 pub(super) enum Payloads {
+    /// An enqueue request.
     Messages(Request),
-    /// Acks or nacks; `settles` keeps what the request does not.
-    Settles {
-        settles: Vec<super::Settle>,
-    },
+    /// Acks or nacks, with what their request does not say.
+    Settles(Vec<Settle>),
 }
 
 impl Payloads {
@@ -289,7 +289,7 @@ impl Payloads {
         match self {
             Self::Messages(Request::Enqueue(messages)) => messages.into_iter().map(Payload::Message).collect(),
             Self::Messages(_) => Vec::new(),
-            Self::Settles { settles } => settles.into_iter().map(Payload::Settle).collect(),
+            Self::Settles(settles) => settles.into_iter().map(Payload::Settle).collect(),
         }
     }
 
@@ -297,12 +297,12 @@ impl Payloads {
         match self {
             Self::Messages(Request::Enqueue(messages)) => messages.get(index).cloned().map(Payload::Message),
             Self::Messages(_) => None,
-            Self::Settles { settles } => settles.get(index).cloned().map(Payload::Settle),
+            Self::Settles(settles) => settles.get(index).cloned().map(Payload::Settle),
         }
     }
 }
 
-pub(super) fn ack_request(settles: &[super::Settle]) -> Request {
+pub(super) fn ack_request(settles: &[Settle]) -> Request {
     Request::Ack(
         settles
             .iter()
@@ -314,7 +314,7 @@ pub(super) fn ack_request(settles: &[super::Settle]) -> Request {
     )
 }
 
-pub(super) fn nack_request(settles: &[super::Settle]) -> Request {
+pub(super) fn nack_request(settles: &[Settle]) -> Request {
     Request::Nack(
         settles
             .iter()

@@ -1,11 +1,9 @@
 //! A oneshot for replies.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::lock;
-use crate::error::{Error, ErrorKind};
 use crate::link::{Completion, Reply};
 
 /// The token of asynchronous adapters: carries one reply to the task that waits for it.
@@ -14,13 +12,9 @@ use crate::link::{Completion, Reply};
 #[derive(Debug)]
 pub struct Waiter(Arc<Slot>);
 
-/// The waiting side of a [`Waiter`]. Fused.
+/// The waiting side of a [`Waiter`].
 #[derive(Debug)]
-#[must_use]
-pub struct Wait(Arc<Slot>);
-
-#[derive(Debug)]
-struct Slot(Mutex<Stage>);
+pub(super) struct Slot(Mutex<Stage>);
 
 #[derive(Debug)]
 enum Stage {
@@ -31,10 +25,10 @@ enum Stage {
 }
 
 impl Waiter {
-    /// A waiter and the wait for its reply.
-    pub fn pair() -> (Self, Wait) {
+    /// A waiter and where its reply will be.
+    pub(super) fn new() -> (Self, Arc<Slot>) {
         let slot = Arc::new(Slot(Mutex::new(Stage::Waiting(None))));
-        (Self(Arc::clone(&slot)), Wait(slot))
+        (Self(Arc::clone(&slot)), slot)
     }
 
     /// A waiter that nobody waits with.
@@ -55,26 +49,10 @@ impl Drop for Waiter {
     }
 }
 
-impl Wait {
-    /// Waits until the link is open.
-    ///
-    /// # Errors
-    ///
-    /// Why it could not be opened.
-    pub async fn opened(self) -> Result<(), Error> {
-        match self.await {
-            Some(Reply::Opened(result)) => result,
-            _ => Err(Error::new(ErrorKind::Closed, "the link is gone")),
-        }
-    }
-}
-
-impl Future for Wait {
+impl Slot {
     /// The reply; `None` if there will be none.
-    type Output = Option<Reply<Waiter>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut stage = lock(&self.0.0);
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Option<Reply<Waiter>>> {
+        let mut stage = lock(&self.0);
         match &mut *stage {
             Stage::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
             Stage::Waiting(none) => *none = Some(cx.waker().clone()),
@@ -87,9 +65,7 @@ impl Future for Wait {
         }
         Poll::Pending
     }
-}
 
-impl Slot {
     /// Leaves `Waiting`; any other stage stays.
     fn advance(&self, next: Stage) {
         let mut stage = lock(&self.0);
@@ -115,25 +91,25 @@ pub fn complete(completions: &mut Vec<Completion<Waiter>>) {
 mod tests {
     use super::*;
 
-    fn poll(wait: &mut Wait) -> Poll<Option<Reply<Waiter>>> {
-        Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()))
+    fn poll(slot: &Slot) -> Poll<Option<Reply<Waiter>>> {
+        slot.poll(&Context::from_waker(Waker::noop()))
     }
 
     #[test]
     fn a_reply_arrives_once() {
-        let (waiter, mut wait) = Waiter::pair();
-        assert!(poll(&mut wait).is_pending());
+        let (waiter, slot) = Waiter::new();
+        assert!(poll(&slot).is_pending());
         waiter.complete(Reply::Ready);
-        assert!(matches!(poll(&mut wait), Poll::Ready(Some(Reply::Ready))));
-        assert!(matches!(poll(&mut wait), Poll::Ready(None)), "fused");
+        assert!(matches!(poll(&slot), Poll::Ready(Some(Reply::Ready))));
+        assert!(matches!(poll(&slot), Poll::Ready(None)), "fused");
     }
 
     #[test]
     fn a_dropped_waiter_ends_the_wait() {
-        let (waiter, mut wait) = Waiter::pair();
-        assert!(poll(&mut wait).is_pending());
+        let (waiter, slot) = Waiter::new();
+        assert!(poll(&slot).is_pending());
         drop(waiter);
-        assert!(matches!(poll(&mut wait), Poll::Ready(None)));
+        assert!(matches!(poll(&slot), Poll::Ready(None)));
     }
 
     #[test]
@@ -147,10 +123,10 @@ mod tests {
             }
         }
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
-        let (waiter, mut wait) = Waiter::pair();
+        let (waiter, slot) = Waiter::new();
         for count in [&first, &second] {
             let waker = Waker::from(Arc::clone(count));
-            assert!(Pin::new(&mut wait).poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(slot.poll(&Context::from_waker(&waker)).is_pending());
         }
         waiter.complete(Reply::Drained);
         assert_eq!(first.0.load(Ordering::SeqCst), 0);

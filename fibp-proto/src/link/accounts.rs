@@ -1,0 +1,322 @@
+//! Room: what callers may have waiting and unanswered, who waits for room, and who waits for a flush.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::completion::{CallId, Completion, Reply};
+use super::lanes::Policy;
+use super::work::{Call, Item};
+use crate::config::{OnFull, ProducerSettings, Settings};
+use crate::error::Error;
+use crate::soonest::Soonest;
+
+/// The bounds of the client's own calls, or of one producer.
+#[derive(Debug)]
+pub(super) struct Account<T> {
+    pub(super) policy: Policy,
+    pub(super) on_full: OnFull,
+    max_requests: usize,
+    max_bytes: usize,
+    requests: usize,
+    bytes: usize,
+    parked: VecDeque<Parked<T>>,
+    soonest: Soonest,
+    flushes: Flushes<T>,
+    /// The producer's last handle is gone.
+    pub(super) closed: bool,
+}
+
+/// A job that waits for room, in line.
+#[derive(Debug)]
+pub(super) struct Parked<T> {
+    pub(super) id: CallId,
+    pub(super) deadline: Option<Instant>,
+    pub(super) job: Job<T>,
+}
+
+/// Work on its way in.
+#[derive(Debug)]
+pub(super) enum Job<T> {
+    Call(Call<T>),
+    Items(Vec<Item<T>>),
+    /// A message for a producer; `admitted` waits for room only.
+    Send {
+        item: Item<T>,
+        admitted: T,
+    },
+}
+
+impl<T> Job<T> {
+    fn cost(&self) -> usize {
+        match self {
+            Self::Call(_) => 0,
+            Self::Items(items) => items
+                .iter()
+                .fold(0, |sum: usize, item| sum.saturating_add(item.ticket.cost)),
+            Self::Send { item, .. } => item.ticket.cost,
+        }
+    }
+}
+
+impl<T> Account<T> {
+    pub(super) fn of_client(settings: &Settings) -> Self {
+        Self {
+            max_requests: settings.in_flight.requests,
+            max_bytes: settings.in_flight.bytes,
+            on_full: settings.in_flight.on_full,
+            ..Self::of_producer(settings.producer)
+        }
+    }
+
+    pub(super) fn of_producer(settings: ProducerSettings) -> Self {
+        Self {
+            policy: Policy {
+                batching: settings.batching,
+                max_messages: settings.max_messages.max(1),
+                max_bytes: settings.max_bytes,
+            },
+            on_full: settings.on_full,
+            max_requests: usize::MAX,
+            max_bytes: settings.buffer,
+            requests: 0,
+            bytes: 0,
+            parked: VecDeque::new(),
+            soonest: Soonest::default(),
+            flushes: Flushes::default(),
+            closed: false,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests == 0 && self.bytes == 0 && self.parked.is_empty()
+    }
+
+    pub(super) fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    pub(super) fn soonest(&self) -> Option<Instant> {
+        self.soonest.at()
+    }
+
+    /// Whether a job may come in now. One that is larger than the bound itself comes in alone.
+    pub(super) fn has_room(&self, job: &Job<T>) -> bool {
+        self.parked.is_empty() && self.fits(job)
+    }
+
+    fn fits(&self, job: &Job<T>) -> bool {
+        let room = self.max_bytes.saturating_sub(self.bytes);
+        self.requests < self.max_requests && (self.bytes == 0 || job.cost() <= room)
+    }
+
+    pub(super) fn park(&mut self, parked: Parked<T>) {
+        self.soonest.add(parked.deadline);
+        self.parked.push_back(parked);
+    }
+
+    /// The first in line, if there is room for it now.
+    pub(super) fn next_admitted(&mut self) -> Option<Parked<T>> {
+        if self.fits(&self.parked.front()?.job) {
+            self.parked.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Those in line whose deadline passed.
+    pub(super) fn expired(&mut self, now: Instant) -> Vec<Parked<T>> {
+        let mut expired = Vec::new();
+        if self.soonest.take_due(now) {
+            for parked in std::mem::take(&mut self.parked) {
+                if parked.deadline.is_some_and(|at| at <= now) {
+                    expired.push(parked);
+                } else {
+                    self.soonest.add(parked.deadline);
+                    self.parked.push_back(parked);
+                }
+            }
+        }
+        expired
+    }
+
+    pub(super) fn withdraw(&mut self, id: CallId) -> Option<Parked<T>> {
+        let place = self.parked.binary_search_by_key(&id, |parked| parked.id).ok()?;
+        self.parked.remove(place)
+    }
+
+    pub(super) fn drain(&mut self) -> Vec<Parked<T>> {
+        self.parked.drain(..).collect()
+    }
+
+    pub(super) fn charge(&mut self, requests: usize, bytes: usize) {
+        self.requests = self.requests.saturating_add(requests);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn release(&mut self, requests: usize, bytes: usize) {
+        self.requests = self.requests.saturating_sub(requests);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    // ---- flushing ----
+
+    /// A message came in; the number goes with it.
+    pub(super) fn enter(&mut self) -> u64 {
+        self.flushes.current += 1;
+        self.flushes.epoch
+    }
+
+    /// A message that came in at `epoch` is settled. Completes the flushes that waited for it.
+    pub(super) fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
+        self.flushes.leave(epoch, error, completions);
+    }
+
+    /// Waits for everything that is in now.
+    pub(super) fn flush(&mut self, id: CallId, token: T, completions: &mut Vec<Completion<T>>) {
+        self.flushes.wait(id, token, completions);
+    }
+
+    pub(super) fn abandon_flush(&mut self, id: CallId) -> Option<T> {
+        let waiting = &mut self.flushes.waiting;
+        let place = waiting.iter().position(|flush| flush.id == id)?;
+        waiting.remove(place).map(|flush| flush.token)
+    }
+}
+
+/// Counts what is unsettled per epoch; a flush begins a new one.
+#[derive(Debug)]
+struct Flushes<T> {
+    epoch: u64,
+    current: usize,
+    /// Earlier epochs with something unsettled, and how much.
+    earlier: VecDeque<(u64, usize)>,
+    waiting: VecDeque<Flush<T>>,
+}
+
+#[derive(Debug)]
+struct Flush<T> {
+    id: CallId,
+    /// Waits for this epoch and all before.
+    epoch: u64,
+    token: T,
+    error: Option<Error>,
+}
+
+impl<T> Default for Flushes<T> {
+    fn default() -> Self {
+        Self {
+            epoch: 0,
+            current: 0,
+            earlier: VecDeque::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Flushes<T> {
+    fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
+        if epoch == self.epoch {
+            self.current = self.current.saturating_sub(1);
+            return;
+        }
+        if let Some((_, left)) = self.earlier.iter_mut().find(|(known, _)| *known == epoch) {
+            *left = left.saturating_sub(1);
+        }
+        if let Some(error) = error {
+            for flush in self.waiting.iter_mut().filter(|flush| flush.epoch >= epoch) {
+                flush.error.get_or_insert_with(|| error.clone());
+            }
+        }
+        while self.earlier.front().is_some_and(|(_, left)| *left == 0) {
+            self.earlier.pop_front();
+        }
+        let oldest = self.earlier.front().map_or(self.epoch, |(epoch, _)| *epoch);
+        while self.waiting.front().is_some_and(|flush| flush.epoch < oldest) {
+            if let Some(flush) = self.waiting.pop_front() {
+                completions.push(flush.complete());
+            }
+        }
+    }
+
+    fn wait(&mut self, id: CallId, token: T, completions: &mut Vec<Completion<T>>) {
+        let flush = Flush {
+            id,
+            epoch: self.epoch,
+            token,
+            error: None,
+        };
+        if self.current > 0 {
+            self.earlier.push_back((self.epoch, self.current));
+            self.current = 0;
+            self.epoch += 1;
+        }
+        if self.earlier.is_empty() {
+            completions.push(flush.complete());
+        } else {
+            // With nothing new since the last flush, it waits for the same as that one.
+            let epoch = self.earlier.back().map_or(flush.epoch, |(epoch, _)| *epoch);
+            self.waiting.push_back(Flush { epoch, ..flush });
+        }
+    }
+}
+
+impl<T> Flush<T> {
+    fn complete(self) -> Completion<T> {
+        Completion {
+            token: self.token,
+            reply: Reply::Flushed(self.error.map_or(Ok(()), Err)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn done(completions: &mut Vec<Completion<&'static str>>) -> Vec<(&'static str, bool)> {
+        completions
+            .drain(..)
+            .map(|completion| match completion.reply {
+                Reply::Flushed(result) => (completion.token, result.is_ok()),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_in_before_it_and_reports_its_failure() {
+        let mut account = Account::of_producer(ProducerSettings::default());
+        let mut completions = Vec::new();
+        account.flush(CallId(1), "idle", &mut completions);
+        assert_eq!(done(&mut completions), [("idle", true)]);
+
+        let first = account.enter();
+        account.flush(CallId(2), "one", &mut completions);
+        let second = account.enter();
+        account.flush(CallId(3), "both", &mut completions);
+        account.flush(CallId(4), "again", &mut completions);
+        let late = account.enter();
+        assert!(completions.is_empty());
+
+        let error = Error::new(ErrorKind::Timeout, "x");
+        account.leave(second, Some(&error), &mut completions);
+        account.leave(late, None, &mut completions);
+        assert!(completions.is_empty(), "the first message is still unsettled");
+        account.leave(first, None, &mut completions);
+        assert_eq!(
+            done(&mut completions),
+            [("one", true), ("both", false), ("again", false)]
+        );
+    }
+
+    #[test]
+    fn an_oversized_job_comes_in_alone() {
+        let mut account: Account<()> = Account::of_producer(ProducerSettings::default().buffer(10));
+        let job = Job::Items(Vec::new());
+        account.charge(0, 10);
+        assert!(account.has_room(&job), "costs nothing");
+        account.release(0, 10);
+        assert!(account.is_idle());
+    }
+}

@@ -1,0 +1,573 @@
+//! What answers, failures and deadlines mean for those who wait.
+
+use std::time::{Duration, Instant};
+
+use super::completion::{Action, Completion, Reply};
+use super::submit::{CLIENT, Cargo, Parcel};
+use super::work::{Batch, Call, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Ticket, Waiter, Work};
+use super::{Link, Settle};
+use crate::config::{Endpoint, Replay};
+use crate::directory::Purpose;
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::event::{Event, LinkName};
+use crate::message::QueueName;
+use crate::request::{Op, Request};
+use crate::response::{Response, ServerError};
+
+/// How long to wait before asking again while a leader is being elected.
+const ELECTION_PAUSE: Duration = Duration::from_millis(200);
+
+impl<T> Link<T> {
+    // ---- answers ----
+
+    pub(super) fn handle_answer(&mut self, now: Instant, work: Work<T>, response: Result<Response, Error>) {
+        match work {
+            Work::Call(call) => self.answer_call(now, call, response),
+            Work::Batch(batch) => self.answer_batch(now, batch, response),
+            Work::Subscribe => self.handle_subscribed(now, response),
+        }
+    }
+
+    fn answer_call(&mut self, now: Instant, mut call: Call<T>, response: Result<Response, Error>) {
+        if let Err(error) = &response {
+            if error.kind() == ErrorKind::NotLeader {
+                let queue = queue_of(&call.request).cloned();
+                match self.next_node(queue.as_ref(), error, call.fate) {
+                    Next::Node(endpoint) => {
+                        call.fate.hops += 1;
+                        self.release_call();
+                        return self.hand_over(Some(endpoint), Cargo::Call(call));
+                    }
+                    Next::Later => {
+                        call.fate.hops += 1;
+                        return self.delay_call(now, call);
+                    }
+                    Next::GiveUp => {}
+                }
+            }
+            if call.fate.replayed {
+                // The first attempt worked; the second finds nothing left to do.
+                let done = match (call.request.op(), error.kind()) {
+                    (Op::DeleteQueue, ErrorKind::QueueNotFound) => Some(Response::DeleteQueue),
+                    (Op::RevokeApiKey, ErrorKind::ApiKeyNotFound) => Some(Response::RevokeApiKey),
+                    _ => None,
+                };
+                if let Some(done) = done {
+                    return self.finish_call(call, Ok(done));
+                }
+            }
+        }
+        self.finish_call(call, response);
+    }
+
+    fn answer_batch(&mut self, now: Instant, batch: Batch<T>, response: Result<Response, Error>) {
+        let Batch {
+            lane,
+            payloads,
+            tickets,
+        } = batch;
+        self.lanes.answered(now, &lane);
+        let mut results = Results::of(response);
+        let mut moved: Vec<(Endpoint, Vec<Item<T>>)> = Vec::new();
+        let mut delayed = Vec::new();
+        for (payload, mut ticket) in payloads.into_vec().into_iter().zip(tickets) {
+            let result = results.next(&payload, &ticket);
+            if let Some(error) = result.error().filter(|error| error.kind() == ErrorKind::NotLeader) {
+                if !matches!(ticket.waiter, Waiter::Told) {
+                    match self.next_node(Some(&lane.queue), error, ticket.fate) {
+                        Next::Node(endpoint) => {
+                            ticket.fate.hops += 1;
+                            self.release(&ticket, None);
+                            let item = Item { payload, ticket };
+                            match moved.iter_mut().find(|(known, _)| *known == endpoint) {
+                                Some((_, items)) => items.push(item),
+                                None => moved.push((endpoint, vec![item])),
+                            }
+                            continue;
+                        }
+                        Next::Later => {
+                            ticket.fate.hops += 1;
+                            delayed.push(Item { payload, ticket });
+                            continue;
+                        }
+                        Next::GiveUp => {}
+                    }
+                }
+            }
+            self.finish_item(ticket, result);
+        }
+        for (endpoint, items) in moved {
+            self.hand_over(Some(endpoint), Cargo::Items(items));
+        }
+        if !delayed.is_empty() {
+            self.put_back(now, lane.clone(), delayed);
+            if let Some(until) = now.checked_add(ELECTION_PAUSE) {
+                self.lanes.hold(now, &lane, until);
+            }
+        }
+    }
+
+    /// Where a request goes that this node does not lead.
+    fn next_node(&mut self, queue: Option<&QueueName>, error: &Error, fate: Fate) -> Next {
+        if fate.hops >= self.shared.config().settings().max_redirects {
+            return Next::GiveUp;
+        }
+        let Some(here) = self.session.endpoint().cloned() else {
+            return Next::Later;
+        };
+        let leader = error
+            .leader()
+            .and_then(|hint| Endpoint::from_leader_hint(hint, &here).ok());
+        match leader {
+            Some(leader) if leader != here => {
+                if let Some(queue) = queue {
+                    self.shared
+                        .directory()
+                        .learn_leader(Purpose::Requests, queue, leader.clone());
+                }
+                self.stats.redirects += 1;
+                self.shared.push_event(Event::Redirected {
+                    link: self.name.clone(),
+                    to: leader.clone(),
+                });
+                Next::Node(leader)
+            }
+            // An election, or a node that names itself: the answer will change.
+            _ => {
+                if let Some(queue) = queue {
+                    self.shared.directory().forget_queue(Purpose::Requests, queue);
+                }
+                Next::Later
+            }
+        }
+    }
+
+    fn hand_over(&mut self, endpoint: Option<Endpoint>, cargo: Cargo<T>) {
+        self.actions.push_back(Action::Reroute {
+            endpoint,
+            parcel: Parcel(cargo),
+        });
+    }
+
+    /// Hands items that were charged here to another node.
+    pub(super) fn reroute(&mut self, endpoint: Option<Endpoint>, items: Vec<Item<T>>) {
+        for item in &items {
+            self.release(&item.ticket, None);
+        }
+        self.hand_over(endpoint, Cargo::Items(items));
+    }
+
+    fn delay_call(&mut self, now: Instant, call: Call<T>) {
+        if let Some(until) = now.checked_add(ELECTION_PAUSE) {
+            self.calls_soonest.add(Some(until));
+            self.delayed.push((Some(until), call));
+        }
+    }
+
+    // ---- endings ----
+
+    /// Ends a call that was charged to the client's account.
+    pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
+        self.release_call();
+        self.note_result(result.as_ref().err());
+        self.complete_call(call.token, result);
+    }
+
+    pub(super) fn complete_call(&mut self, token: Option<T>, result: Result<Response, Error>) {
+        if let Some(token) = token {
+            self.completions.push(Completion {
+                token,
+                reply: Reply::Response(result),
+            });
+        }
+    }
+
+    pub(super) fn release_call(&mut self) {
+        if let Some(account) = self.account(CLIENT) {
+            account.release(1, 0);
+        }
+    }
+
+    /// Ends an item that was charged to its account.
+    pub(super) fn finish_item(&mut self, ticket: Ticket<T>, result: ItemResult) {
+        let error = result.error().cloned();
+        if matches!(ticket.waiter, Waiter::Told) {
+            return;
+        }
+        self.note_result(error.as_ref());
+        match &result {
+            ItemResult::Enqueued(Ok(_)) => self.stats.messages_confirmed += 1,
+            ItemResult::Settled(_) => self.stats.settled += 1,
+            ItemResult::Enqueued(Err(_)) => {}
+        }
+        let queue = match &result {
+            ItemResult::Enqueued(Err(failed)) => Some(failed.message.queue.clone()),
+            _ => None,
+        };
+        self.release(&ticket, error.as_ref());
+        let told = ticket.waiter.tell(result);
+        self.completions.extend(told.completion);
+        if let (Some(queue), Some(error)) = (queue, told.unheard) {
+            self.shared.push_event(Event::Unconfirmed { queue, error });
+        }
+    }
+
+    /// Gives back the room a ticket took, and tells the flushes of its producer.
+    pub(super) fn release(&mut self, ticket: &Ticket<T>, error: Option<&Error>) {
+        let mut completions = std::mem::take(&mut self.completions);
+        if let Some(account) = self.account(ticket.account) {
+            account.release(ticket.requests, ticket.cost);
+            account.leave(ticket.epoch, error, &mut completions);
+        }
+        self.completions = completions;
+    }
+
+    pub(super) fn fail_items(&mut self, items: Vec<Item<T>>, error: &Error) {
+        for item in items {
+            self.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
+        }
+    }
+
+    fn note_result(&mut self, error: Option<&Error>) {
+        if error.is_some_and(|error| error.kind() == ErrorKind::Timeout) {
+            self.stats.timeouts += 1;
+        }
+        if let Some(closing) = &mut self.closing {
+            closing.note(error);
+        }
+    }
+
+    // ---- deadlines ----
+
+    /// Fails what was not sent by its deadline; makes delayed calls due.
+    pub(super) fn expire_queued(&mut self, now: Instant) {
+        let error = self.timeout_error(false);
+        if self.calls_soonest.take_due(now) {
+            let mut left = std::collections::VecDeque::with_capacity(self.calls.len());
+            for call in std::mem::take(&mut self.calls) {
+                if call.fate.is_due(now) {
+                    self.finish_call(call, Err(error.clone()));
+                } else {
+                    self.calls_soonest.add(call.fate.deadline);
+                    left.push_back(call);
+                }
+            }
+            self.calls = left;
+            for (until, call) in std::mem::take(&mut self.delayed) {
+                if call.fate.is_due(now) {
+                    self.finish_call(call, Err(error.clone()));
+                } else if until.is_some_and(|until| until <= now) {
+                    self.requeue_call(call);
+                } else {
+                    self.calls_soonest
+                        .add(crate::soonest::earlier(until, call.fate.deadline));
+                    self.delayed.push((until, call));
+                }
+            }
+        }
+        for item in self.lanes.handle_timeout(now) {
+            self.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
+        }
+        for index in 0..self.accounts.len() {
+            let expired = self
+                .account(index)
+                .map(|account| account.expired(now))
+                .unwrap_or_default();
+            for parked in expired {
+                self.fail_job(parked.job, &error);
+            }
+        }
+    }
+
+    /// Fails what was not answered by its deadline.
+    pub(super) fn expire_in_flight(&mut self, now: Instant) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        let mut ended = Vec::new();
+        let result = connection.expire(now, |work, sent| match work {
+            Work::Call(call) => {
+                let token = call.token.take();
+                ended.push(Expired::Call(token, sent));
+                None
+            }
+            Work::Subscribe => None,
+            Work::Batch(batch) => {
+                let mut next: Option<Instant> = None;
+                let mut waiting = false;
+                for (index, ticket) in batch.tickets.iter_mut().enumerate() {
+                    if matches!(ticket.waiter, Waiter::Told) {
+                        continue;
+                    }
+                    if ticket.fate.is_due(now) {
+                        if let Some(payload) = batch.payloads.clone_one(index) {
+                            let told = ticket.tell_early();
+                            ended.push(Expired::Item(told, payload, sent));
+                        }
+                    } else {
+                        waiting = true;
+                        next = crate::soonest::earlier(next, ticket.fate.deadline);
+                    }
+                }
+                if !waiting {
+                    ended.push(Expired::Frame(batch.lane.clone()));
+                }
+                next
+            }
+        });
+        self.connection = Some(connection);
+        for expired in ended {
+            match expired {
+                Expired::Call(token, sent) => {
+                    let error = self.timeout_error(sent);
+                    self.release_call();
+                    self.note_result(Some(&error));
+                    self.complete_call(token, Err(error));
+                }
+                Expired::Item(ticket, payload, sent) => {
+                    let error = self.timeout_error(sent);
+                    self.finish_item(ticket, ItemResult::failed(payload, error));
+                }
+                Expired::Frame(lane) => self.lanes.answered(now, &lane),
+            }
+        }
+        if let Err(broken) = result {
+            self.handle_broken(now, broken);
+        }
+    }
+
+    fn timeout_error(&self, sent: bool) -> Error {
+        match (sent, self.session.last_error()) {
+            (true, _) => Error::new(ErrorKind::Timeout, "no answer within the deadline").with_outcome(Outcome::Unknown),
+            (false, Some(error)) if self.connection.is_none() => Error::new(
+                ErrorKind::Timeout,
+                format!("not connected within the deadline: {error}"),
+            ),
+            (false, _) => Error::new(ErrorKind::Timeout, "not sent within the deadline"),
+        }
+    }
+
+    // ---- lost connections ----
+
+    /// What was in flight when the connection was lost: sent again where that is safe, failed elsewhere.
+    /// `goes_on`: there will be another connection.
+    pub(super) fn retry_or_fail(&mut self, now: Instant, works: Vec<(Work<T>, bool)>, error: &Error, goes_on: bool) {
+        let unknown = error.clone().with_outcome(Outcome::Unknown);
+        let not_sent = error.clone().with_outcome(Outcome::NotSent);
+        for (work, sent) in works.into_iter().rev() {
+            match work {
+                Work::Subscribe => {}
+                Work::Call(mut call) => {
+                    if goes_on && (!sent || self.is_replayable(call.request.op())) {
+                        call.fate.replayed |= sent;
+                        self.requeue_call(call);
+                    } else {
+                        let error = if sent { &unknown } else { &not_sent };
+                        self.finish_call(call, Err(error.clone()));
+                    }
+                }
+                Work::Batch(batch) => {
+                    let again = goes_on && (!sent || self.is_replayable(batch.lane.kind.op()));
+                    let mut items = Vec::new();
+                    for (payload, mut ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
+                        if again {
+                            ticket.fate.replayed |= sent;
+                            if !matches!(ticket.waiter, Waiter::Told) {
+                                items.push(Item { payload, ticket });
+                            }
+                        } else {
+                            let error = if sent { &unknown } else { &not_sent };
+                            self.finish_item(ticket, ItemResult::failed(payload, error.clone()));
+                        }
+                    }
+                    self.put_back(now, batch.lane, items);
+                }
+            }
+        }
+        self.lanes.reset_in_flight(now);
+    }
+
+    fn is_replayable(&self, op: Op) -> bool {
+        match self.shared.config().settings().replay {
+            Replay::Never => false,
+            Replay::SafeOps => op.is_safe_to_replay(),
+            Replay::IncludingEnqueue => op == Op::Enqueue || op.is_safe_to_replay(),
+        }
+    }
+
+    pub(super) fn requeue_call(&mut self, call: Call<T>) {
+        self.calls_soonest.add(call.fate.deadline);
+        let place = self.calls.partition_point(|known| known.id < call.id);
+        self.calls.insert(place, call);
+    }
+
+    pub(super) fn put_back(&mut self, now: Instant, lane: LaneKey, items: Vec<Item<T>>) {
+        if items.is_empty() {
+            return;
+        }
+        match self.account(lane.account).map(|account| account.policy) {
+            Some(policy) => self.lanes.put_back(now, lane, policy, items),
+            None => self.fail_items(items, &super::submit::closed("the producer")),
+        }
+    }
+
+    /// Fails everything that is open, in flight or waiting.
+    pub(super) fn fail_everything(&mut self, error: &Error) {
+        if let Some(mut connection) = self.connection.take() {
+            let unknown = error.clone().with_outcome(Outcome::Unknown);
+            let not_sent = error.clone().with_outcome(Outcome::NotSent);
+            for (work, sent) in connection.drain() {
+                let error = if sent { &unknown } else { &not_sent };
+                match work {
+                    Work::Subscribe => {}
+                    Work::Call(call) => self.finish_call(call, Err(error.clone())),
+                    Work::Batch(batch) => {
+                        for (payload, ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
+                            self.finish_item(ticket, ItemResult::failed(payload, error.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, call)| call);
+        for call in std::mem::take(&mut self.calls).into_iter().chain(delayed) {
+            self.finish_call(call, Err(error.clone()));
+        }
+        let items = self.lanes.drain();
+        self.fail_items(items, error);
+        for index in 0..self.accounts.len() {
+            let parked = self.account(index).map(|account| account.drain()).unwrap_or_default();
+            for parked in parked {
+                self.note_result(Some(error));
+                self.fail_job(parked.job, error);
+            }
+        }
+    }
+
+    /// Everything that waits goes back to the main link: this node is gone.
+    pub(super) fn return_everything(&mut self) {
+        let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, call)| call);
+        for mut call in std::mem::take(&mut self.calls).into_iter().chain(delayed) {
+            call.fate.hops += 1;
+            self.release_call();
+            self.hand_over(None, Cargo::Call(call));
+        }
+        let mut items = self.lanes.drain();
+        for item in &mut items {
+            item.ticket.fate.hops += 1;
+        }
+        if !items.is_empty() {
+            self.reroute(None, items);
+        }
+        debug_assert!(matches!(self.name, LinkName::Node(_)));
+    }
+}
+
+enum Next {
+    Node(Endpoint),
+    Later,
+    GiveUp,
+}
+
+enum Expired<T> {
+    Call(Option<T>, bool),
+    Item(Ticket<T>, Payload, bool),
+    Frame(LaneKey),
+}
+
+impl LaneKind {
+    pub(super) fn op(self) -> Op {
+        match self {
+            Self::Enqueue => Op::Enqueue,
+            Self::Ack => Op::Ack,
+            Self::Nack => Op::Nack,
+        }
+    }
+}
+
+impl<T> Ticket<T> {
+    /// A ticket that tells the waiter now; the one that stays has nobody to tell and holds no room.
+    fn tell_early(&mut self) -> Self {
+        let told = Self {
+            call: self.call,
+            waiter: std::mem::replace(&mut self.waiter, Waiter::Told),
+            fate: self.fate,
+            account: self.account,
+            cost: self.cost,
+            requests: self.requests,
+            epoch: self.epoch,
+            detached: self.detached,
+        };
+        self.cost = 0;
+        self.requests = 0;
+        told
+    }
+}
+
+/// The results of a batch, in order, with something for every item however many the server sent.
+struct Results {
+    items: std::vec::IntoIter<Result<Option<crate::MessageId>, Box<ServerError>>>,
+    /// For items that got none.
+    rest: Error,
+}
+
+impl Results {
+    fn of(response: Result<Response, Error>) -> Self {
+        let missing = Error::new(
+            ErrorKind::Protocol,
+            "the server answered fewer results than there were items",
+        )
+        .with_outcome(Outcome::Unknown);
+        let (items, rest): (Vec<_>, Error) = match response {
+            Ok(Response::Enqueue(results)) => (results.into_iter().map(|r| r.map(Some)).collect(), missing),
+            Ok(Response::Ack(results) | Response::Nack(results)) => {
+                (results.into_iter().map(|r| r.map(|()| None)).collect(), missing)
+            }
+            Ok(_) => (
+                Vec::new(),
+                Error::new(ErrorKind::Protocol, "the answer belongs to another operation")
+                    .with_outcome(Outcome::Unknown),
+            ),
+            Err(error) => (Vec::new(), error),
+        };
+        // One refusal for a whole frame is how an empty queue name is answered (spec/preamble.md 1.5).
+        let rest = match items.as_slice() {
+            [Err(only)] if only.kind() == ErrorKind::InvalidArgument => Error::from_server((**only).clone()),
+            _ => rest,
+        };
+        Self {
+            items: items.into_iter(),
+            rest,
+        }
+    }
+
+    fn next<T>(&mut self, payload: &Payload, ticket: &Ticket<T>) -> ItemResult {
+        let result = match self.items.next() {
+            Some(Ok(id)) => Ok(id),
+            Some(Err(error)) => Err(Error::from_server(*error)),
+            None => Err(self.rest.clone()),
+        };
+        match (payload, result) {
+            (Payload::Message(_), Ok(Some(id))) => ItemResult::Enqueued(Ok(id)),
+            (Payload::Settle(_), Ok(_)) => ItemResult::Settled(Ok(())),
+            // The first attempt worked; the second finds no lease any more.
+            (Payload::Settle(Settle { nack: None, .. }), Err(error))
+                if ticket.fate.replayed && error.kind() == ErrorKind::MessageNotFound =>
+            {
+                ItemResult::Settled(Ok(()))
+            }
+            (_, Err(error)) => ItemResult::failed(payload.clone(), error),
+            (Payload::Message(_), Ok(None)) => ItemResult::failed(payload.clone(), self.rest.clone()),
+        }
+    }
+}
+
+/// The queue whose leader has to answer a request.
+fn queue_of(request: &Request) -> Option<&QueueName> {
+    match request {
+        Request::QueueStats { queue } | Request::DeleteQueue { queue } => Some(queue),
+        Request::Redrive { dlq, .. } => Some(dlq),
+        Request::CreateQueue(spec) => Some(&spec.name),
+        _ => None,
+    }
+}

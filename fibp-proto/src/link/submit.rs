@@ -1,0 +1,556 @@
+//! What callers ask of a link.
+
+use std::time::{Duration, Instant};
+
+use super::accounts::{Account, Job, Parked};
+use super::completion::{CallId, Completion, Reply};
+use super::session::Closing;
+use super::work::{Call, Fate, Item, ItemResult, Join, LaneKey, Payload, Ticket, Waiter, Work};
+use super::{Link, ProducerId, Settle};
+use crate::config::{OnFull, ProducerSettings};
+use crate::directory::Purpose;
+use crate::error::{Error, ErrorKind, SendError};
+use crate::event::{Event, LinkName};
+use crate::message::Message;
+use crate::request::Request;
+
+/// The client's own account.
+pub(super) const CLIENT: usize = 0;
+
+/// Work on its way to another link: opaque to the adapter.
+#[derive(Debug)]
+pub struct Parcel<T>(pub(super) Cargo<T>);
+
+#[derive(Debug)]
+pub(super) enum Cargo<T> {
+    Call(Call<T>),
+    Items(Vec<Item<T>>),
+}
+
+impl<T> Link<T> {
+    /// One request; completes with [`Reply::Response`]. `timeout` overrides the configured request timeout.
+    pub fn call(&mut self, now: Instant, request: Request, timeout: Option<Duration>, token: T) -> CallId {
+        let id = self.next_call_id();
+        if !Self::is_callable(&request) {
+            let text = format!(
+                "{:?} is not a call: use the producer's or consumer's own methods",
+                request.op()
+            );
+            self.complete_call(Some(token), Err(Error::new(ErrorKind::InvalidArgument, text)));
+            self.note_change();
+            return id;
+        }
+        let fate = Fate::new(self.deadline(now, timeout));
+        let call = Call {
+            id,
+            request,
+            token: Some(token),
+            fate,
+        };
+        self.submit(now, CLIENT, id, fate.deadline, Job::Call(call));
+        id
+    }
+
+    /// One message through the client's own accumulator; completes with [`Reply::Enqueued`].
+    pub fn enqueue(&mut self, now: Instant, message: Message, timeout: Option<Duration>, token: T) -> CallId {
+        self.submit_one(now, Payload::Message(message), timeout, token)
+    }
+
+    /// Many messages, any mix of queues; completes with [`Reply::EnqueuedMany`], results in input order.
+    pub fn enqueue_many(
+        &mut self,
+        now: Instant,
+        messages: Vec<Message>,
+        timeout: Option<Duration>,
+        token: T,
+    ) -> CallId {
+        let payloads = messages.into_iter().map(Payload::Message);
+        self.submit_many(now, payloads, true, timeout, token)
+    }
+
+    /// One ack or nack; completes with [`Reply::Settled`].
+    pub fn settle(&mut self, now: Instant, settle: Settle, timeout: Option<Duration>, token: T) -> CallId {
+        self.note_late(now, &settle);
+        self.submit_one(now, Payload::Settle(settle), timeout, token)
+    }
+
+    /// Many acks and nacks; completes with [`Reply::SettledMany`], results in input order.
+    pub fn settle_many(&mut self, now: Instant, settles: Vec<Settle>, timeout: Option<Duration>, token: T) -> CallId {
+        for settle in &settles {
+            self.note_late(now, settle);
+        }
+        let payloads = settles.into_iter().map(Payload::Settle);
+        self.submit_many(now, payloads, false, timeout, token)
+    }
+
+    /// A producer with an accumulator of its own.
+    pub fn open_producer(&mut self, settings: ProducerSettings) -> ProducerId {
+        let account = Some(Account::of_producer(settings));
+        let free = self.accounts.iter().position(Option::is_none);
+        let index = match free.and_then(|index| self.accounts.get_mut(index).map(|place| (index, place))) {
+            Some((index, place)) => {
+                *place = account;
+                index
+            }
+            None => {
+                self.accounts.push(account);
+                self.accounts.len() - 1
+            }
+        };
+        ProducerId(index)
+    }
+
+    /// The producer's last handle is gone: what it holds is still sent.
+    pub fn close_producer(&mut self, producer: ProducerId) {
+        let now = self.latest;
+        if let Some(account) = self.account(producer.0).filter(|_| producer.0 != CLIENT) {
+            account.closed = true;
+        }
+        self.lanes.flush(now, Some(producer.0));
+        self.settle_accounts(now);
+        self.note_change();
+    }
+
+    /// Hands a message to a producer. `admitted` completes with [`Reply::Admitted`] once the message is in the
+    /// buffer (at once if there is room, later or with an error per `on_full`), `receipt` with
+    /// [`Reply::Enqueued`] when the broker answered. If admission fails, only `admitted` completes, and
+    /// `receipt` comes back inside it.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+        admitted: T,
+        receipt: T,
+    ) -> CallId {
+        let id = self.next_call_id();
+        let fate = Fate::new(self.deadline(now, timeout));
+        let item = self.receipt_item(id, producer, message, fate, receipt);
+        self.submit(now, producer.0, id, fate.deadline, Job::Send { item, admitted });
+        id
+    }
+
+    /// Hands a message to a producer if there is room right now.
+    ///
+    /// # Errors
+    ///
+    /// The message and the token back: `Overloaded` when the buffer is full, `Closed` after a close.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the message comes back by value: nothing is lost"
+    )]
+    pub fn try_send(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+        receipt: T,
+    ) -> Result<CallId, (SendError, T)> {
+        let refusal = self.refusal(now);
+        let id = self.next_call_id();
+        let fate = Fate::new(self.deadline(now, timeout));
+        let item = self.receipt_item(id, producer, message, fate, receipt);
+        let job = Job::Items(vec![item]);
+        let error = match (refusal, self.account(producer.0)) {
+            (Some(error), _) => error,
+            (None, Some(account)) if account.has_room(&job) => {
+                self.admit(now, producer.0, job);
+                self.note_change();
+                return Ok(id);
+            }
+            (None, Some(_)) => full(),
+            (None, None) => closed("the producer"),
+        };
+        match job {
+            Job::Items(items) => match items.into_iter().next() {
+                Some(Item {
+                    payload: Payload::Message(message),
+                    ticket:
+                        Ticket {
+                            waiter: Waiter::One(receipt),
+                            ..
+                        },
+                }) => Err((SendError { message, error }, receipt)),
+                _ => Ok(id),
+            },
+            Job::Call(_) | Job::Send { .. } => Ok(id),
+        }
+    }
+
+    /// Sends what the producer holds without lingering; completes with [`Reply::Flushed`] when everything
+    /// handed to it before this call is settled, which each message's own deadline bounds.
+    pub fn flush(&mut self, now: Instant, producer: ProducerId, token: T) -> CallId {
+        let id = self.next_call_id();
+        self.lanes.flush(now, Some(producer.0));
+        let mut completions = std::mem::take(&mut self.completions);
+        match self.account(producer.0) {
+            Some(account) => account.flush(id, token, &mut completions),
+            None => completions.push(Completion {
+                token,
+                reply: Reply::Flushed(Err(closed("the producer"))),
+            }),
+        }
+        self.completions = completions;
+        self.note_change();
+        id
+    }
+
+    /// The caller is gone. Its token, if the call was still open; what was not sent yet is withdrawn, except
+    /// for receipts of producers.
+    pub fn abandon(&mut self, id: CallId) -> Option<T> {
+        let now = self.latest;
+        let token = self.find_abandoned(now, id);
+        self.settle_accounts(now);
+        self.check_closing(now);
+        self.note_change();
+        token
+    }
+
+    /// Accepts work that another link handed over with [`Action::Reroute`](super::Action::Reroute).
+    pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) {
+        if let Some(error) = self.refusal(now) {
+            match parcel.0 {
+                Cargo::Call(call) => self.finish_call(call, Err(error)),
+                Cargo::Items(items) => self.fail_items(items, &error),
+            }
+            return self.note_change();
+        }
+        // The call ids of the other link mean nothing here, but the order they stand for does.
+        let id = self.next_call_id();
+        match parcel.0 {
+            Cargo::Call(mut call) => {
+                call.id = id;
+                self.admit(now, CLIENT, Job::Call(call));
+            }
+            Cargo::Items(mut items) => {
+                for item in &mut items {
+                    item.ticket.call = id;
+                    item.ticket.account = CLIENT;
+                    item.ticket.cost = item.payload.cost();
+                }
+                self.admit(now, CLIENT, Job::Items(items));
+            }
+        }
+        self.note_change();
+    }
+
+    /// Flushes, waits for answers, then closes; completes with [`Reply::Closed`] by `now + deadline` at the
+    /// latest. Later calls fail with `Closed`.
+    pub fn close(&mut self, now: Instant, deadline: Duration, token: T) -> CallId {
+        let id = self.next_call_id();
+        let until = now.checked_add(deadline).unwrap_or(now);
+        match &mut self.closing {
+            Some(closing) => {
+                closing.tokens.push((id, token));
+                closing.until = closing.until.min(until);
+            }
+            None => self.closing = Some(Closing::new(id, token, until)),
+        }
+        self.lanes.flush(now, None);
+        self.check_closing(now);
+        self.note_change();
+        id
+    }
+
+    // ---- the way in ----
+
+    pub(super) fn deadline(&self, now: Instant, timeout: Option<Duration>) -> Option<Instant> {
+        timeout
+            .or(self.shared.config().settings().request_timeout)
+            .and_then(|timeout| now.checked_add(timeout))
+    }
+
+    fn submit_one(&mut self, now: Instant, payload: Payload, timeout: Option<Duration>, token: T) -> CallId {
+        let id = self.next_call_id();
+        let fate = Fate::new(self.deadline(now, timeout));
+        let item = item(id, payload, fate, Waiter::One(token), 1);
+        self.submit(now, CLIENT, id, fate.deadline, Job::Items(vec![item]));
+        id
+    }
+
+    fn submit_many(
+        &mut self,
+        now: Instant,
+        payloads: impl ExactSizeIterator<Item = Payload>,
+        enqueue: bool,
+        timeout: Option<Duration>,
+        token: T,
+    ) -> CallId {
+        let id = self.next_call_id();
+        if payloads.len() == 0 {
+            let reply = if enqueue {
+                Reply::EnqueuedMany(Vec::new())
+            } else {
+                Reply::SettledMany(Vec::new())
+            };
+            self.completions.push(Completion { token, reply });
+            self.note_change();
+            return id;
+        }
+        let fate = Fate::new(self.deadline(now, timeout));
+        let join = Join::new(token, payloads.len(), enqueue);
+        let items = payloads
+            .enumerate()
+            .map(|(index, payload)| {
+                let waiter = Waiter::Part(join.clone(), index);
+                item(id, payload, fate, waiter, usize::from(index == 0))
+            })
+            .collect();
+        self.submit(now, CLIENT, id, fate.deadline, Job::Items(items));
+        id
+    }
+
+    fn receipt_item(&self, id: CallId, producer: ProducerId, message: Message, fate: Fate, receipt: T) -> Item<T> {
+        let mut item = item(id, Payload::Message(message), fate, Waiter::One(receipt), 0);
+        item.ticket.account = producer.0;
+        item.ticket.detached = true;
+        item
+    }
+
+    fn submit(&mut self, now: Instant, account: usize, id: CallId, deadline: Option<Instant>, job: Job<T>) {
+        self.latest = self.latest.max(now);
+        match self.refusal(now) {
+            Some(error) => self.fail_job(job, &error),
+            None => match self.account(account) {
+                Some(room) if room.has_room(&job) => self.admit(now, account, job),
+                Some(room) if room.on_full == OnFull::Wait => room.park(Parked { id, deadline, job }),
+                Some(_) => self.fail_job(job, &full()),
+                None => self.fail_job(job, &closed("the producer")),
+            },
+        }
+        self.note_change();
+    }
+
+    /// Why nothing new is taken, if so.
+    fn refusal(&mut self, now: Instant) -> Option<Error> {
+        if self.closing.is_some() {
+            return Some(closed("the client"));
+        }
+        self.session_refusal(now)
+    }
+
+    pub(super) fn admit(&mut self, now: Instant, account: usize, job: Job<T>) {
+        match job {
+            Job::Call(call) => {
+                if let Some(room) = self.account(account) {
+                    room.charge(1, 0);
+                }
+                self.calls_soonest.add(call.fate.deadline);
+                self.calls.push_back(call);
+            }
+            Job::Items(items) => {
+                for item in items {
+                    self.admit_item(now, item);
+                }
+            }
+            Job::Send { item, admitted } => {
+                self.admit_item(now, item);
+                self.completions.push(Completion {
+                    token: admitted,
+                    reply: Reply::Admitted(Ok(())),
+                });
+            }
+        }
+    }
+
+    fn admit_item(&mut self, now: Instant, mut item: Item<T>) {
+        let index = item.ticket.account;
+        let Some(account) = self.account(index) else {
+            return self.fail_items(vec![item], &closed("the producer"));
+        };
+        account.charge(item.ticket.requests, item.ticket.cost);
+        item.ticket.epoch = account.enter();
+        let policy = account.policy;
+        let key = LaneKey {
+            account: index,
+            kind: item.payload.kind(),
+            queue: item.payload.queue().clone(),
+        };
+        match self.leader_elsewhere(item.payload.queue()) {
+            Some(leader) => self.reroute(Some(leader), vec![item]),
+            None => self.lanes.push(now, key, policy, item),
+        }
+    }
+
+    /// The node that is known to lead the queue, if it is not the one this link talks to.
+    fn leader_elsewhere(&self, queue: &crate::QueueName) -> Option<crate::Endpoint> {
+        if self.name != LinkName::Main {
+            return None;
+        }
+        let leader = self.shared.directory().leader(Purpose::Requests, queue)?;
+        (Some(&leader) != self.session.endpoint()).then_some(leader)
+    }
+
+    /// Lets those in line in, as far as there is room; frees the accounts of producers that are done.
+    pub(super) fn settle_accounts(&mut self, now: Instant) {
+        for index in 0..self.accounts.len() {
+            while let Some(parked) = self.account(index).and_then(Account::next_admitted) {
+                self.admit(now, index, parked.job);
+            }
+            if self
+                .account(index)
+                .is_some_and(|account| account.closed && account.is_idle())
+            {
+                if let Some(place) = self.accounts.get_mut(index) {
+                    *place = None;
+                }
+            }
+        }
+    }
+
+    pub(super) fn fail_job(&mut self, job: Job<T>, error: &Error) {
+        match job {
+            Job::Call(call) => self.complete_call(call.token, Err(error.clone())),
+            Job::Items(items) => {
+                for item in items {
+                    let result = ItemResult::failed(item.payload, error.clone());
+                    self.completions.extend(item.ticket.waiter.tell(result).completion);
+                }
+            }
+            Job::Send { item, admitted } => {
+                if let (Payload::Message(message), Waiter::One(receipt)) = (item.payload, item.ticket.waiter) {
+                    let error = error.clone();
+                    self.completions.push(Completion {
+                        token: admitted,
+                        reply: Reply::Admitted(Err((SendError { message, error }, receipt))),
+                    });
+                }
+            }
+        }
+    }
+
+    // ---- callers that are gone ----
+
+    fn find_abandoned(&mut self, now: Instant, id: CallId) -> Option<T> {
+        if self.opened.as_ref().is_some_and(|(opened, _)| *opened == id) {
+            return self.opened.take().map(|(_, token)| token);
+        }
+        if let Some(closing) = &mut self.closing {
+            if let Some(place) = closing.tokens.iter().position(|(known, _)| *known == id) {
+                return Some(closing.tokens.swap_remove(place).1);
+            }
+        }
+        if let Some(token) = self
+            .subscription
+            .as_mut()
+            .and_then(|subscription| subscription.abandon(id))
+        {
+            return Some(token);
+        }
+        if let Ok(place) = self.calls.binary_search_by_key(&id, |call| call.id) {
+            let call = self.calls.remove(place)?;
+            self.release_call();
+            return call.token;
+        }
+        if let Some(place) = self.delayed.iter().position(|(_, call)| call.id == id) {
+            self.release_call();
+            return self.delayed.swap_remove(place).1.token;
+        }
+        for index in 0..self.accounts.len() {
+            let Some(account) = self.account(index) else { continue };
+            if let Some(token) = account.abandon_flush(id) {
+                return Some(token);
+            }
+            if let Some(parked) = account.withdraw(id) {
+                return match parked.job {
+                    Job::Call(call) => call.token,
+                    Job::Send { admitted, .. } => Some(admitted),
+                    Job::Items(items) => first_token(items.into_iter().map(|item| item.ticket.waiter)),
+                };
+            }
+        }
+        if let Some(waiter) = self.lanes.detach(id) {
+            return first_token([waiter]);
+        }
+        let withdrawn = self.lanes.withdraw(now, id);
+        if !withdrawn.is_empty() {
+            let mut waiters = Vec::new();
+            for mut item in withdrawn {
+                waiters.push(std::mem::replace(&mut item.ticket.waiter, Waiter::Told));
+                self.release(&item.ticket, None);
+            }
+            self.forget_in_flight(id);
+            return first_token(waiters);
+        }
+        self.forget_in_flight(id)
+    }
+
+    /// Takes the waiter out of what is in flight; a request nobody waits for leaves a tombstone.
+    fn forget_in_flight(&mut self, id: CallId) -> Option<T> {
+        let connection = self.connection.as_mut()?;
+        let mut waiters = Vec::new();
+        let mut token = None;
+        connection.visit(|work| match work {
+            Work::Call(call) if call.id == id => {
+                token = call.token.take();
+                true
+            }
+            Work::Batch(batch) => {
+                let from = batch.tickets.partition_point(|ticket| ticket.call < id);
+                for ticket in batch.tickets.iter_mut().skip(from) {
+                    if ticket.call != id {
+                        break;
+                    }
+                    waiters.push(std::mem::replace(&mut ticket.waiter, Waiter::Nobody));
+                }
+                false
+            }
+            Work::Call(_) | Work::Subscribe => false,
+        });
+        if token.is_some() {
+            self.release_call();
+            return token;
+        }
+        first_token(waiters)
+    }
+
+    fn note_late(&mut self, now: Instant, settle: &Settle) {
+        let late_by = settle
+            .lease_deadline
+            .and_then(|deadline| now.checked_duration_since(deadline))
+            .filter(|late_by| !late_by.is_zero());
+        if let Some(late_by) = late_by {
+            self.stats.late_settles += 1;
+            self.shared.push_event(Event::LateSettle {
+                queue: settle.queue.clone(),
+                id: settle.id.clone(),
+                late_by,
+            });
+        }
+    }
+}
+
+fn item<T>(call: CallId, payload: Payload, fate: Fate, waiter: Waiter<T>, requests: usize) -> Item<T> {
+    let cost = payload.cost();
+    Item {
+        payload,
+        ticket: Ticket {
+            call,
+            waiter,
+            fate,
+            account: CLIENT,
+            cost,
+            requests,
+            epoch: 0,
+            detached: false,
+        },
+    }
+}
+
+fn first_token<T>(waiters: impl IntoIterator<Item = Waiter<T>>) -> Option<T> {
+    waiters.into_iter().find_map(|waiter| match waiter {
+        Waiter::One(token) => Some(token),
+        Waiter::Part(join, _) => join.take_token(),
+        Waiter::Nobody | Waiter::Told => None,
+    })
+}
+
+fn full() -> Error {
+    Error::new(ErrorKind::Overloaded, "no room: the client's own bound is reached")
+}
+
+pub(super) fn closed(what: &str) -> Error {
+    Error::new(ErrorKind::Closed, format!("{what} is closed"))
+}

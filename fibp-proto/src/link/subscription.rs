@@ -1,0 +1,442 @@
+//! The consumer of a link: subscribing, credit, deliveries and their leases.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::Link;
+use super::completion::{CallId, Completion, Reply};
+use super::work::Work;
+use crate::config::{ConsumerSettings, Credit, Endpoint};
+use crate::connection::Broken;
+use crate::dialect::Rules;
+use crate::directory::Purpose;
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::message::{QueueName, Received};
+use crate::request::{Op, Request};
+use crate::response::{Push, Response};
+
+/// A standing grant: the server-side balance never comes near the 64 at which servers with bug 1 lose
+/// messages (spec/preamble.md 1.7), and never near the end of the counter.
+const STANDING_CREDIT: u32 = 1 << 30;
+
+/// A received message and its lease.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The message.
+    pub received: Received,
+    /// When the lease ends at the earliest, by the client's clock and the configured visibility timeout.
+    pub deadline: Option<Instant>,
+    /// Counts deliveries of this consumer: tells redeliveries of one id apart.
+    pub sequence: u64,
+}
+
+/// The consumer's side of a link.
+#[derive(Debug)]
+pub(super) struct Subscription<T> {
+    queue: QueueName,
+    settings: ConsumerSettings,
+    deliveries: VecDeque<Lease>,
+    /// Handed to the consumer in its last take: it has not asked for more yet.
+    lent: usize,
+    sequence: u64,
+    credit: Ledger,
+    /// The server confirmed this connection's consumer.
+    active: bool,
+    /// A consumer was confirmed before.
+    was_open: bool,
+    end: End,
+    ready: Option<(CallId, T)>,
+    drained: Vec<(CallId, T)>,
+    /// Nothing arrived until then: subscribe anew.
+    idle_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum End {
+    /// More may come.
+    Open,
+    /// Nothing more comes; `Some`: the error to hand out after the last delivery.
+    Ended(Option<Error>),
+}
+
+/// What was granted on this connection and used up since.
+#[derive(Debug, Clone, Copy)]
+enum Ledger {
+    /// The dialect has no credit.
+    None,
+    /// Top up what was received, when half of the grant is gone.
+    Standing { used: u32 },
+    /// Top up what the consumer took, so that no more than the window is ever on its way.
+    Window { size: u32, taken: u32 },
+}
+
+impl Ledger {
+    fn new(settings: &ConsumerSettings, rules: Rules) -> Self {
+        let window = match settings.credit {
+            Credit::Auto => rules.credit_window,
+            Credit::Standing => false,
+            Credit::Window => true,
+        };
+        if !rules.credit {
+            Self::None
+        } else if window {
+            Self::Window {
+                size: u32::try_from(settings.prefetch)
+                    .unwrap_or(STANDING_CREDIT)
+                    .clamp(1, STANDING_CREDIT),
+                taken: 0,
+            }
+        } else {
+            Self::Standing { used: 0 }
+        }
+    }
+
+    fn initial(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Standing { .. } => STANDING_CREDIT,
+            Self::Window { size, .. } => size,
+        }
+    }
+
+    /// Deliveries were received; what to grant for them now.
+    fn received(&mut self, n: usize) -> Option<u32> {
+        match self {
+            Self::Standing { used } => top_up(used, n, STANDING_CREDIT / 2),
+            Self::None | Self::Window { .. } => None,
+        }
+    }
+
+    /// Deliveries were taken by the consumer; what to grant for them now.
+    fn taken(&mut self, n: usize) -> Option<u32> {
+        match self {
+            Self::Window { size, taken } => top_up(taken, n, size.div_ceil(2)),
+            Self::None | Self::Standing { .. } => None,
+        }
+    }
+}
+
+fn top_up(count: &mut u32, n: usize, from: u32) -> Option<u32> {
+    *count = count.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+    (*count >= from).then(|| std::mem::take(count))
+}
+
+impl<T> Subscription<T> {
+    pub(super) fn new(queue: QueueName, settings: ConsumerSettings) -> Self {
+        Self {
+            queue,
+            settings,
+            deliveries: VecDeque::new(),
+            lent: 0,
+            sequence: 0,
+            credit: Ledger::None,
+            active: false,
+            was_open: false,
+            end: End::Open,
+            ready: None,
+            drained: Vec::new(),
+            idle_at: None,
+        }
+    }
+
+    pub(super) fn queue(&self) -> QueueName {
+        self.queue.clone()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.idle_at
+    }
+
+    pub(super) fn abandon(&mut self, id: CallId) -> Option<T> {
+        if self.ready.as_ref().is_some_and(|(ready, _)| *ready == id) {
+            return self.ready.take().map(|(_, token)| token);
+        }
+        let place = self.drained.iter().position(|(known, _)| *known == id)?;
+        Some(self.drained.swap_remove(place).1)
+    }
+
+    fn has_room(&self) -> bool {
+        self.deliveries.len() + self.lent < self.settings.prefetch.max(1)
+    }
+
+    fn has_news(&self) -> bool {
+        !self.deliveries.is_empty() || matches!(self.end, End::Ended(_))
+    }
+
+    fn rearm(&mut self, now: Instant) {
+        self.idle_at = self
+            .settings
+            .idle_resubscribe
+            .and_then(|silence| now.checked_add(silence));
+    }
+
+    fn wake(&mut self, completions: &mut Vec<Completion<T>>) {
+        if self.has_news() {
+            if let Some((_, token)) = self.ready.take() {
+                completions.push(Completion {
+                    token,
+                    reply: Reply::Ready,
+                });
+            }
+        }
+    }
+}
+
+impl<T> Link<T> {
+    // ---- what the consumer asks ----
+
+    /// Takes up to `max` received deliveries, oldest first. Frees room, so the driver may have to read again.
+    pub fn take_deliveries(&mut self, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> usize {
+        let Some(subscription) = &mut self.subscription else {
+            return 0;
+        };
+        let was_full = !subscription.has_room();
+        let n = max.min(subscription.deliveries.len());
+        into.extend(subscription.deliveries.drain(..n));
+        // What was lent before is used up, or the consumer would not ask for more.
+        let grant = subscription.credit.taken(n);
+        subscription.lent = n;
+        self.grant(grant);
+        if was_full && self.has_room_for_deliveries() {
+            if let Some(subscription) = &mut self.subscription {
+                subscription.rearm(now);
+            }
+            self.transport.note_room();
+            self.process_arrivals(now);
+        }
+        self.note_change();
+        n
+    }
+
+    /// The state of the consumer when no delivery waits: `None` while more may come, `Some(None)` after a clean
+    /// end, `Some(Some(error))` once after a terminal error.
+    pub fn poll_consumer_end(&mut self) -> Option<Option<Error>> {
+        let subscription = self.subscription.as_mut()?;
+        if !subscription.deliveries.is_empty() {
+            return None;
+        }
+        match &mut subscription.end {
+            End::Open => None,
+            End::Ended(error) => Some(error.take()),
+        }
+    }
+
+    /// Completes with [`Reply::Ready`] when a delivery waits or the consumer has ended; at once if so.
+    pub fn wait_delivery(&mut self, now: Instant, token: T) -> CallId {
+        let id = self.next_call_id();
+        match &mut self.subscription {
+            Some(subscription) => {
+                // The consumer has used up what it was lent.
+                let was_full = !subscription.has_room();
+                subscription.lent = 0;
+                if let Some((_, earlier)) = subscription.ready.replace((id, token)) {
+                    self.completions.push(Completion {
+                        token: earlier,
+                        reply: Reply::Ready,
+                    });
+                }
+                subscription.wake(&mut self.completions);
+                if was_full && self.has_room_for_deliveries() {
+                    self.transport.note_room();
+                    self.process_arrivals(now);
+                }
+            }
+            None => self.completions.push(Completion {
+                token,
+                reply: Reply::Ready,
+            }),
+        }
+        self.note_change();
+        id
+    }
+
+    /// Stops receiving: the connection is closed, deliveries that were received stay available, then the
+    /// consumer ends cleanly. Completes with [`Reply::Drained`].
+    pub fn stop_consuming(&mut self, now: Instant, token: T) -> CallId {
+        let id = self.next_call_id();
+        if let Some(subscription) = &mut self.subscription {
+            subscription.drained.push((id, token));
+        } else {
+            self.completions.push(Completion {
+                token,
+                reply: Reply::Drained,
+            });
+        }
+        self.end_consumer(None);
+        self.shut(now);
+        self.note_change();
+        id
+    }
+
+    // ---- subscribing ----
+
+    /// The connection is ready: subscribe.
+    pub(super) fn subscribe(&mut self, now: Instant) {
+        let (Some(subscription), Some(connection)) = (&mut self.subscription, &mut self.connection) else {
+            return;
+        };
+        subscription.credit = Ledger::new(&subscription.settings, connection.rules());
+        subscription.rearm(now);
+        let request = Request::Consume {
+            queue: subscription.queue.clone(),
+            credit: subscription.credit.initial(),
+        };
+        match connection.encode(&request) {
+            Ok(id) => connection.register(id, Op::Consume, Work::Subscribe, None),
+            Err(error) => self.end_for_good(now, error.into()),
+        }
+    }
+
+    pub(super) fn handle_subscribed(&mut self, now: Instant, response: Result<Response, Error>) {
+        let Some(subscription) = &mut self.subscription else {
+            return;
+        };
+        match response {
+            Ok(_) => {
+                subscription.active = true;
+                let again = std::mem::replace(&mut subscription.was_open, true);
+                if again {
+                    let queue = subscription.queue.clone();
+                    self.shared.push_event(Event::Resubscribed { queue });
+                }
+                self.session.note_success();
+                self.complete_opened(Ok(()));
+            }
+            Err(error) if error.kind() == ErrorKind::NotLeader => self.follow_leader(now, error),
+            Err(error) if error.is_retryable() || error.kind() == ErrorKind::Protocol => {
+                self.handle_broken(now, Broken::new(error));
+            }
+            Err(error) => self.end_for_good(now, error),
+        }
+    }
+
+    fn follow_leader(&mut self, now: Instant, error: Error) {
+        let Some(subscription) = &self.subscription else { return };
+        let queue = subscription.queue.clone();
+        let here = self.session.endpoint().cloned();
+        let leader = here
+            .as_ref()
+            .zip(error.leader())
+            .and_then(|(here, hint)| Endpoint::from_leader_hint(hint, here).ok());
+        match leader {
+            Some(leader) if Some(&leader) != here.as_ref() => {
+                let hops = self.shared.config().settings().max_redirects;
+                if !self.session.may_follow(&leader, hops) {
+                    return self.end_for_good(now, error);
+                }
+                self.shared
+                    .directory()
+                    .learn_leader(Purpose::Consume, &queue, leader.clone());
+                self.stats.redirects += 1;
+                self.shared.push_event(Event::Redirected {
+                    link: self.name.clone(),
+                    to: leader.clone(),
+                });
+                self.redial_at(now, leader);
+            }
+            // An election, or a node that names itself: ask again after a pause.
+            _ => {
+                self.shared.directory().forget_queue(Purpose::Consume, &queue);
+                self.handle_broken(now, Broken::new(error));
+            }
+        }
+    }
+
+    // ---- deliveries ----
+
+    pub(super) fn handle_push(&mut self, now: Instant, push: Push) {
+        let Some(subscription) = &mut self.subscription else {
+            let error = Error::new(
+                ErrorKind::Protocol,
+                "deliveries arrived on a connection without a consumer",
+            );
+            return self.handle_broken(now, Broken::new(error));
+        };
+        let drained_at = self.transport.drained_at();
+        let deadline = drained_at.and_then(|at| at.checked_add(subscription.settings.visibility_timeout));
+        let n = push.deliveries.len();
+        for received in push.deliveries {
+            subscription.sequence += 1;
+            subscription.deliveries.push_back(Lease {
+                received,
+                deadline,
+                sequence: subscription.sequence,
+            });
+        }
+        self.stats.deliveries += n as u64;
+        subscription.rearm(now);
+        let grant = subscription.credit.received(n);
+        subscription.wake(&mut self.completions);
+        self.grant(grant);
+    }
+
+    fn grant(&mut self, credit: Option<u32>) {
+        if let (Some(credit), Some(connection)) = (credit, &mut self.connection) {
+            if connection.is_ready() {
+                // A grant has no part that could fail to encode.
+                let _ = connection.encode(&Request::Flow { credit });
+            }
+        }
+    }
+
+    /// Whether deliveries that arrive now have room.
+    pub(super) fn has_room_for_deliveries(&self) -> bool {
+        self.subscription.as_ref().is_none_or(Subscription::has_room)
+    }
+
+    /// Nothing arrived for too long: the server may have lost the consumer without a word (spec/preamble.md 1.7
+    /// and 2.4).
+    pub(super) fn check_subscription(&mut self, now: Instant) {
+        if !self.has_room_for_deliveries() {
+            return;
+        }
+        let Some(subscription) = &mut self.subscription else {
+            return;
+        };
+        if subscription.idle_at.is_none_or(|at| at > now) {
+            return;
+        }
+        subscription.idle_at = None;
+        if subscription.active && self.connection.is_some() {
+            let endpoint = self.session.endpoint().cloned();
+            match endpoint {
+                Some(endpoint) => self.redial_at(now, endpoint),
+                None => self.handle_broken(now, Broken::new(Error::new(ErrorKind::Disconnected, "idle"))),
+            }
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn note_unsubscribed(&mut self) {
+        if let Some(subscription) = &mut self.subscription {
+            subscription.active = false;
+            subscription.idle_at = None;
+        }
+    }
+
+    /// Whether a lost connection ends this link's consumer.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.subscription
+            .as_ref()
+            .is_some_and(|subscription| subscription.was_open && !subscription.settings.resubscribe)
+    }
+
+    /// Nothing more comes: after the deliveries that wait, the consumer sees `error`, or a clean end.
+    pub(super) fn end_consumer(&mut self, error: Option<Error>) {
+        let Some(subscription) = &mut self.subscription else {
+            return;
+        };
+        if let End::Open = subscription.end {
+            subscription.end = End::Ended(error);
+        }
+        subscription.idle_at = None;
+        for (_, token) in subscription.drained.drain(..) {
+            self.completions.push(Completion {
+                token,
+                reply: Reply::Drained,
+            });
+        }
+        subscription.wake(&mut self.completions);
+    }
+}

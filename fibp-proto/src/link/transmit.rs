@@ -1,0 +1,258 @@
+//! Output: what waits is encoded when the driver is ready to write it, not before.
+
+use std::time::Instant;
+
+use super::Link;
+use super::submit::CLIENT;
+use super::work::{Batch, Item, ItemResult, LaneKind, Payload, Payloads, Ticket, Work, ack_request, nack_request};
+use crate::config::Batching;
+use crate::connection::Connection;
+use crate::dialect::EncodeError;
+use crate::error::Error;
+use crate::frame::{HEAD_LEN, Transmit};
+use crate::request::Request;
+use crate::soonest::earlier;
+
+impl<T> Link<T> {
+    /// Moves up to about `max` bytes to write into `transmit` (encoding them now) and claims the writer slot;
+    /// false when there is nothing to write, no connection, or the slot is taken.
+    #[must_use]
+    pub fn take_transmit(&mut self, now: Instant, max: usize, transmit: &mut Transmit) -> bool {
+        if !self.transport.may_write() {
+            return false;
+        }
+        let Some(mut connection) = self.connection.take() else {
+            return self.transport.take_transmit::<Work<T>>(None, transmit);
+        };
+        if connection.is_ready() {
+            self.encode_calls(now, &mut connection, max);
+            self.encode_lanes(now, &mut connection, max);
+        }
+        let taken = self.transport.take_transmit(Some(&mut connection), transmit);
+        self.connection = Some(connection);
+        taken
+    }
+
+    /// Whether [`take_transmit`](Self::take_transmit) would have something to write.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        if !self.transport.may_write() {
+            return false;
+        }
+        if self.transport.has_output() {
+            return true;
+        }
+        self.connection.as_ref().is_some_and(|connection| {
+            !connection.out.is_empty() || (connection.is_ready() && (!self.calls.is_empty() || self.lanes.has_ready()))
+        })
+    }
+
+    fn encode_calls(&mut self, now: Instant, connection: &mut Connection<Work<T>>, max: usize) {
+        while connection.out.len() < max {
+            let Some(call) = self.calls.pop_front() else { break };
+            if call.fate.is_due(now) {
+                // Its turn to fail comes with the timeout.
+                self.calls.push_front(call);
+                break;
+            }
+            let op = call.request.op();
+            if op.is_admin() && !connection.admin_known() {
+                if let Err(error) = connection.probe_admin() {
+                    self.finish_call(call, Err(error.into()));
+                } else {
+                    self.calls_soonest.add(call.fate.deadline);
+                    self.delayed.push((None, call));
+                }
+                continue;
+            }
+            match connection.encode(&call.request) {
+                Ok(id) => {
+                    self.stats.frames_sent += 1;
+                    let deadline = call.fate.deadline;
+                    connection.register(id, op, Work::Call(call), deadline);
+                }
+                Err(error) => self.finish_call(call, Err(error.into())),
+            }
+        }
+    }
+
+    fn encode_lanes(&mut self, now: Instant, connection: &mut Connection<Work<T>>, max: usize) {
+        while connection.out.len() < max {
+            let Some(index) = self.lanes.next_ready(now) else { break };
+            self.encode_frame(now, connection, index);
+        }
+    }
+
+    /// Encodes one frame of a lane.
+    fn encode_frame(&mut self, now: Instant, connection: &mut Connection<Work<T>>, index: usize) {
+        let mut picked = Picked {
+            items: Vec::new(),
+            refused: Vec::new(),
+            taken: 0,
+        };
+        let Some(lane) = self.lanes.lane_mut(index) else { return };
+        let key = lane.key.clone();
+        let frame = FrameRoom::new(connection, key.kind, &key.queue, lane.policy.max_bytes);
+        let max_items = lane.policy.max_messages.min(connection.rules().max_items);
+        let one_call = matches!(lane.policy.batching, Batching::Disabled);
+        let mut len = frame.base;
+        while let Some(next) = lane.front() {
+            if picked.items.len() >= max_items {
+                break;
+            }
+            let same_call = picked
+                .items
+                .last()
+                .is_none_or(|last: &Item<T>| last.ticket.call == next.ticket.call);
+            if one_call && !same_call {
+                break;
+            }
+            let refusal = match frame.item_len(connection, &next.payload) {
+                Ok(item_len) if !picked.items.is_empty() && len.saturating_add(item_len) > frame.limit => break,
+                Ok(item_len) => {
+                    len = len.saturating_add(item_len);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            let Some(item) = lane.pop_front() else { break };
+            picked.taken += 1;
+            match refusal {
+                None => picked.items.push(item),
+                Some(error) => picked.refused.push((item, error)),
+            }
+        }
+        let sent = self.send_batch(connection, key, picked.items);
+        self.lanes.taken(now, index, picked.taken, sent);
+        for (item, error) in picked.refused {
+            self.finish_item(item.ticket, ItemResult::failed(item.payload, error.into()));
+        }
+    }
+
+    fn send_batch(
+        &mut self,
+        connection: &mut Connection<Work<T>>,
+        lane: super::work::LaneKey,
+        items: Vec<Item<T>>,
+    ) -> bool {
+        if items.is_empty() {
+            return false;
+        }
+        let kind = lane.kind;
+        let mut messages = Vec::new();
+        let mut settles = Vec::new();
+        let mut tickets: Vec<Ticket<T>> = Vec::with_capacity(items.len());
+        let mut deadline = None;
+        for Item { payload, ticket } in items {
+            match payload {
+                Payload::Message(message) => messages.push(message),
+                Payload::Settle(settle) => settles.push(settle),
+            }
+            deadline = earlier(deadline, ticket.fate.deadline);
+            tickets.push(ticket);
+        }
+        let (encoded, payloads) = match kind {
+            LaneKind::Enqueue => {
+                let request = Request::Enqueue(messages);
+                (connection.encode(&request), Payloads::Messages(request))
+            }
+            LaneKind::Ack => (connection.encode(&ack_request(&settles)), Payloads::Settles(settles)),
+            LaneKind::Nack => (connection.encode(&nack_request(&settles)), Payloads::Settles(settles)),
+        };
+        match encoded {
+            Ok(id) => {
+                self.stats.frames_sent += 1;
+                match kind {
+                    LaneKind::Enqueue => self.stats.enqueue_frames += 1,
+                    LaneKind::Ack | LaneKind::Nack => self.stats.settle_frames += 1,
+                }
+                let batch = Batch {
+                    lane,
+                    payloads,
+                    tickets,
+                };
+                connection.register(id, kind.op(), Work::Batch(batch), deadline);
+                true
+            }
+            Err(error) => {
+                let error = Error::from(error);
+                for (payload, ticket) in payloads.into_vec().into_iter().zip(tickets) {
+                    self.finish_item(ticket, ItemResult::failed(payload, error.clone()));
+                }
+                false
+            }
+        }
+    }
+}
+
+struct Picked<T> {
+    items: Vec<Item<T>>,
+    refused: Vec<(Item<T>, EncodeError)>,
+    taken: usize,
+}
+
+/// How much fits one frame of a lane.
+struct FrameRoom {
+    /// Bytes before the first item.
+    base: usize,
+    /// Where a frame with more than one item ends.
+    limit: usize,
+    /// Where every frame ends.
+    hard_limit: Option<u32>,
+}
+
+impl FrameRoom {
+    fn new<W>(connection: &Connection<W>, kind: LaneKind, queue: &str, max_bytes: usize) -> Self {
+        let codec = connection.codec();
+        let base = match kind {
+            LaneKind::Enqueue => codec.enqueue_base_len(queue),
+            LaneKind::Ack | LaneKind::Nack => codec.settle_base_len(),
+        };
+        let send_limit = connection.send_limit();
+        Self {
+            base,
+            limit: max_bytes.min((send_limit as usize).saturating_sub(HEAD_LEN)),
+            hard_limit: (!connection.rules().continuation).then_some(send_limit),
+        }
+    }
+
+    fn item_len<W>(&self, connection: &Connection<W>, payload: &Payload) -> Result<usize, EncodeError> {
+        let codec = connection.codec();
+        let len = match payload {
+            Payload::Message(message) => codec.enqueue_item_len(message)?,
+            Payload::Settle(settle) => {
+                codec.settle_item_len(&settle.queue, settle.id.as_str(), settle.nack.as_deref())?
+            }
+        };
+        let alone = len.saturating_add(self.base).saturating_add(HEAD_LEN);
+        match self.hard_limit {
+            Some(limit) if alone > limit as usize => Err(EncodeError::FrameTooLarge { len: alone, limit }),
+            _ => Ok(len),
+        }
+    }
+}
+
+impl<T> Link<T> {
+    /// The calls that waited for the admin revision go on.
+    pub(super) fn release_admin_calls(&mut self) {
+        for (until, call) in std::mem::take(&mut self.delayed) {
+            match until {
+                None => self.requeue_call(call),
+                Some(_) => self.delayed.push((until, call)),
+            }
+        }
+    }
+
+    /// Whether a caller may ask this of a link by itself.
+    pub(super) fn is_callable(request: &Request) -> bool {
+        let op = request.op();
+        op.is_admin() || op == crate::Op::Heartbeat
+    }
+
+    pub(super) fn open_work(&self) -> usize {
+        let parked: usize = self.accounts.iter().flatten().map(super::Account::parked).sum();
+        let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
+        debug_assert!(self.accounts.get(CLIENT).is_some());
+        self.calls.len() + self.delayed.len() + self.lanes.len() + parked + in_flight
+    }
+}

@@ -1,0 +1,344 @@
+//! Between the socket's bytes and the connection's: epochs, the writer slot, and TLS.
+
+use std::time::Instant;
+
+use super::Link;
+use super::work::Work;
+use crate::connection::{Broken, Connection};
+use crate::error::{Error, ErrorKind};
+use crate::fault::{Fault, FaultKind};
+use crate::frame::{ReadBuffer, Transmit};
+use crate::tls::TlsPipe;
+
+/// Ciphertext is read in pieces of about this size.
+const TLS_READ: usize = 18 * 1024;
+
+/// About how much ciphertext is made ahead of the socket.
+const TLS_WRITE: usize = 64 * 1024;
+
+/// The state of the socket as the driver reports it.
+#[derive(Debug, Default)]
+pub(super) struct Transport {
+    /// Counts sockets: buffers of an earlier one are recognised by it.
+    epoch: u32,
+    open: bool,
+    writing: bool,
+    reading: bool,
+    /// Reading had stopped for want of room and is wanted again.
+    read_again: bool,
+    /// The last instant at which everything that had arrived was read.
+    drained_at: Option<Instant>,
+    tls: Option<Box<Tls>>,
+}
+
+/// TLS on a socket: the pipe and what waits on either side of it.
+#[derive(Debug)]
+struct Tls {
+    pipe: TlsPipe,
+    /// Ciphertext that arrived and is not decrypted yet.
+    input: ReadBuffer,
+    /// Plaintext that is not encrypted yet.
+    output: Transmit,
+}
+
+impl Transport {
+    pub(super) fn open(&mut self, now: Instant) {
+        *self = Self {
+            epoch: self.epoch.wrapping_add(1),
+            open: true,
+            drained_at: Some(now),
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn close(&mut self) {
+        self.open = false;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn may_write(&self) -> bool {
+        self.open && !self.writing
+    }
+
+    pub(super) fn begin_tls(&mut self, pipe: TlsPipe) {
+        self.tls = Some(Box::new(Tls {
+            pipe,
+            input: ReadBuffer::default(),
+            output: Transmit::new(),
+        }));
+    }
+
+    /// Bytes of the transport's own that wait to be written.
+    pub(super) fn has_output(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.pipe.wants_write() || !tls.output.is_empty())
+    }
+
+    pub(super) fn wants_read_again(&self) -> bool {
+        self.read_again && !self.reading
+    }
+
+    pub(super) fn note_room(&mut self) {
+        self.read_again = true;
+    }
+
+    pub(super) fn drained_at(&self) -> Option<Instant> {
+        self.drained_at
+    }
+
+    /// Fills `transmit` with what is to be written and claims the writer slot; false if there is nothing.
+    pub(super) fn take_transmit<W>(&mut self, connection: Option<&mut Connection<W>>, transmit: &mut Transmit) -> bool {
+        transmit.clear();
+        match (&mut self.tls, connection) {
+            (None, Some(connection)) => connection.out.take_into(transmit),
+            (None, None) => {}
+            (Some(tls), connection) => tls.encrypt(connection, transmit),
+        }
+        if transmit.is_empty() {
+            return false;
+        }
+        transmit.epoch = self.epoch;
+        self.writing = true;
+        true
+    }
+}
+
+impl Tls {
+    /// Encrypts what waits, about as much as is worth one write. What is encrypted counts as sent: the peer may
+    /// act on it.
+    fn encrypt<W>(&mut self, mut connection: Option<&mut Connection<W>>, transmit: &mut Transmit) {
+        let mut ciphertext = transmit.take_spare();
+        self.pipe.take_ciphertext(&mut ciphertext);
+        if let Some(connection) = &mut connection {
+            connection.out.take_into(&mut self.output);
+            while !self.output.is_empty() && ciphertext.len() < TLS_WRITE {
+                let n = self.pipe.write_plaintext(self.output.chunk());
+                if n == 0 {
+                    break;
+                }
+                self.output.advance(n);
+                connection.note_written(n);
+                self.pipe.take_ciphertext(&mut ciphertext);
+            }
+        }
+        if !ciphertext.is_empty() {
+            transmit.push(ciphertext);
+        }
+    }
+}
+
+impl<T> Link<T> {
+    /// The buffer to read into; `None` while it is out, without a connection, or while input is not wanted
+    /// (backpressure).
+    #[must_use]
+    pub fn take_read_buffer(&mut self) -> Option<ReadBuffer> {
+        self.transport.read_again = false;
+        if self.transport.reading || !self.wants_read() {
+            return None;
+        }
+        let mut buffer = match &mut self.transport.tls {
+            Some(tls) => {
+                tls.input.reserve(TLS_READ);
+                std::mem::take(&mut tls.input)
+            }
+            None => self.connection.as_mut()?.decoder().take_buffer()?,
+        };
+        buffer.hand_out(self.transport.epoch);
+        self.transport.reading = true;
+        Some(buffer)
+    }
+
+    /// Whether input is wanted: there is a connection and room for what it brings.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        self.transport.open && self.has_room_for_deliveries()
+    }
+
+    /// Bytes were read into the buffer from [`take_read_buffer`](Self::take_read_buffer). Return the buffer
+    /// with this call even if nothing was read.
+    pub fn handle_input(&mut self, now: Instant, buffer: ReadBuffer) {
+        if buffer.epoch != self.transport.epoch || !self.transport.reading {
+            return;
+        }
+        self.transport.reading = false;
+        self.stats.bytes_received += buffer.arrived() as u64;
+        let full = buffer.is_full();
+        match (&mut self.transport.tls, &mut self.connection) {
+            (Some(tls), _) => tls.input = buffer,
+            (None, Some(connection)) => connection.decoder().give_buffer(buffer),
+            (None, None) => {}
+        }
+        self.process_arrivals(now);
+        if !full {
+            self.transport.drained_at = Some(now);
+        }
+        self.finish_turn(now);
+    }
+
+    /// The peer closed its side.
+    pub fn handle_eof(&mut self, now: Instant) {
+        if !self.transport.open {
+            return;
+        }
+        let broken = self.ended(false).unwrap_or_else(|| {
+            let text = if self.connection.as_ref().is_some_and(Connection::is_mid_frame) {
+                "the server closed the connection in the middle of a frame"
+            } else {
+                "the server closed the connection"
+            };
+            Broken::new(Error::new(ErrorKind::Disconnected, text))
+        });
+        self.handle_broken(now, broken);
+        self.finish_turn(now);
+    }
+
+    /// Reading or writing failed.
+    pub fn handle_transport_error(&mut self, now: Instant, fault: Fault) {
+        if !self.transport.open {
+            return;
+        }
+        // Bytes that arrived before a reset may say more than the reset.
+        let broken = self
+            .ended(fault.kind == FaultKind::Reset)
+            .unwrap_or_else(|| Broken::new(fault.into_error(ErrorKind::Disconnected, crate::Outcome::NotSent)));
+        self.handle_broken(now, broken);
+        self.finish_turn(now);
+    }
+
+    fn ended(&mut self, reset: bool) -> Option<Broken> {
+        if let Some(Err(error)) = self.transport.tls.as_mut().map(|tls| tls.pipe.handle_eof()) {
+            return Some(Broken::new(error));
+        }
+        self.connection
+            .as_ref()
+            .and_then(|connection| connection.closed_early(reset))
+    }
+
+    /// `n` bytes of `transmit` were taken by the socket. When `transmit` is empty afterwards, the writer slot
+    /// is free again.
+    pub fn transmitted(&mut self, now: Instant, transmit: &mut Transmit, n: usize) {
+        if transmit.epoch != self.transport.epoch || !self.transport.writing {
+            transmit.clear();
+            return;
+        }
+        let n = n.min(transmit.len());
+        transmit.advance(n);
+        self.stats.bytes_sent += n as u64;
+        let done = transmit.is_empty();
+        if let Some(connection) = &mut self.connection {
+            if self.transport.tls.is_none() {
+                connection.note_written(n);
+                if done {
+                    connection.out.recycle(transmit);
+                }
+            }
+        }
+        if done {
+            self.transport.writing = false;
+            self.note_flushed(now);
+        }
+    }
+
+    /// Writing failed; returns the writer slot. What `transmit` still holds is not sent.
+    pub fn transmit_failed(&mut self, now: Instant, transmit: Transmit, fault: Fault) {
+        if transmit.epoch == self.transport.epoch {
+            self.transport.writing = false;
+            // What the peer said before it stopped listening explains more than the failed write: the reader
+            // gets to see it, and the end of the stream, unless nobody reads.
+            self.handle_transport_error(now, fault);
+        }
+    }
+
+    /// Takes in what arrived, as far as there is room for it.
+    pub(super) fn process_arrivals(&mut self, now: Instant) {
+        while self.has_room_for_deliveries() {
+            let arrival = match &mut self.connection {
+                Some(connection) => {
+                    let queue = self.subscription.as_ref().map_or_else(Default::default, |s| s.queue());
+                    connection.next_arrival(now, &queue)
+                }
+                None => Ok(None),
+            };
+            match arrival {
+                Ok(Some(arrival)) => {
+                    self.stats.frames_received += 1;
+                    self.handle_arrival(now, arrival);
+                }
+                Ok(None) => {
+                    if !self.decrypt(now) {
+                        break;
+                    }
+                }
+                Err(broken) => return self.handle_broken(now, broken),
+            }
+        }
+        self.update_heartbeat(now);
+    }
+
+    /// Decrypts some of what arrived; false when there is nothing to go on with.
+    fn decrypt(&mut self, now: Instant) -> bool {
+        let Some(tls) = &mut self.transport.tls else {
+            return false;
+        };
+        let mut failed = None;
+        let mut consumed = 0;
+        if !tls.pipe.has_plaintext() && !tls.input.filled().is_empty() {
+            match tls.pipe.read_ciphertext(tls.input.filled()) {
+                Ok(n) => consumed = n,
+                Err(error) => failed = Some(error),
+            }
+            tls.input.consume(consumed);
+        }
+        if self.connection.is_none() && !tls.pipe.is_handshaking() && failed.is_none() {
+            let alpn = tls.pipe.alpn().map(<[u8]>::to_vec);
+            self.open_in_tls(now, alpn);
+            return true;
+        }
+        let mut decrypted = 0;
+        if let Some(connection) = &mut self.connection {
+            if tls.pipe.has_plaintext() {
+                if let Some(mut buffer) = connection.decoder().take_buffer() {
+                    decrypted = tls.pipe.plaintext(buffer.unfilled());
+                    buffer.advance(decrypted);
+                    connection.decoder().give_buffer(buffer);
+                }
+            }
+        }
+        match failed {
+            // What came before the fault is taken in first.
+            Some(error) if decrypted == 0 => {
+                self.handle_broken(now, Broken::new(error));
+                false
+            }
+            Some(_) => true,
+            None => consumed + decrypted > 0,
+        }
+    }
+
+    /// Silence means nothing while nothing is read.
+    pub(super) fn update_heartbeat(&mut self, now: Instant) {
+        let room = self.has_room_for_deliveries();
+        if let Some(connection) = &mut self.connection {
+            if room {
+                connection.resume_heartbeat(now);
+            } else {
+                connection.suspend_heartbeat();
+            }
+        }
+    }
+
+    pub(super) fn finish_turn(&mut self, now: Instant) {
+        self.latest = self.latest.max(now);
+        self.settle_accounts(now);
+        self.check_closing(now);
+        self.publish_stats();
+    }
+
+    pub(super) fn connection_mut(&mut self) -> Option<&mut Connection<Work<T>>> {
+        self.connection.as_mut()
+    }
+}
