@@ -365,6 +365,9 @@ pub struct ConsumerSettings {
     /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not
     /// exist. No.
     pub verify_queue: bool,
+    /// The size of the socket's receive buffer, in bytes: together with `prefetch` it bounds what a server leases ahead
+    /// where credit does not. 256 KiB; `None` leaves it to the operating system.
+    pub receive_buffer: Option<u32>,
 }
 
 impl Default for ConsumerSettings {
@@ -376,6 +379,7 @@ impl Default for ConsumerSettings {
             idle_resubscribe: Some(Duration::from_secs(60)),
             resubscribe: true,
             verify_queue: false,
+            receive_buffer: Some(256 * 1024),
         }
     }
 }
@@ -420,6 +424,13 @@ impl ConsumerSettings {
     #[must_use]
     pub fn verify_queue(mut self, verify: bool) -> Self {
         self.verify_queue = verify;
+        self
+    }
+
+    /// Sets the size of the socket's receive buffer in bytes, or `None` for the operating system's choice.
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: impl Into<Option<u32>>) -> Self {
+        self.receive_buffer = bytes.into();
         self
     }
 }

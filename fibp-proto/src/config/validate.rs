@@ -117,6 +117,9 @@ impl ConsumerSettings {
     /// [`ErrorKind::Config`], naming the option.
     pub fn validate(&self) -> Result<(), Error> {
         positive("prefetch", self.prefetch)?;
+        if self.receive_buffer == Some(0) {
+            return refuse("receive_buffer is zero; use None for the operating system's choice");
+        }
         lasting("visibility_timeout", Some(self.visibility_timeout), "")?;
         lasting("idle_resubscribe", self.idle_resubscribe, "; use None for never")
     }

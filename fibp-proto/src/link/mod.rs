@@ -27,6 +27,7 @@ mod completion;
 mod lanes;
 mod nodes;
 mod session;
+mod settle;
 mod submit;
 mod subscription;
 mod transmit;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use super::lock;
-use super::waiter::{Slot, Waiter, complete};
+use super::waiter::{Wait, Waiter, complete};
 use crate::error::{Error, ErrorKind, Outcome, SendError};
 use crate::fault::Fault;
 use crate::frame::Transmit;
@@ -120,7 +120,7 @@ impl<S> LinkCell<S> {
 
     /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver.
     pub fn submit(self: &Arc<Self>, now: Instant, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
-        let (waiter, slot) = Waiter::new();
+        let (waiter, wait) = Waiter::pair();
         let mut completions = Vec::new();
         let mut locked = self.lock();
         let alone = locked.link.in_flight() == 0 && !self.awake.load(Ordering::Acquire);
@@ -136,14 +136,14 @@ impl<S> LinkCell<S> {
         if kick {
             self.kick();
         }
-        self.call(id, slot)
+        self.call(id, wait)
     }
 
     /// Makes a call whose bytes travel in the next frame.
     pub fn queue(self: &Arc<Self>, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
-        let (waiter, slot) = Waiter::new();
+        let (waiter, wait) = Waiter::pair();
         let id = self.with(|link| call(link, waiter));
-        self.call(id, slot)
+        self.call(id, wait)
     }
 
     /// Hands a message to a producer: the wait for its admission and the wait for its confirmation.
@@ -154,8 +154,8 @@ impl<S> LinkCell<S> {
         message: Message,
         timeout: Option<Duration>,
     ) -> (Call<S>, Call<S>) {
-        let (admitted, admission) = Waiter::new();
-        let (receipt, confirmation) = Waiter::new();
+        let (admitted, admission) = Waiter::pair();
+        let (receipt, confirmation) = Waiter::pair();
         let id = self.with(|link| link.send(now, producer, message, timeout, admitted, receipt));
         (self.call(id, admission), self.call(id, confirmation))
     }
@@ -172,7 +172,7 @@ impl<S> LinkCell<S> {
         message: Message,
         timeout: Option<Duration>,
     ) -> Result<Call<S>, SendError> {
-        let (receipt, confirmation) = Waiter::new();
+        let (receipt, confirmation) = Waiter::pair();
         match self.with(|link| link.try_send(now, producer, message, timeout, receipt)) {
             Ok(id) => Ok(self.call(id, confirmation)),
             Err((error, _receipt)) => Err(error),
@@ -188,16 +188,16 @@ impl<S> LinkCell<S> {
             if let Some(end) = link.poll_consumer_end() {
                 return Arrival::Ended(end);
             }
-            let (waiter, slot) = Waiter::new();
+            let (waiter, wait) = Waiter::pair();
             let id = link.wait_delivery(now, waiter);
-            Arrival::Later(self.call(id, slot))
+            Arrival::Later(self.call(id, wait))
         })
     }
 
-    fn call(self: &Arc<Self>, id: CallId, slot: Arc<Slot>) -> Call<S> {
+    fn call(self: &Arc<Self>, id: CallId, wait: Wait) -> Call<S> {
         Call {
             cell: Arc::clone(self),
-            slot,
+            wait,
             id,
             open: true,
         }
@@ -267,27 +267,16 @@ impl<S> fmt::Debug for Locked<S> {
 #[must_use]
 pub struct Call<S> {
     cell: Arc<LinkCell<S>>,
-    slot: Arc<Slot>,
+    wait: Wait,
     id: CallId,
     open: bool,
 }
 
 impl<S> Call<S> {
-    /// Lets the call go on without anybody waiting for it.
-    pub fn detach(mut self) {
+    /// Lets the call go on when this is dropped.
+    pub fn detached(mut self) -> Self {
         self.open = false;
-    }
-
-    /// Waits until the link is open.
-    ///
-    /// # Errors
-    ///
-    /// Why it could not be opened.
-    pub async fn opened(self) -> Result<(), Error> {
-        match self.await? {
-            Reply::Opened(result) => result,
-            _ => Err(mismatch()),
-        }
+        self
     }
 
     /// Waits for a request's answer.
@@ -308,11 +297,7 @@ impl<S> Call<S> {
     ///
     /// Why the message is not confirmed, with the message.
     pub async fn enqueued(self) -> Result<MessageId, SendError> {
-        match self.await {
-            Ok(Reply::Enqueued(result)) => result,
-            Ok(_) => Err(without_message(mismatch())),
-            Err(error) => Err(without_message(error)),
-        }
+        enqueued(self.await)
     }
 
     /// Waits for the results of many messages.
@@ -330,10 +315,7 @@ impl<S> Call<S> {
     ///
     /// Why it is not done.
     pub async fn settled(self) -> Result<(), Error> {
-        match self.await? {
-            Reply::Settled(result) => result,
-            _ => Err(mismatch()),
-        }
+        settled(self.await)
     }
 
     /// Waits for the results of many acks or nacks.
@@ -384,7 +366,7 @@ impl<S> Future for Call<S> {
     type Output = Result<Reply<Waiter>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = ready!(self.slot.poll(cx));
+        let reply = ready!(Pin::new(&mut self.wait).poll(cx));
         self.open = false;
         Poll::Ready(
             reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the link is gone").with_outcome(Outcome::Unknown)),
@@ -404,6 +386,31 @@ impl<S> Drop for Call<S> {
 impl<S> fmt::Debug for Call<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// One message's result, out of what a [`Call`] ended with.
+///
+/// # Errors
+///
+/// Why the message is not confirmed, with the message.
+pub fn enqueued(reply: Result<Reply<Waiter>, Error>) -> Result<MessageId, SendError> {
+    match reply {
+        Ok(Reply::Enqueued(result)) => result,
+        Ok(_) => Err(without_message(mismatch())),
+        Err(error) => Err(without_message(error)),
+    }
+}
+
+/// One ack's or nack's result, out of what a [`Call`] ended with.
+///
+/// # Errors
+///
+/// Why it is not done.
+pub fn settled(reply: Result<Reply<Waiter>, Error>) -> Result<(), Error> {
+    match reply? {
+        Reply::Settled(result) => result,
+        _ => Err(mismatch()),
     }
 }
 

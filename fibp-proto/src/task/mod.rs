@@ -5,11 +5,13 @@
 //! runtime feeds it with bytes.
 
 mod cell;
+mod race;
 mod waiter;
 mod watchers;
 
-pub use cell::{Arrival, Call, LinkCell, Locked, TryWrite};
-pub use waiter::{Waiter, complete};
+pub use cell::{Arrival, Call, LinkCell, Locked, TryWrite, enqueued, settled};
+pub use race::race;
+pub use waiter::{Wait, Waiter, complete};
 pub use watchers::{WatchId, Watchers};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,9 +1,11 @@
 //! A oneshot for replies.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::lock;
+use crate::error::{Error, ErrorKind};
 use crate::link::{Completion, Reply};
 
 /// The token of asynchronous adapters: carries one reply to the task that waits for it.
@@ -12,9 +14,13 @@ use crate::link::{Completion, Reply};
 #[derive(Debug)]
 pub struct Waiter(Arc<Slot>);
 
-/// The waiting side of a [`Waiter`].
+/// The waiting side of a [`Waiter`]. Fused.
 #[derive(Debug)]
-pub(super) struct Slot(Mutex<Stage>);
+#[must_use]
+pub struct Wait(Arc<Slot>);
+
+#[derive(Debug)]
+struct Slot(Mutex<Stage>);
 
 #[derive(Debug)]
 enum Stage {
@@ -25,10 +31,10 @@ enum Stage {
 }
 
 impl Waiter {
-    /// A waiter and where its reply will be.
-    pub(super) fn new() -> (Self, Arc<Slot>) {
+    /// A waiter and the wait for its reply.
+    pub fn pair() -> (Self, Wait) {
         let slot = Arc::new(Slot(Mutex::new(Stage::Waiting(None))));
-        (Self(Arc::clone(&slot)), slot)
+        (Self(Arc::clone(&slot)), Wait(slot))
     }
 
     /// A waiter that nobody waits with.
@@ -49,10 +55,26 @@ impl Drop for Waiter {
     }
 }
 
-impl Slot {
+impl Wait {
+    /// Waits until the link is open.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be opened.
+    pub async fn opened(self) -> Result<(), Error> {
+        match self.await {
+            Some(Reply::Opened(result)) => result,
+            _ => Err(Error::new(ErrorKind::Closed, "the link is gone")),
+        }
+    }
+}
+
+impl Future for Wait {
     /// The reply; `None` if there will be none.
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Option<Reply<Waiter>>> {
-        let mut stage = lock(&self.0);
+    type Output = Option<Reply<Waiter>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut stage = lock(&self.0.0);
         match &mut *stage {
             Stage::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
             Stage::Waiting(none) => *none = Some(cx.waker().clone()),
@@ -65,7 +87,9 @@ impl Slot {
         }
         Poll::Pending
     }
+}
 
+impl Slot {
     /// Leaves `Waiting`; any other stage stays.
     fn advance(&self, next: Stage) {
         let mut stage = lock(&self.0);
@@ -91,25 +115,25 @@ pub fn complete(completions: &mut Vec<Completion<Waiter>>) {
 mod tests {
     use super::*;
 
-    fn poll(slot: &Slot) -> Poll<Option<Reply<Waiter>>> {
-        slot.poll(&Context::from_waker(Waker::noop()))
+    fn poll(wait: &mut Wait) -> Poll<Option<Reply<Waiter>>> {
+        Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()))
     }
 
     #[test]
     fn a_reply_arrives_once() {
-        let (waiter, slot) = Waiter::new();
-        assert!(poll(&slot).is_pending());
+        let (waiter, mut wait) = Waiter::pair();
+        assert!(poll(&mut wait).is_pending());
         waiter.complete(Reply::Ready);
-        assert!(matches!(poll(&slot), Poll::Ready(Some(Reply::Ready))));
-        assert!(matches!(poll(&slot), Poll::Ready(None)), "fused");
+        assert!(matches!(poll(&mut wait), Poll::Ready(Some(Reply::Ready))));
+        assert!(matches!(poll(&mut wait), Poll::Ready(None)), "fused");
     }
 
     #[test]
     fn a_dropped_waiter_ends_the_wait() {
-        let (waiter, slot) = Waiter::new();
-        assert!(poll(&slot).is_pending());
+        let (waiter, mut wait) = Waiter::pair();
+        assert!(poll(&mut wait).is_pending());
         drop(waiter);
-        assert!(matches!(poll(&slot), Poll::Ready(None)));
+        assert!(matches!(poll(&mut wait), Poll::Ready(None)));
     }
 
     #[test]
@@ -123,10 +147,10 @@ mod tests {
             }
         }
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
-        let (waiter, slot) = Waiter::new();
+        let (waiter, mut wait) = Waiter::pair();
         for count in [&first, &second] {
             let waker = Waker::from(Arc::clone(count));
-            assert!(slot.poll(&Context::from_waker(&waker)).is_pending());
+            assert!(Pin::new(&mut wait).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         waiter.complete(Reply::Drained);
         assert_eq!(first.0.load(Ordering::SeqCst), 0);

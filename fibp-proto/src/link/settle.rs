@@ -1,0 +1,60 @@
+//! Ways to make a [`Settle`].
+
+use super::{Lease, Settle};
+use crate::message::{MessageId, QueueName};
+use crate::request::{AckItem, NackItem};
+
+impl Settle {
+    /// An ack.
+    pub fn ack(queue: impl Into<QueueName>, id: &MessageId) -> Self {
+        Self {
+            queue: queue.into(),
+            id: id.clone(),
+            nack: None,
+            lease_deadline: None,
+        }
+    }
+
+    /// A nack, and why.
+    pub fn nack(queue: impl Into<QueueName>, id: &MessageId, why: impl Into<String>) -> Self {
+        Self {
+            nack: Some(why.into()),
+            ..Self::ack(queue, id)
+        }
+    }
+}
+
+impl From<AckItem> for Settle {
+    fn from(ack: AckItem) -> Self {
+        Self {
+            queue: ack.queue,
+            id: ack.id,
+            nack: None,
+            lease_deadline: None,
+        }
+    }
+}
+
+impl From<NackItem> for Settle {
+    fn from(nack: NackItem) -> Self {
+        Self {
+            queue: nack.queue,
+            id: nack.id,
+            nack: Some(nack.error),
+            lease_deadline: None,
+        }
+    }
+}
+
+impl Lease {
+    /// The settling of this delivery: an ack, or a nack and why.
+    #[must_use]
+    pub fn settle(&self, nack: Option<&str>) -> Settle {
+        Settle {
+            queue: QueueName::clone(&self.received.queue),
+            id: self.received.id.clone(),
+            nack: nack.map(str::to_owned),
+            lease_deadline: self.deadline,
+        }
+    }
+}
