@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use fibp_proto::config::{Config, Endpoint};
 use fibp_proto::dial::AddressRace;
-use fibp_proto::{Error, Fault, FaultKind, Secret, task};
+use fibp_proto::task::{self, Sources};
+use fibp_proto::{Error, Fault, FaultKind, Secret};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{sleep_until, timeout_at};
@@ -79,7 +80,8 @@ pub(crate) fn fault(error: io::Error) -> Fault {
     Fault::from_source(kind, error)
 }
 
-/// A seed for backoff and the like: different in every process and for every link.
-pub(crate) fn seed() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
+/// The clock, and seeds that differ in every process and for every link.
+pub(crate) const SOURCES: Sources = Sources {
+    now: Instant::now,
+    seed: || RandomState::new().build_hasher().finish(),
+};

@@ -1,24 +1,22 @@
 //! Receiving and settling.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fibp_proto::config::{ConsumerSettings, Credit};
-use fibp_proto::link::{Lease, Link, Settle};
-use fibp_proto::task::{Arrival, Call, Waiter, settled};
+use fibp_proto::link::{Lease, Settle};
+use fibp_proto::task::{Call, Deliveries, settled};
 use fibp_proto::{Error, ErrorKind, Headers, MessageId, QueueName, Received};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
 use crate::client::Client;
-use crate::connect::seed;
-use crate::driver::{Cell, Socket, spawn};
+use crate::driver::Socket;
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
@@ -102,18 +100,10 @@ impl ConsumerBuilder {
         if settings.verify_queue {
             client.admin().queue_stats(&queue).await?;
         }
-        let hub = &client.handle.hub;
-        let (waiter, wait) = Waiter::pair();
-        let link = Link::consumer(&hub.shared, queue, settings, Instant::now(), seed(), Some(waiter));
-        let cell = spawn(hub, link, settings.receive_buffer);
-        hub.add_consumer(&cell);
+        let (cell, wait) = client.handle.hub().open_consumer(queue, settings);
         let consumer = Consumer {
             client,
-            cell,
-            batch: settings.prefetch.div_ceil(2),
-            taken: VecDeque::new(),
-            waiting: None,
-            ended: false,
+            deliveries: Deliveries::new(cell, settings.prefetch),
         };
         wait.opened().await?;
         Ok(consumer)
@@ -127,12 +117,7 @@ impl ConsumerBuilder {
 /// come back to the queue when their leases expire.
 pub struct Consumer {
     client: Client,
-    cell: Arc<Cell>,
-    /// How many deliveries are taken from the link at a time.
-    batch: usize,
-    taken: VecDeque<Lease>,
-    waiting: Option<Call<Socket>>,
-    ended: bool,
+    deliveries: Deliveries<Socket>,
 }
 
 impl Consumer {
@@ -155,39 +140,15 @@ impl Consumer {
     ///
     /// Once polled, the consumer stops even if the future is dropped.
     pub async fn drain(&mut self) {
-        let now = Instant::now();
-        // Completes, whatever happens.
-        let _ = self
-            .cell
-            .queue(|link, waiter| link.stop_consuming(now, waiter))
-            .detached()
-            .await;
+        self.deliveries.drain(Instant::now()).await;
     }
 
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery, Error>>> {
-        loop {
-            if let Some(lease) = self.taken.pop_front() {
-                return Poll::Ready(Some(Ok(Delivery {
-                    lease,
-                    client: self.client.clone(),
-                })));
-            }
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            if let Some(waiting) = &mut self.waiting {
-                let _ready = ready!(Pin::new(waiting).poll(cx));
-                self.waiting = None;
-            }
-            match self.cell.take_deliveries(Instant::now(), self.batch, &mut self.taken) {
-                Arrival::Taken => {}
-                Arrival::Later(call) => self.waiting = Some(call),
-                Arrival::Ended(error) => {
-                    self.ended = true;
-                    return Poll::Ready(error.map(Err));
-                }
-            }
-        }
+        let Self { client, deliveries } = self;
+        deliveries.poll(Instant::now, cx).map_ok(|lease| Delivery {
+            lease,
+            client: client.clone(),
+        })
     }
 }
 
@@ -201,13 +162,13 @@ impl Stream for Consumer {
 
 impl FusedStream for Consumer {
     fn is_terminated(&self) -> bool {
-        self.ended && self.taken.is_empty()
+        self.deliveries.is_terminated()
     }
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.cell.with(|link| link.abort(Instant::now()));
+        self.deliveries.abort(Instant::now());
     }
 }
 
@@ -332,7 +293,7 @@ impl Delivery {
     pub fn ack_queued(self) -> AckReceipt {
         let settle = self.lease.settle(None);
         let (now, timeout) = (Instant::now(), self.client.timeout);
-        let main = &self.client.handle.main;
+        let main = self.client.handle.main();
         let call = main.queue(|link, waiter| link.settle(now, settle, timeout, waiter));
         AckReceipt {
             call: call.detached(),

@@ -7,23 +7,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use fibp_proto::fault::Fault;
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::link::{Action, Completion, DialId, Link};
-use fibp_proto::task::{LinkCell, Locked, Waiter, complete};
+use fibp_proto::link::{Action, Completion, DialId};
+use fibp_proto::task::{Hub, LinkCell, Locked, Spawn, Waiter, complete};
+use fibp_proto::{Error, ErrorKind, Fault};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep_until};
 
-use crate::client::Hub;
 use crate::connect::{Dialed, dial, fault};
 
 /// The half of the socket that callers may write to.
 pub(crate) type Socket = OwnedWriteHalf;
-
-/// A link under its lock.
-pub(crate) type Cell = LinkCell<Socket>;
 
 type Dialing = Pin<Box<dyn Future<Output = Result<Dialed, Fault>> + Send>>;
 
@@ -36,35 +33,38 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// The most slices of one vectored write.
 const MAX_SLICES: usize = 32;
 
-/// Starts a driver for `link` on the client's runtime.
-pub(crate) fn spawn(hub: &Arc<Hub>, link: Link<Waiter>, receive_buffer: Option<u32>) -> Arc<Cell> {
-    let cell = Arc::new(Cell::new(link, |socket, _, transmit| write_some(socket, transmit)));
-    let driver = Driver {
-        hub: Arc::clone(hub),
-        cell: Arc::clone(&cell),
-        receive_buffer,
-        dialing: None,
-        reader: None,
-        writer: None,
-        buffer: None,
-        transmit: Transmit::new(),
-        timer: None,
-        armed: None,
-        completions: Vec::new(),
-        collecting: false,
-    };
-    hub.runtime.spawn(driver);
-    cell
+/// What starts drivers, on the runtime of the task that asks.
+pub(crate) fn spawner() -> Result<Spawn<Socket>, Error> {
+    let runtime = Handle::try_current()
+        .map_err(|error| Error::new(ErrorKind::Config, error.to_string()).with_source(Arc::new(error)))?;
+    Ok(Box::new(move |hub, link, receive_buffer| {
+        let cell = Arc::new(LinkCell::new(link, |socket, _, transmit| write_some(socket, transmit)));
+        runtime.spawn(Driver {
+            hub: Arc::clone(hub),
+            cell: Arc::clone(&cell),
+            receive_buffer,
+            dialing: None,
+            reader: None,
+            writer: None,
+            buffer: None,
+            transmit: Transmit::new(),
+            timer: None,
+            armed: None,
+            completions: Vec::new(),
+            collecting: false,
+        });
+        cell
+    }))
 }
 
 /// Waits for whatever the link waits for. Dropped with its runtime, it fails all calls.
 struct Driver {
-    hub: Arc<Hub>,
-    cell: Arc<Cell>,
+    hub: Arc<Hub<Socket>>,
+    cell: Arc<LinkCell<Socket>>,
     receive_buffer: Option<u32>,
     dialing: Option<(DialId, Dialing)>,
     reader: Option<OwnedReadHalf>,
-    writer: Option<Arc<OwnedWriteHalf>>,
+    writer: Option<Arc<Socket>>,
     /// Where to read into, while reading is wanted.
     buffer: Option<ReadBuffer>,
     /// What is being written.
@@ -221,7 +221,7 @@ impl Driver {
         }
     }
 
-    fn feed(&mut self, locked: &mut Locked<OwnedWriteHalf>, now: Instant, news: News) {
+    fn feed(&mut self, locked: &mut Locked<Socket>, now: Instant, news: News) {
         match news.dialed {
             Some((id, Ok((stream, key)))) => {
                 let (reader, writer) = stream.into_split();
@@ -297,7 +297,7 @@ fn poll_read(reader: &mut OwnedReadHalf, buffer: &mut ReadBuffer, cx: &mut Conte
     Poll::Ready(result.map(|()| n).map_err(fault))
 }
 
-fn poll_write(writer: &OwnedWriteHalf, transmit: &Transmit, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
+fn poll_write(writer: &Socket, transmit: &Transmit, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
     loop {
         ready!(writer.as_ref().poll_write_ready(cx)).map_err(fault)?;
         match write_some(writer, transmit) {
@@ -309,7 +309,7 @@ fn poll_write(writer: &OwnedWriteHalf, transmit: &Transmit, cx: &mut Context<'_>
 }
 
 /// Writes what the socket takes at once: nothing if it would block.
-fn write_some(writer: &OwnedWriteHalf, transmit: &Transmit) -> Result<usize, Fault> {
+fn write_some(writer: &Socket, transmit: &Transmit) -> Result<usize, Fault> {
     let chunk = transmit.chunk();
     let result = if chunk.len() == transmit.len() {
         writer.try_write(chunk)

@@ -24,7 +24,7 @@ pub struct ProducerBuilder {
 
 impl ProducerBuilder {
     pub(crate) fn new(client: Client) -> Self {
-        let settings = client.handle.hub.shared.config().settings().producer;
+        let settings = client.handle.hub().shared.config().settings().producer;
         Self { client, settings }
     }
 
@@ -66,7 +66,7 @@ impl ProducerBuilder {
     pub fn build(self) -> Result<Producer, Error> {
         let Self { client, settings } = self;
         settings.validate()?;
-        let id = client.handle.main.with(|link| link.open_producer(settings));
+        let id = client.handle.main().with(|link| link.open_producer(settings));
         Ok(Producer(Arc::new(Inner { client, id })))
     }
 }
@@ -101,7 +101,7 @@ impl Producer {
             done => return done,
         };
         let Inner { client, id } = &*self.0;
-        let main = &client.handle.main;
+        let main = client.handle.main();
         let (admission, confirmation) = main.send(Instant::now(), *id, message, client.timeout);
         admission.admitted().await?;
         Ok(self.receipt(confirmation))
@@ -114,7 +114,7 @@ impl Producer {
     /// As for [`send`](Self::send); [`ErrorKind::Overloaded`] whenever the buffer is full.
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
         let Inner { client, id } = &*self.0;
-        let main = &client.handle.main;
+        let main = client.handle.main();
         let call = main.try_send(Instant::now(), *id, message, client.timeout)?;
         Ok(self.receipt(call))
     }
@@ -130,13 +130,9 @@ impl Producer {
     /// Dropping the future stops the waiting; the messages still go.
     pub async fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
+        let main = client.handle.main();
         let now = Instant::now();
-        client
-            .handle
-            .main
-            .queue(|link, waiter| link.flush(now, *id, client.timeout, waiter))
-            .flushed()
-            .await
+        main.queue(|link, waiter| link.flush(now, *id, waiter)).flushed().await
     }
 
     fn receipt(&self, call: Call<Socket>) -> Receipt {
@@ -155,7 +151,7 @@ impl fmt::Debug for Producer {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.client.handle.main.with(|link| link.close_producer(self.id));
+        self.client.handle.main().with(|link| link.close_producer(self.id));
     }
 }
 

@@ -1,18 +1,22 @@
-//! What asynchronous adapters share: the waiter token, the lock around a link and wake-ups.
+//! What asynchronous adapters share: the waiter token, the lock around a link, the links of a client, wake-ups.
 //!
-//! Nothing here does IO, reads a clock or knows a runtime: wakers come from whoever polls. An adapter keeps one
-//! [`LinkCell`] per link; callers [`submit`](LinkCell::submit) to it, and a driver task of the adapter's own
-//! runtime feeds it with bytes.
+//! Nothing here does IO or knows a runtime: wakers come from whoever polls, the clock and the way to start a driver
+//! are lent by the adapter. There is one [`LinkCell`] per link; callers [`submit`](LinkCell::submit) to it, and a
+//! driver task of the adapter's own runtime feeds it with bytes.
 
 mod cell;
+mod deliveries;
+mod hub;
 mod race;
 mod waiter;
 mod watchers;
 
 pub use cell::{Arrival, Call, LinkCell, Locked, TryWrite, enqueued, settled};
+pub use deliveries::Deliveries;
+pub use hub::{Handle, Hub, Sources, Spawn};
 pub use race::race;
 pub use waiter::{Wait, Waiter, complete};
-pub use watchers::{WatchId, Watchers};
+pub use watchers::{Subscription, Watchers};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,11 +1,13 @@
-//! Tasks that wait for something that happens again and again.
+//! Tasks that wait for events.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 use super::lock;
+use crate::event::{Cursor, Event, State};
+use crate::shared::Shared;
 
 /// The tasks that wait for news, each woken once per registration.
 #[derive(Debug, Default)]
@@ -16,40 +18,59 @@ pub struct Watchers {
     seen: AtomicU64,
 }
 
-/// Names one watcher.
-#[derive(Debug, PartialEq, Eq)]
-pub struct WatchId(u64);
-
 impl Watchers {
-    /// A name for a new watcher.
-    pub fn join(&self) -> WatchId {
-        WatchId(self.next_id.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// The watcher is gone.
-    pub fn leave(&self, id: &WatchId) {
-        let waker = lock(&self.wakers).remove(&id.0);
-        drop(waker);
-    }
-
-    /// Wakes `waker` at the next news. Look for news once more afterwards: they may have come in between.
-    pub fn register(&self, id: &WatchId, waker: &Waker) {
-        let old = lock(&self.wakers).insert(id.0, waker.clone());
-        drop(old);
-    }
-
-    /// Wakes every watcher if `count`, which grows with the news, is another than last time.
+    /// Wakes everybody if `count`, which grows with the news, is another than last time.
     pub fn notify(&self, count: u64) {
-        if self.seen.load(Ordering::Relaxed) != count && self.seen.swap(count, Ordering::AcqRel) != count {
-            self.wake();
+        if self.seen.load(Ordering::Relaxed) == count || self.seen.swap(count, Ordering::AcqRel) == count {
+            return;
         }
-    }
-
-    /// Wakes every watcher.
-    pub fn wake(&self) {
         let woken = std::mem::take(&mut *lock(&self.wakers));
         for waker in woken.into_values() {
             waker.wake();
         }
+    }
+}
+
+/// One subscription to a client's events. Does not keep the client alive.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Shared,
+    watchers: Arc<Watchers>,
+    cursor: Cursor,
+    id: u64,
+}
+
+impl Subscription {
+    /// Sees the events from now on.
+    #[must_use]
+    pub fn new(shared: &Shared, watchers: &Arc<Watchers>) -> Self {
+        Self {
+            shared: shared.clone(),
+            watchers: Arc::clone(watchers),
+            cursor: shared.subscribe(),
+            id: watchers.next_id.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The next event; `None` when the client is closed and all were seen.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Event>> {
+        if let Some(event) = self.shared.next_event(&mut self.cursor) {
+            return Poll::Ready(Some(event));
+        }
+        let old = lock(&self.watchers.wakers).insert(self.id, cx.waker().clone());
+        drop(old);
+        // Once more: news may have come in between.
+        let closed = self.shared.state() == State::Closed;
+        match self.shared.next_event(&mut self.cursor) {
+            None if !closed => Poll::Pending,
+            last => Poll::Ready(last),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let waker = lock(&self.watchers.wakers).remove(&self.id);
+        drop(waker);
     }
 }

@@ -496,7 +496,6 @@ impl BrokerMachine {
         for consumer in given {
             self.push_from(now, consumer);
         }
-        self.refill_waits |= self.settings.faults.slow_refill && self.scheduler.has_pending(queue);
     }
 
     fn next_consumer(&mut self, now: Instant, queue: &QueueName) -> Option<ConnectionId> {
@@ -510,7 +509,7 @@ impl BrokerMachine {
                     .is_some_and(Session::has_room)
             };
             let next = self.scheduler.next_consumer(queue, has_room);
-            if next.is_some() || attempt > 0 || self.settings.faults.slow_refill {
+            if next.is_some() || attempt > 0 {
                 return next;
             }
             // All channels are full: make them flow.

@@ -1,0 +1,79 @@
+//! The deliveries of one consumer, polled.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use super::cell::{Arrival, Call, LinkCell};
+use crate::error::Error;
+use crate::link::Lease;
+
+/// What a consumer's link received, taken from it in batches: most deliveries cost no lock. Fused.
+#[derive(Debug)]
+pub struct Deliveries<S> {
+    cell: Arc<LinkCell<S>>,
+    /// How many are taken at a time.
+    batch: usize,
+    taken: VecDeque<Lease>,
+    waiting: Option<Call<S>>,
+    ended: bool,
+}
+
+impl<S> Deliveries<S> {
+    /// The deliveries of the link under `cell`; at most half of its prefetch is taken at a time.
+    #[must_use]
+    pub fn new(cell: Arc<LinkCell<S>>, prefetch: usize) -> Self {
+        Self {
+            cell,
+            batch: prefetch.div_ceil(2),
+            taken: VecDeque::new(),
+            waiting: None,
+            ended: false,
+        }
+    }
+
+    /// The next delivery, or the error that ended the consumer, then `None`. `now` is asked only if the link is.
+    pub fn poll(&mut self, now: fn() -> Instant, cx: &mut Context<'_>) -> Poll<Option<Result<Lease, Error>>> {
+        loop {
+            if let Some(lease) = self.taken.pop_front() {
+                return Poll::Ready(Some(Ok(lease)));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Some(waiting) = &mut self.waiting {
+                // Whatever the reply: look again.
+                let _reply = ready!(Pin::new(waiting).poll(cx));
+                self.waiting = None;
+            }
+            match self.cell.take_deliveries(now(), self.batch, &mut self.taken) {
+                Arrival::Taken => {}
+                Arrival::Later(call) => self.waiting = Some(call),
+                Arrival::Ended(error) => {
+                    self.ended = true;
+                    return Poll::Ready(error.map(Err));
+                }
+            }
+        }
+    }
+
+    /// Whether only `None` follows.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        self.ended && self.taken.is_empty()
+    }
+
+    /// Stops receiving. Once polled, that happens even if the future is dropped.
+    pub async fn drain(&mut self, now: Instant) {
+        let stop = self.cell.queue(|link, waiter| link.stop_consuming(now, waiter));
+        // Completes, whatever happens.
+        let _reply = stop.detached().await;
+    }
+
+    /// Closes the link. What was not taken comes back to the queue when its lease expires.
+    pub fn abort(&mut self, now: Instant) {
+        self.cell.with(|link| link.abort(now));
+    }
+}
