@@ -132,7 +132,9 @@ impl Producer {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
         let now = Instant::now();
-        main.queue(|link, waiter| link.flush(now, *id, waiter)).flushed().await
+        main.queue(|link, waiter| link.flush(now, *id, client.timeout, waiter))
+            .flushed()
+            .await
     }
 
     fn receipt(&self, call: Call<Socket>) -> Receipt {

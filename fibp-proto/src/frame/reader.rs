@@ -57,11 +57,6 @@ impl<'a> Reader<'a> {
         self.body.len().saturating_sub(self.at)
     }
 
-    /// Where the next read begins.
-    pub(crate) fn position(&self) -> usize {
-        self.at
-    }
-
     fn take(&mut self, field: &'static str, needed: usize) -> Result<&'a [u8], DecodeError> {
         let available = self.remaining();
         let end = self.at.checked_add(needed);
@@ -143,5 +138,49 @@ impl<'a> Reader<'a> {
     pub(crate) fn capacity_for(&self, count: usize, item_size: usize) -> usize {
         let memory = self.remaining().saturating_mul(4).max(4096);
         count.min(memory / item_size.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_alone_reserves_little() {
+        let body = Bytes::from_static(&[0; 8]);
+        let mut reader = Reader::new(&body);
+        assert_eq!(reader.capacity_for(65_535, 200), 20);
+        assert_eq!(reader.capacity_for(3, 200), 3);
+        assert_eq!(reader.capacity_for(usize::MAX, 0), 4096);
+        assert_eq!(reader.u64(), Ok(0));
+        assert_eq!(reader.capacity_for(usize::MAX, 1), 4096);
+        let body = Bytes::from(vec![0; 10_000]);
+        assert_eq!(Reader::new(&body).capacity_for(usize::MAX, 100), 400);
+    }
+
+    #[test]
+    fn reads_stop_at_the_end() {
+        let body = Bytes::from_static(b"\0\x02ab\xff\xff\xff\xffrest");
+        let mut reader = Reader::new(&body);
+        assert_eq!(reader.str16(), Ok("ab"));
+        assert_eq!(
+            reader.bytes32(),
+            Err(DecodeError::UnexpectedEnd {
+                field: "bytes",
+                needed: u32::MAX as usize,
+                available: 4
+            })
+        );
+        assert_eq!(reader.remaining(), 4);
+        assert_eq!(
+            reader.u64(),
+            Err(DecodeError::UnexpectedEnd {
+                field: "u64",
+                needed: 8,
+                available: 4
+            })
+        );
+        assert_eq!(reader.u32(), Ok(u32::from_be_bytes(*b"rest")));
+        assert!(reader.u8().is_err());
     }
 }

@@ -123,10 +123,19 @@ impl<T> Account<T> {
         }
     }
 
-    /// Those in line whose deadline passed.
-    pub(super) fn expired(&mut self, now: Instant) -> Vec<Parked<T>> {
+    /// Those in line, and those who wait for a flush, whose deadline passed.
+    pub(super) fn expired(&mut self, now: Instant) -> (Vec<Parked<T>>, Vec<T>) {
         let mut expired = Vec::new();
+        let mut flushes = Vec::new();
         if self.soonest.take_due(now) {
+            for flush in std::mem::take(&mut self.flushes.waiting) {
+                if flush.deadline.is_some_and(|at| at <= now) {
+                    flushes.push(flush.token);
+                } else {
+                    self.soonest.add(flush.deadline);
+                    self.flushes.waiting.push_back(flush);
+                }
+            }
             for parked in std::mem::take(&mut self.parked) {
                 if parked.deadline.is_some_and(|at| at <= now) {
                     expired.push(parked);
@@ -136,7 +145,7 @@ impl<T> Account<T> {
                 }
             }
         }
-        expired
+        (expired, flushes)
     }
 
     pub(super) fn withdraw(&mut self, id: CallId) -> Option<Parked<T>> {
@@ -172,8 +181,15 @@ impl<T> Account<T> {
     }
 
     /// Waits for everything that is in now.
-    pub(super) fn flush(&mut self, id: CallId, token: T, completions: &mut Vec<Completion<T>>) {
-        self.flushes.wait(id, token, completions);
+    pub(super) fn flush(
+        &mut self,
+        id: CallId,
+        deadline: Option<Instant>,
+        token: T,
+        completions: &mut Vec<Completion<T>>,
+    ) {
+        self.soonest.add(deadline);
+        self.flushes.wait(id, deadline, token, completions);
     }
 
     pub(super) fn abandon_flush(&mut self, id: CallId) -> Option<T> {
@@ -198,6 +214,7 @@ struct Flush<T> {
     id: CallId,
     /// Waits for this epoch and all before.
     epoch: u64,
+    deadline: Option<Instant>,
     token: T,
     error: Option<Error>,
 }
@@ -238,9 +255,10 @@ impl<T> Flushes<T> {
         }
     }
 
-    fn wait(&mut self, id: CallId, token: T, completions: &mut Vec<Completion<T>>) {
+    fn wait(&mut self, id: CallId, deadline: Option<Instant>, token: T, completions: &mut Vec<Completion<T>>) {
         let flush = Flush {
             id,
+            deadline,
             epoch: self.epoch,
             token,
             error: None,
@@ -288,14 +306,14 @@ mod tests {
     fn a_flush_waits_for_what_was_in_before_it_and_reports_its_failure() {
         let mut account = Account::of_producer(ProducerSettings::default());
         let mut completions = Vec::new();
-        account.flush(CallId(1), "idle", &mut completions);
+        account.flush(CallId(1), None, "idle", &mut completions);
         assert_eq!(done(&mut completions), [("idle", true)]);
 
         let first = account.enter();
-        account.flush(CallId(2), "one", &mut completions);
+        account.flush(CallId(2), None, "one", &mut completions);
         let second = account.enter();
-        account.flush(CallId(3), "both", &mut completions);
-        account.flush(CallId(4), "again", &mut completions);
+        account.flush(CallId(3), None, "both", &mut completions);
+        account.flush(CallId(4), None, "again", &mut completions);
         let late = account.enter();
         assert!(completions.is_empty());
 

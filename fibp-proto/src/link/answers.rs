@@ -269,10 +269,14 @@ impl<T> Link<T> {
             self.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
         }
         for index in 0..self.accounts.len() {
-            let expired = self
+            let (expired, flushes) = self
                 .account(index)
                 .map(|account| account.expired(now))
                 .unwrap_or_default();
+            for token in flushes {
+                let reply = Reply::Flushed(Err(error.clone()));
+                self.completions.push(Completion { token, reply });
+            }
             for parked in expired {
                 self.fail_job(parked.job, &error);
             }

@@ -180,13 +180,14 @@ impl<T> Link<T> {
     }
 
     /// Sends what the producer holds without lingering; completes with [`Reply::Flushed`] when everything
-    /// handed to it before this call is settled, which each message's own deadline bounds.
-    pub fn flush(&mut self, now: Instant, producer: ProducerId, token: T) -> CallId {
+    /// handed to it before this call is settled.
+    pub fn flush(&mut self, now: Instant, producer: ProducerId, timeout: Option<Duration>, token: T) -> CallId {
         let id = self.next_call_id();
+        let deadline = self.deadline(now, timeout);
         self.lanes.flush(now, Some(producer.0));
         let mut completions = std::mem::take(&mut self.completions);
         match self.account(producer.0) {
-            Some(account) => account.flush(id, token, &mut completions),
+            Some(account) => account.flush(id, deadline, token, &mut completions),
             None => completions.push(Completion {
                 token,
                 reply: Reply::Flushed(Err(closed("the producer"))),

@@ -15,6 +15,7 @@ use fibp_proto::{Dialect, Op, Push, QueueName, Request, Response};
 use serde_json::Value;
 
 /// The recordings of one file, or `None` with a note if it is not there.
+#[expect(clippy::disallowed_methods, reason = "tests read recordings")]
 fn recordings(file: &str) -> Option<Vec<Value>> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../shared/vectors")

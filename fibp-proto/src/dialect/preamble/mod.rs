@@ -255,3 +255,103 @@ fn encode_plain(opcode: u8, id: u32, body: &[u8], out: &mut OutBuf) {
 fn non_empty(text: impl Into<String>) -> Option<String> {
     Some(text.into()).filter(|text| !text.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{HEAD_LEN, PREFIX_LEN};
+    use crate::request::{AckItem, NackItem};
+
+    const REVISIONS: [AdminRevision; 3] = [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3];
+
+    #[test]
+    fn frames_are_told_apart_by_their_header() {
+        for revision in REVISIONS {
+            for opcode in 0..=u8::MAX {
+                for flags in [0, PUSH, 0xFF] {
+                    let expected = match opcode {
+                        0x02 if flags != 0 => Incoming::Push,
+                        0x21 => Incoming::Heartbeat,
+                        0xFF => Incoming::Goodbye,
+                        _ => Incoming::Answer,
+                    };
+                    let head = Head { opcode, flags, id: 5 };
+                    assert_eq!(codec(revision).classify(head), expected, "{head:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_p3_has_a_credit_window() {
+        for revision in REVISIONS {
+            let codec = codec(revision);
+            assert_eq!(codec.dialect(), Dialect::Preamble(revision));
+            assert_eq!(codec.rules().credit_window, revision == AdminRevision::P3);
+        }
+    }
+
+    #[test]
+    fn the_opening_carries_no_key() {
+        let mut out = OutBuf::new();
+        assert_eq!(codec(AdminRevision::P1).encode_opening(Some("key"), &mut out), Ok(()));
+        assert_eq!(&out.take_bytes()[..], b"FIBP\x01\0");
+    }
+
+    #[test]
+    fn lengths_add_up_to_the_frame() {
+        let codec = codec(AdminRevision::P1);
+        let len = |request: &Request| {
+            let mut out = OutBuf::new();
+            codec.encode_request(1, request, NO_LIMIT, &mut out).expect("fits");
+            out.len() - PREFIX_LEN - HEAD_LEN
+        };
+        let messages = vec![
+            Message::new("orders", &b"hello"[..]).header("tenant", "acme"),
+            Message::new("orders", vec![0; 70_000]),
+        ];
+        let items = messages
+            .iter()
+            .map(|message| codec.enqueue_item_len(message).expect("fits"));
+        let sum = codec.enqueue_base_len("orders") + items.sum::<usize>();
+        assert_eq!(sum, len(&Request::Enqueue(messages)));
+
+        let ack = AckItem {
+            queue: "q".into(),
+            id: "id".into(),
+        };
+        let nack = NackItem {
+            queue: "q".into(),
+            id: "id".into(),
+            error: "boom".into(),
+        };
+        let item_len = |error| codec.settle_item_len("q", "id", error).expect("fits");
+        assert_eq!(
+            codec.settle_base_len() + 2 * item_len(None),
+            len(&Request::Ack(vec![ack; 2]))
+        );
+        assert_eq!(
+            codec.settle_base_len() + 3 * item_len(Some("boom")),
+            len(&Request::Nack(vec![nack; 3]))
+        );
+    }
+
+    #[test]
+    fn goodbyes_and_heartbeats_of_servers() {
+        let codec = codec(AdminRevision::P2);
+        let mut out = OutBuf::new();
+        codec.encode_goodbye("invalid magic", &mut out);
+        assert_eq!(&out.take_bytes()[..], b"\0\0\0\x13\0\xff\0\0\0\0invalid magic");
+        codec.encode_server_heartbeat(7, &mut out);
+        assert_eq!(&out.take_bytes()[..], b"\0\0\0\x06\0\x21\0\0\0\x07");
+        let goodbye = Frame {
+            head: Head {
+                opcode: opcode::GOAWAY,
+                flags: 0,
+                id: 0,
+            },
+            body: Bytes::from_static(b"bye\xff"),
+        };
+        assert_eq!(codec.decode_goodbye(&goodbye), "bye\u{fffd}");
+    }
+}

@@ -79,12 +79,16 @@ impl Session {
         self.batch.clear();
     }
 
-    /// The next preamble push that the credit pays for.
-    fn next_batch(&mut self, rules: PushRules) -> Option<Push> {
+    /// Begins the next push with whatever is there, which makes room in the channel.
+    fn fill_batch(&mut self) {
         if self.batch.is_empty() {
             let count = self.channel.len().min(BATCH);
             self.batch.extend(self.channel.drain(..count));
         }
+    }
+
+    /// The next preamble push that the credit pays for.
+    fn next_batch(&mut self, rules: PushRules) -> Option<Push> {
         let affordable = self.batch.len().min(self.credit as usize);
         if affordable == 0 {
             return None;
@@ -188,6 +192,7 @@ impl Connection {
 
     fn next_preamble_push(&mut self, rules: PushRules) -> Option<Outgoing> {
         let session = self.session.as_mut()?;
+        session.fill_batch();
         if self.unwritten >= PREAMBLE_UNWRITTEN {
             return None;
         }

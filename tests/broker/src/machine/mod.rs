@@ -496,6 +496,7 @@ impl BrokerMachine {
         for consumer in given {
             self.push_from(now, consumer);
         }
+        self.refill_waits |= self.settings.faults.slow_refill && self.scheduler.has_pending(queue);
     }
 
     fn next_consumer(&mut self, now: Instant, queue: &QueueName) -> Option<ConnectionId> {
@@ -509,7 +510,7 @@ impl BrokerMachine {
                     .is_some_and(Session::has_room)
             };
             let next = self.scheduler.next_consumer(queue, has_room);
-            if next.is_some() || attempt > 0 {
+            if next.is_some() || attempt > 0 || self.settings.faults.slow_refill {
                 return next;
             }
             // All channels are full: make them flow.

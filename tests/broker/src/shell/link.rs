@@ -231,3 +231,51 @@ fn write_all(mut socket: &TcpStream, shared: &Shared, connection: ConnectionId, 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use fibp_proto::server::{RequestId, ServerConfig, ServerEvent};
+    use fibp_proto::{AdminRevision, Dialect, Op, Received, Response};
+
+    use super::*;
+
+    /// A link whose client has just asked to consume.
+    fn consuming() -> (Link, RequestId) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let config = ServerConfig::new([Dialect::Preamble(AdminRevision::P1)]);
+        let mut link = Link::new(ServerConnection::new(config), Arc::new(socket));
+        let mut buffer = link.server.take_read_buffer().unwrap();
+        let bytes = b"FIBP\x01\x00\x00\x00\x00\x0d\x00\x02\x00\x00\x00\x07\x00\x01q\x00\x00\x00\x09";
+        buffer.unfilled()[..bytes.len()].copy_from_slice(bytes);
+        buffer.advance(bytes.len());
+        link.server.handle_input(buffer);
+        assert!(matches!(link.server.poll_event(), Some(ServerEvent::Opened { .. })));
+        let Some(ServerEvent::Request { id, .. }) = link.server.poll_event() else {
+            panic!("no request");
+        };
+        assert_eq!(id.op, Op::Consume);
+        (link, id)
+    }
+
+    #[test]
+    fn pushes_share_a_segment_with_the_answer_unless_held() {
+        for (hold, first) in [(false, 2), (true, 1)] {
+            let (mut link, id) = consuming();
+            link.server
+                .respond(id, &Response::Consume { consumer_id: None })
+                .unwrap();
+            if hold {
+                link.hold_pushes();
+            }
+            let delivery = Received::new("m".into(), "q", Default::default(), "x", "default", 0);
+            let deliveries = vec![delivery];
+            link.queue_push(7, Push { deliveries });
+            let claim = link.claim().unwrap();
+            let frames = 1 + claim.pushes;
+            assert_eq!(frames, first, "held: {hold}");
+        }
+    }
+}
