@@ -1,1 +1,31 @@
-//! Client for the Fila message broker.
+#![doc = include_str!("../README.md")]
+
+mod admin;
+mod call;
+mod client;
+mod connect;
+mod consumer;
+mod driver;
+mod events;
+mod links;
+mod producer;
+mod reply;
+mod waiter;
+
+pub use admin::Admin;
+pub use client::Client;
+pub use consumer::{AckError, AckReceipt, Acker, Consumer, ConsumerBuilder, Delivery};
+pub use events::Events;
+pub use producer::{Producer, ProducerBuilder, Receipt};
+
+pub use fibp_proto::admin::{
+    Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, PermissionKind, QueueInfo, QueueList, QueueSpec,
+    QueueStats, ThrottleStats,
+};
+pub use fibp_proto::config::{Backoff, Batching, Config, Credit, Endpoint, IntoEndpoints, OnFull, Reconnect, Replay};
+pub use fibp_proto::link::CloseReport;
+pub use fibp_proto::request::{AckItem, NackItem};
+pub use fibp_proto::{
+    AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,
+    SendError, State, Stats, Tls,
+};

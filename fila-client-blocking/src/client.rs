@@ -1,0 +1,210 @@
+//! The client.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fibp_proto::link::{CallId, CloseReport, Settle};
+use fibp_proto::request::{AckItem, NackItem};
+use fibp_proto::{Config, Error, Link, Message, MessageId, Operation, SendError, State, Stats};
+
+use crate::admin::Admin;
+use crate::consumer::{Consumer, ConsumerBuilder};
+use crate::driver::Driver;
+use crate::events::Events;
+use crate::links::Links;
+use crate::producer::ProducerBuilder;
+use crate::reply::Answer;
+use crate::waiter::Token;
+
+/// A connection to a Fila broker, or to a cluster of them, that mends itself.
+///
+/// Clones are cheap, share the connection and may be used from many threads at once. It stays open while a
+/// clone, a [`Producer`](crate::Producer), a [`Consumer`], a [`Receipt`](crate::Receipt) or a
+/// [`Delivery`](crate::Delivery) is left. When the last one is dropped, what producers were given is still sent
+/// for a few seconds in the background; use [`close`](Self::close) to know what became of it.
+///
+/// Calls made while there is no connection wait for one, until their timeout.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) links: Arc<Links>,
+    pub(crate) main: Arc<Driver>,
+    /// Instead of the configured request timeout.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Client {
+    /// Connects, and waits until the broker is ready for requests.
+    ///
+    /// `config` is a [`Config`], or the text of a URL such as `"fila://localhost:5555"`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for a bad configuration; otherwise why there is no
+    /// connection within `connect_timeout`.
+    pub fn connect<C>(config: C) -> Result<Self, Error>
+    where
+        C: TryInto<Config>,
+        C::Error: Into<Error>,
+    {
+        let (links, main) = Links::connect(config.try_into().map_err(Into::into)?)?;
+        Ok(Self {
+            links,
+            main,
+            timeout: None,
+        })
+    }
+
+    /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
+    /// `FILA_CA_FILE`, `FILA_CLIENT_CERT_FILE` and `FILA_CLIENT_KEY_FILE`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect), and [`ErrorKind::Config`](crate::ErrorKind::Config) for a file that
+    /// cannot be read.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::connect(Config::from_vars(
+            |name| std::env::var(name).ok(),
+            |file| std::fs::read(file),
+        )?)
+    }
+
+    /// Enqueues one message and waits for the broker's confirmation. Messages of concurrent calls share frames.
+    ///
+    /// # Errors
+    ///
+    /// Why the message is not confirmed, with the message. [`SendError::outcome`] tells whether it may be in the
+    /// queue nevertheless.
+    pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
+        self.ask(|link, now, timeout, token| link.enqueue(now, message, timeout, token))
+            .enqueued()
+    }
+
+    /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
+    pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
+        self.ask(|link, now, timeout, token| link.enqueue_many(now, messages, timeout, token))
+            .enqueued_many()
+    }
+
+    /// Acks a message by its id. [`Delivery::ack`](crate::Delivery::ack) is the usual way.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) or
+    /// [`ErrorKind::MessageNotFound`](crate::ErrorKind::MessageNotFound) if it isn't leased any more; otherwise
+    /// why there is no confirmation.
+    pub fn ack(&self, queue: &str, id: &MessageId) -> Result<(), Error> {
+        self.settle(Settle::ack(queue, id))
+    }
+
+    /// Nacks a message by its id: it is delivered again, its attempt count one higher, or goes to the
+    /// dead-letter queue.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ack`](Self::ack).
+    pub fn nack(&self, queue: &str, id: &MessageId, why: &str) -> Result<(), Error> {
+        self.settle(Settle::nack(queue, id, why))
+    }
+
+    /// Acks many messages, of any mix of queues; results in input order.
+    pub fn ack_many(&self, acks: impl IntoIterator<Item = AckItem>) -> Vec<Result<(), Error>> {
+        self.settle_many(acks.into_iter().map(Settle::from).collect())
+    }
+
+    /// Nacks many messages, of any mix of queues; results in input order.
+    pub fn nack_many(&self, nacks: impl IntoIterator<Item = NackItem>) -> Vec<Result<(), Error>> {
+        self.settle_many(nacks.into_iter().map(Settle::from).collect())
+    }
+
+    /// The same client, whose calls have this timeout instead of the configured one; so have those of the
+    /// producers and consumers that are made with it.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            timeout: Some(timeout),
+            ..self.clone()
+        }
+    }
+
+    /// A producer, with options.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone())
+    }
+
+    /// A consumer, with options.
+    pub fn consumer(&self, queue: &str) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), queue)
+    }
+
+    /// Opens a consumer with the default options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ConsumerBuilder::open`].
+    pub fn consume(&self, queue: &str) -> Result<Consumer, Error> {
+        self.consumer(queue).open()
+    }
+
+    /// Administration: queues, configuration, API keys.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// Where the main connection is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.links.shared.state()
+    }
+
+    /// What happens to the client's connections from now on. Does not keep the client alive.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::new(&self.links.shared, &self.links.events)
+    }
+
+    /// The client's counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.links.shared.stats()
+    }
+
+    /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
+    /// and reports what became of it. Returns by the deadline; later calls fail with
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    pub fn close(&self, deadline: Duration) -> CloseReport {
+        self.links.close(&self.main, deadline)
+    }
+
+    pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
+        let request = operation.into_request();
+        let answer = self.ask(|link, now, timeout, token| link.call(now, request, timeout, token));
+        O::output(answer.response()?)
+    }
+
+    pub(crate) fn settle(&self, settle: Settle) -> Result<(), Error> {
+        self.ask(|link, now, timeout, token| link.settle(now, settle, timeout, token))
+            .settled()
+    }
+
+    fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
+        self.ask(|link, now, timeout, token| link.settle_many(now, settles, timeout, token))
+            .settled_many()
+    }
+
+    pub(crate) fn ask(
+        &self,
+        call: impl FnOnce(&mut Link<Token>, Instant, Option<Duration>, Token) -> CallId,
+    ) -> Answer {
+        self.main.ask(|link, now, token| call(link, now, self.timeout, token))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,463 @@
+//! Receiving and settling.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fibp_proto::config::{ConsumerSettings, Credit};
+use fibp_proto::link::{Lease, Settle};
+use fibp_proto::{Error, ErrorKind, Headers, Link, MessageId, QueueName, Received, Shared};
+
+use crate::Client;
+use crate::call::Call;
+use crate::driver::LinkHandle;
+use crate::reply::Answer;
+
+/// Options of a [`Consumer`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ConsumerBuilder {
+    client: Client,
+    queue: QueueName,
+    settings: ConsumerSettings,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, queue: &str) -> Self {
+        Self {
+            client,
+            queue: queue.into(),
+            settings: ConsumerSettings::default(),
+        }
+    }
+
+    /// How many decoded deliveries may wait in the client. 256.
+    pub fn prefetch(mut self, deliveries: usize) -> Self {
+        self.settings = self.settings.prefetch(deliveries);
+        self
+    }
+
+    /// How deliveries are paid for, where the dialect has credit.
+    pub fn credit(mut self, credit: Credit) -> Self {
+        self.settings = self.settings.credit(credit);
+        self
+    }
+
+    /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
+    pub fn visibility_timeout(mut self, timeout: Duration) -> Self {
+        self.settings = self.settings.visibility_timeout(timeout);
+        self
+    }
+
+    /// The silence after which the consumer subscribes anew, or `None` for never. 60 s.
+    pub fn idle_resubscribe(mut self, silence: impl Into<Option<Duration>>) -> Self {
+        self.settings = self.settings.idle_resubscribe(silence);
+        self
+    }
+
+    /// Whether to subscribe again after a lost connection. Yes; otherwise the loss is the consumer's last item.
+    pub fn resubscribe(mut self, resubscribe: bool) -> Self {
+        self.settings = self.settings.resubscribe(resubscribe);
+        self
+    }
+
+    /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not exist. No.
+    pub fn verify_queue(mut self, verify: bool) -> Self {
+        self.settings = self.settings.verify_queue(verify);
+        self
+    }
+
+    /// The size of the socket's receive buffer in bytes, or `None` for the operating system's choice. Together with
+    /// `prefetch` it bounds what a server leases ahead where credit does not. 256 KiB.
+    pub fn receive_buffer(mut self, bytes: impl Into<Option<u32>>) -> Self {
+        self.settings = self.settings.receive_buffer(bytes);
+        self
+    }
+
+    /// Opens the consumer, on a connection of its own, and waits for the server's confirmation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for an option that cannot work, the server's refusal ([`ErrorKind::Forbidden`],
+    /// [`ErrorKind::QueueNotFound`] where servers check), or why there is no connection within `connect_timeout`.
+    pub fn open(self) -> Result<Consumer, Error> {
+        let Self {
+            client,
+            queue,
+            settings,
+        } = self;
+        settings.validate()?;
+        if settings.verify_queue {
+            client.admin().queue_stats(&queue)?;
+        }
+        let build = |shared: &Shared, now, seed, token| Link::consumer(shared, queue, settings, now, seed, Some(token));
+        let link = client.links.open_consumer(settings.receive_buffer, build)?;
+        Ok(Consumer {
+            client,
+            link,
+            batch: settings.prefetch.div_ceil(2),
+            taken: VecDeque::new(),
+            ended: false,
+        })
+    }
+}
+
+/// The deliveries of one queue: an iterator that blocks, on a connection of its own.
+///
+/// A lost connection is mended and the subscription renewed; both are [events](crate::Events), not items. An `Err`
+/// item is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it
+/// holds come back to the queue when their leases expire.
+pub struct Consumer {
+    client: Client,
+    link: LinkHandle,
+    /// How many deliveries are taken from the link at a time.
+    batch: usize,
+    taken: VecDeque<Lease>,
+    ended: bool,
+}
+
+/// The consumer has ended; why, the first time.
+struct Ended(Option<Error>);
+
+impl Consumer {
+    /// The next delivery, if there is one within `timeout`; `None` if not.
+    ///
+    /// # Errors
+    ///
+    /// What ended the consumer; [`ErrorKind::Closed`] from then on, and after [`drain`](Self::drain).
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Delivery>, Error> {
+        self.recv_until(Instant::now().checked_add(timeout))
+            .map_err(Error::from)
+    }
+
+    /// The next delivery, if one waits already.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv_timeout`](Self::recv_timeout).
+    pub fn try_recv(&mut self) -> Result<Option<Delivery>, Error> {
+        self.recv_timeout(Duration::ZERO)
+    }
+
+    /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
+    pub fn drain(&mut self) {
+        // Completes, whatever happens.
+        let _ = self.link.ask(|link, now, token| link.stop_consuming(now, token));
+    }
+
+    fn recv_until(&mut self, until: Option<Instant>) -> Result<Option<Delivery>, Ended> {
+        loop {
+            if let Some(lease) = self.taken.pop_front() {
+                let client = self.client.clone();
+                return Ok(Some(Delivery { lease, client }));
+            }
+            if self.ended {
+                return Err(Ended(None));
+            }
+            let now = Instant::now();
+            let mut inner = self.link.lock();
+            if inner.link.take_deliveries(now, self.batch, &mut self.taken) > 0 {
+                self.link.catch_up(inner);
+                continue;
+            }
+            if let Some(end) = inner.link.poll_consumer_end() {
+                drop(inner);
+                self.ended = true;
+                return Err(Ended(end));
+            }
+            if until.is_some_and(|until| until <= now) {
+                return Ok(None);
+            }
+            let (token, ticket) = inner.pair();
+            let wait = inner.link.wait_delivery(now, token);
+            if self.link.finish_until(inner, &ticket, until).is_none() {
+                let token = self.link.lock().link.abandon(wait);
+                drop(token);
+            }
+        }
+    }
+}
+
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Self {
+        ended
+            .0
+            .unwrap_or_else(|| Self::new(ErrorKind::Closed, "the consumer has ended"))
+    }
+}
+
+impl Iterator for Consumer {
+    type Item = Result<Delivery, Error>;
+
+    /// Waits for the next delivery; `None` after the consumer has ended.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.recv_until(None)
+            .map_err(|ended| ended.0)
+            .map_or_else(|error| error.map(Err), |delivery| delivery.map(Ok))
+    }
+}
+
+impl FusedIterator for Consumer {}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let mut inner = self.link.lock();
+        inner.link.abort(Instant::now());
+        self.link.leave_to_driver(inner);
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").finish_non_exhaustive()
+    }
+}
+
+/// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
+/// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
+#[must_use = "a delivery that is not settled comes back"]
+pub struct Delivery {
+    lease: Lease,
+    client: Client,
+}
+
+#[expect(clippy::result_large_err, reason = "the error gives the delivery back")]
+impl Delivery {
+    /// The server's id of the message.
+    #[must_use]
+    pub fn id(&self) -> &MessageId {
+        &self.lease.received.id
+    }
+
+    /// The queue it came from.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.lease.received.queue
+    }
+
+    /// Header keys and values.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.lease.received.headers
+    }
+
+    /// The payload. `Bytes`, so that a clone copies nothing.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.lease.received.payload
+    }
+
+    /// The fairness key it was scheduled under.
+    #[must_use]
+    pub fn fairness_key(&self) -> &str {
+        &self.lease.received.fairness_key
+    }
+
+    /// How often it was nacked or its lease expired before.
+    #[must_use]
+    pub fn attempt_count(&self) -> u32 {
+        self.lease.received.attempt_count
+    }
+
+    /// The scheduling weight, where the dialect carries it.
+    #[must_use]
+    pub fn weight(&self) -> Option<u32> {
+        self.lease.received.weight
+    }
+
+    /// The throttle keys, where the dialect carries them.
+    #[must_use]
+    pub fn throttle_keys(&self) -> Option<&[String]> {
+        self.lease.received.throttle_keys.as_deref()
+    }
+
+    /// When the server stored it (milliseconds since the Unix epoch), where known.
+    #[must_use]
+    pub fn enqueued_at_ms(&self) -> Option<u64> {
+        self.lease.received.enqueued_at_ms
+    }
+
+    /// When the server leased it (milliseconds since the Unix epoch), where known.
+    #[must_use]
+    pub fn leased_at_ms(&self) -> Option<u64> {
+        self.lease.received.leased_at_ms
+    }
+
+    /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
+    #[must_use]
+    pub fn lease_deadline(&self) -> Option<Instant> {
+        self.lease.deadline
+    }
+
+    /// Tells the server that the message is done, and waits for the confirmation.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not confirmed, with the delivery. [`ErrorKind::LeaseLost`] or [`ErrorKind::MessageNotFound`]: the lease
+    /// has ended, and the message is or was delivered again.
+    pub fn ack(self) -> Result<(), AckError> {
+        self.settle(None)
+    }
+
+    /// Tells the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
+    /// goes to the dead-letter queue.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ack`](Self::ack).
+    pub fn nack(self, why: &str) -> Result<(), AckError> {
+        self.settle(Some(why))
+    }
+
+    fn settle(self, nack: Option<&str>) -> Result<(), AckError> {
+        let settle = self.lease.settle(nack);
+        match self.client.settle(settle) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(AckError { delivery: self, error }),
+        }
+    }
+
+    /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
+    pub fn ack_queued(self) -> AckReceipt {
+        let Self { lease, client } = self;
+        let settle = lease.settle(None);
+        let (call, ticket) = client
+            .main
+            .post(|link, now, token| link.settle(now, settle, client.timeout, token));
+        AckReceipt(Call::new(client, call, ticket, Answer::settled).detached())
+    }
+
+    /// The message, and what settles it: for handing them to different threads.
+    pub fn into_parts(self) -> (Received, Acker) {
+        let Self { lease, client } = self;
+        let acker = Acker {
+            queue: Arc::clone(&lease.received.queue),
+            id: lease.received.id.clone(),
+            deadline: lease.deadline,
+            client,
+        };
+        (lease.received, acker)
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("received", &self.lease.received)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settles the message of a [`Delivery`] that was taken apart.
+pub struct Acker {
+    queue: QueueName,
+    id: MessageId,
+    deadline: Option<Instant>,
+    client: Client,
+}
+
+impl Acker {
+    /// As [`Delivery::ack`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Delivery::ack`], with this acker.
+    pub fn ack(self) -> Result<(), AckError<Self>> {
+        self.settle(None)
+    }
+
+    /// As [`Delivery::nack`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Delivery::nack`], with this acker.
+    pub fn nack(self, why: &str) -> Result<(), AckError<Self>> {
+        self.settle(Some(why))
+    }
+
+    fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
+        let settle = Settle {
+            queue: Arc::clone(&self.queue),
+            id: self.id.clone(),
+            nack: nack.map(str::to_owned),
+            lease_deadline: self.deadline,
+        };
+        match self.client.settle(settle) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(AckError { delivery: self, error }),
+        }
+    }
+}
+
+impl fmt::Debug for Acker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acker")
+            .field("queue", &self.queue)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an ack or a nack is not confirmed, with what it was tried on.
+#[derive(Debug)]
+pub struct AckError<D = Delivery> {
+    /// The delivery (or its acker), to try again with.
+    pub delivery: D,
+    /// Why it is not confirmed.
+    pub error: Error,
+}
+
+impl<D> AckError<D> {
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+}
+
+impl<D> fmt::Display for AckError<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<D: fmt::Debug> std::error::Error for AckError<D> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<D> From<AckError<D>> for Error {
+    fn from(failed: AckError<D>) -> Self {
+        failed.error
+    }
+}
+
+/// A queued ack. Keeps the client alive; if it is dropped, the ack still goes.
+#[derive(Debug)]
+#[must_use = "without the receipt, nobody learns of a failed ack"]
+pub struct AckReceipt(Call<Result<(), Error>>);
+
+impl AckReceipt {
+    /// Waits until the server has answered.
+    ///
+    /// # Errors
+    ///
+    /// Why the ack is not confirmed, as for [`Delivery::ack`].
+    pub fn wait(self) -> Result<(), Error> {
+        self.0.wait()
+    }
+
+    /// Waits until the server has answered, for `timeout` at most; `None` if it has not. The ack goes on.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<(), Error>> {
+        self.0.wait_timeout(timeout)
+    }
+
+    /// The result, if the server has answered.
+    pub fn try_wait(&mut self) -> Option<Result<(), Error>> {
+        self.0.try_wait()
+    }
+}
