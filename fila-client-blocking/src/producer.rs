@@ -128,9 +128,7 @@ impl Producer {
     /// The first failure among these messages.
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
-        client
-            .ask(|link, now, timeout, token| link.flush(now, *id, timeout, token))
-            .flushed()
+        client.ask(|link, now, _, token| link.flush(now, *id, token)).flushed()
     }
 
     fn receipt(&self, call: CallId, ticket: Ticket) -> Receipt {
