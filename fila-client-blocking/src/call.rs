@@ -42,7 +42,7 @@ impl<R: Clone> Call<R> {
         match self.result.take() {
             Some(result) => result,
             None => {
-                let answer = self.client.main.wait(&self.ticket);
+                let answer = self.client.main().wait(&self.ticket);
                 (self.read)(answer)
             }
         }
@@ -51,7 +51,7 @@ impl<R: Clone> Call<R> {
     pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> Option<R> {
         let until = Instant::now().checked_add(timeout);
         if self.result.is_none() {
-            let answer = self.client.main.wait_until(&self.ticket, until)?;
+            let answer = self.client.main().wait_until(&self.ticket, until)?;
             self.result = Some((self.read)(answer));
         }
         self.result.clone()
@@ -68,7 +68,7 @@ impl<R: Clone> Call<R> {
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
         if !self.detached && self.ticket.is_open() {
-            let main = &self.client.main;
+            let main = self.client.main();
             let mut inner = main.lock();
             let token = inner.link.abandon(self.id);
             main.catch_up(inner);

@@ -12,7 +12,7 @@ use crate::admin::Admin;
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::Driver;
 use crate::events::Events;
-use crate::links::Links;
+use crate::links::Handle;
 use crate::producer::ProducerBuilder;
 use crate::reply::Answer;
 use crate::waiter::Token;
@@ -27,8 +27,7 @@ use crate::waiter::Token;
 /// Calls made while there is no connection wait for one, until their timeout.
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) links: Arc<Links>,
-    pub(crate) main: Arc<Driver>,
+    pub(crate) handle: Arc<Handle>,
     /// Instead of the configured request timeout.
     pub(crate) timeout: Option<Duration>,
 }
@@ -47,10 +46,9 @@ impl Client {
         C: TryInto<Config>,
         C::Error: Into<Error>,
     {
-        let (links, main) = Links::connect(config.try_into().map_err(Into::into)?)?;
+        let handle = Handle::connect(config.try_into().map_err(Into::into)?)?;
         Ok(Self {
-            links,
-            main,
+            handle: Arc::new(handle),
             timeout: None,
         })
     }
@@ -155,26 +153,30 @@ impl Client {
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.links.shared.state()
+        self.handle.links.shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events::new(&self.links.shared, &self.links.events)
+        Events::new(&self.handle.links.shared, &self.handle.links.events)
     }
 
     /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.links.shared.stats()
+        self.handle.links.shared.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
     /// and reports what became of it. Returns by the deadline; later calls fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub fn close(&self, deadline: Duration) -> CloseReport {
-        self.links.close(&self.main, deadline)
+        self.handle.close(deadline)
+    }
+
+    pub(crate) fn main(&self) -> &Arc<Driver> {
+        &self.handle.main
     }
 
     pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
@@ -197,7 +199,7 @@ impl Client {
         &self,
         call: impl FnOnce(&mut Link<Token>, Instant, Option<Duration>, Token) -> CallId,
     ) -> Answer {
-        self.main.ask(|link, now, token| call(link, now, self.timeout, token))
+        self.main().ask(|link, now, token| call(link, now, self.timeout, token))
     }
 }
 

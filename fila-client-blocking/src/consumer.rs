@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fibp_proto::config::{ConsumerSettings, Credit};
 use fibp_proto::link::{Lease, Settle};
-use fibp_proto::{Error, ErrorKind, Headers, Link, MessageId, QueueName, Received, Shared};
+use fibp_proto::{Error, ErrorKind, Headers, MessageId, QueueName, Received};
 
 use crate::Client;
 use crate::call::Call;
-use crate::driver::LinkHandle;
+use crate::driver::Driver;
 use crate::reply::Answer;
 
 /// Options of a [`Consumer`].
@@ -93,8 +93,7 @@ impl ConsumerBuilder {
         if settings.verify_queue {
             client.admin().queue_stats(&queue)?;
         }
-        let build = |shared: &Shared, now, seed, token| Link::consumer(shared, queue, settings, now, seed, Some(token));
-        let link = client.links.open_consumer(settings.receive_buffer, build)?;
+        let link = client.handle.links.open_consumer(queue, settings)?;
         Ok(Consumer {
             client,
             link,
@@ -112,7 +111,7 @@ impl ConsumerBuilder {
 /// holds come back to the queue when their leases expire.
 pub struct Consumer {
     client: Client,
-    link: LinkHandle,
+    link: Arc<Driver>,
     /// How many deliveries are taken from the link at a time.
     batch: usize,
     taken: VecDeque<Lease>,
@@ -325,7 +324,7 @@ impl Delivery {
         let Self { lease, client } = self;
         let settle = lease.settle(None);
         let (call, ticket) = client
-            .main
+            .main()
             .post(|link, now, token| link.settle(now, settle, client.timeout, token));
         AckReceipt(Call::new(client, call, ticket, Answer::settled).detached())
     }

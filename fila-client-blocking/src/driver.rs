@@ -176,7 +176,7 @@ impl Driver {
         links: &Arc<Links>,
         receive_buffer: Option<u32>,
         build: impl FnOnce(&Shared, Instant, u64, Token) -> Link<Token>,
-    ) -> Result<(LinkHandle, Ticket), Error> {
+    ) -> Result<(Arc<Self>, Ticket), Error> {
         let sleepers = Arc::new(AtomicUsize::new(0));
         let mut cohorts = Cohorts::new(&sleepers);
         let (token, ticket) = cohorts.pair();
@@ -202,10 +202,15 @@ impl Driver {
             links: Arc::downgrade(links),
             receive_buffer,
         });
-        let thread = Arc::clone(&driver);
-        connect::spawn("fila-driver", move || thread.run())
+        let (thread, links) = (Arc::clone(&driver), Arc::clone(links));
+        let body = move || {
+            thread.run();
+            // Until here, work could be handed to other links.
+            drop(links);
+        };
+        connect::spawn("fila-driver", body)
             .map_err(|fault| fault.into_error(ErrorKind::Connect, fibp_proto::Outcome::NotSent))?;
-        Ok((LinkHandle(driver), ticket))
+        Ok((driver, ticket))
     }
 
     pub(crate) fn lock(&self) -> Guard<'_> {
@@ -487,7 +492,7 @@ impl Driver {
                 self.reader_bell.notify_all();
             }
             Task::Reroute(endpoint, parcel) => {
-                // Without a client nobody waits for the parcel either.
+                // Gone only after the driver thread.
                 if let Some(links) = self.links.upgrade() {
                     links.reroute(endpoint, parcel);
                 }
@@ -622,24 +627,6 @@ impl Driver {
                 return inner;
             }
         }
-    }
-}
-
-/// The last handle of a link. Dropping it closes the link without waiting; its threads end by themselves.
-#[derive(Debug)]
-pub(crate) struct LinkHandle(Arc<Driver>);
-
-impl std::ops::Deref for LinkHandle {
-    type Target = Arc<Driver>;
-
-    fn deref(&self) -> &Arc<Driver> {
-        &self.0
-    }
-}
-
-impl Drop for LinkHandle {
-    fn drop(&mut self) {
-        self.0.close_unattended();
     }
 }
 

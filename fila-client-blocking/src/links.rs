@@ -1,138 +1,153 @@
 //! The links of one client.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{CloseReport, Nodes, Parcel};
-use fibp_proto::{Config, Endpoint, Error, Link, Shared};
+use fibp_proto::{Config, Endpoint, Error, Link, QueueName, Shared};
 
-use crate::driver::{Driver, LinkHandle};
+use crate::driver::Driver;
 use crate::events::EventBell;
-use crate::waiter::{Ticket, Token, lock};
+use crate::waiter::{Token, lock};
 
-/// All links of a client, and what they share. Dropping it closes them.
+/// Keeps a client alive. When the last one is gone, the links send what they were given and close, in the
+/// background.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) links: Arc<Links>,
+    pub(crate) main: Arc<Driver>,
+}
+
+/// All links of a client, and what they share. Their driver threads keep it, but not the client, alive.
 #[derive(Debug)]
 pub(crate) struct Links {
     pub(crate) shared: Shared,
     pub(crate) events: Arc<EventBell>,
-    requests: Mutex<Requests>,
-    /// The links of consumers, which belong to those.
+    main: OnceLock<Arc<Driver>>,
+    nodes: Mutex<Nodes<Arc<Driver>>>,
     consumers: Mutex<Vec<Weak<Driver>>>,
-    /// The client was closed: links that open nevertheless are closed again.
+    /// No link may stay open.
     closed: AtomicBool,
 }
 
-/// The links for requests.
-#[derive(Debug, Default)]
-struct Requests {
-    main: Option<LinkHandle>,
-    nodes: Nodes<LinkHandle>,
-}
-
-impl Links {
+impl Handle {
     /// Opens the main link, and waits until it is ready.
-    pub(crate) fn connect(config: Config) -> Result<(Arc<Self>, Arc<Driver>), Error> {
-        let links = Arc::new(Self {
+    pub(crate) fn connect(config: Config) -> Result<Self, Error> {
+        let links = Arc::new(Links {
             shared: Shared::new(config)?,
             events: Arc::default(),
-            requests: Mutex::default(),
+            main: OnceLock::new(),
+            nodes: Mutex::default(),
             consumers: Mutex::default(),
             closed: AtomicBool::new(false),
         });
-        let (main, opened) = links.spawn(None, |shared, now, seed, token| {
+        let (main, opened) = Driver::spawn(&links, None, |shared, now, seed, token| {
             Link::requests(shared, now, seed, Some(token))
         })?;
-        let driver = Arc::clone(&main);
-        lock(&links.requests).main = Some(main);
-        driver.wait(&opened).opened()?;
-        Ok((links, driver))
+        let main = Arc::clone(links.main.get_or_init(|| main));
+        let handle = Self { links, main };
+        handle.main.wait(&opened).opened()?;
+        Ok(handle)
     }
 
+    /// Closes every link, and waits until all are closed.
+    pub(crate) fn close(&self, deadline: Duration) -> CloseReport {
+        let start = Instant::now();
+        let mut report = CloseReport::default();
+        let mut drivers = self.begin_closing();
+        // While links close, they may hand work to links that are opened for it.
+        while !drivers.is_empty() {
+            let left = deadline.saturating_sub(start.elapsed());
+            let close = |driver: &Arc<Driver>| driver.post(|link, now, token| link.close(now, left, token)).1;
+            let tickets: Vec<_> = drivers.iter().map(close).collect();
+            for (driver, ticket) in drivers.iter().zip(tickets) {
+                report.merge(driver.wait(&ticket).closed());
+            }
+            drivers = self.links.take_links();
+        }
+        report
+    }
+
+    fn begin_closing(&self) -> Vec<Arc<Driver>> {
+        self.links.closed.store(true, Ordering::SeqCst);
+        let mut drivers = self.links.take_links();
+        drivers.push(Arc::clone(&self.main));
+        drivers
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        for driver in self.begin_closing() {
+            driver.close_unattended();
+        }
+    }
+}
+
+impl Links {
     /// Opens the link of a consumer, and waits until the server confirmed it.
     pub(crate) fn open_consumer(
         self: &Arc<Self>,
-        receive_buffer: Option<u32>,
-        build: impl FnOnce(&Shared, Instant, u64, Token) -> Link<Token>,
-    ) -> Result<LinkHandle, Error> {
-        let (link, opened) = self.spawn(receive_buffer, build)?;
+        queue: QueueName,
+        settings: ConsumerSettings,
+    ) -> Result<Arc<Driver>, Error> {
+        let (driver, opened) = Driver::spawn(self, settings.receive_buffer, |shared, now, seed, token| {
+            Link::consumer(shared, queue, settings, now, seed, Some(token))
+        })?;
         let mut consumers = lock(&self.consumers);
         consumers.retain(|known| known.strong_count() > 0);
-        consumers.push(Arc::downgrade(&link));
+        consumers.push(Arc::downgrade(&driver));
         drop(consumers);
-        if self.closed.load(Ordering::SeqCst) {
-            link.close_unattended();
-        }
-        link.wait(&opened).opened()?;
-        Ok(link)
+        self.close_late(&driver);
+        driver.wait(&opened).opened()?;
+        Ok(driver)
     }
 
-    fn spawn(
-        self: &Arc<Self>,
-        receive_buffer: Option<u32>,
-        build: impl FnOnce(&Shared, Instant, u64, Token) -> Link<Token>,
-    ) -> Result<(LinkHandle, Ticket), Error> {
-        Driver::spawn(self, receive_buffer, build)
-    }
-
-    /// Hands work to the link of a node, or to the main link.
+    /// Gives work to the link of a node, or to the main link.
     pub(crate) fn reroute(self: &Arc<Self>, node: Option<Endpoint>, parcel: Parcel<Token>) {
         // A parcel that finds no link fails its waiters when it is dropped.
         if let Some(driver) = self.link_to(node) {
             driver.accept(parcel);
-            if self.closed.load(Ordering::SeqCst) {
-                driver.close_unattended();
-            }
+            self.close_late(&driver);
         }
     }
 
     fn link_to(self: &Arc<Self>, node: Option<Endpoint>) -> Option<Arc<Driver>> {
-        let mut requests = lock(&self.requests);
-        let mut evicted = None;
-        let mut found = None;
-        if let Some(endpoint) = node {
-            requests.nodes.retain(|link| !link.lock().link.is_terminated());
-            found = requests.nodes.find(&endpoint).map(|link| Arc::clone(link));
-            if found.is_none() {
-                let build = |shared: &Shared, now, seed, _| Link::requests_to(shared, endpoint.clone(), now, seed);
-                if let Ok((link, _)) = self.spawn(None, build) {
-                    found = Some(Arc::clone(&link));
-                    evicted = requests.nodes.insert(endpoint, link);
-                }
-            }
+        let Some(endpoint) = node else {
+            return self.main.get().cloned();
+        };
+        let mut nodes = lock(&self.nodes);
+        nodes.retain(|driver| !driver.lock().link.is_terminated());
+        if let Some(driver) = nodes.find(&endpoint) {
+            return Some(Arc::clone(driver));
         }
-        let found = found.or_else(|| requests.main.as_ref().map(|main| Arc::clone(main)));
-        drop(requests);
-        drop(evicted);
-        found
+        let build = |shared: &Shared, now, seed, _| Link::requests_to(shared, endpoint.clone(), now, seed);
+        let Ok((driver, _)) = Driver::spawn(self, None, build) else {
+            return self.main.get().cloned();
+        };
+        let evicted = nodes.insert(endpoint, Arc::clone(&driver));
+        drop(nodes);
+        if let Some(evicted) = evicted {
+            evicted.close_unattended();
+        }
+        Some(driver)
     }
 
-    /// Closes every link, and waits until all are closed.
-    pub(crate) fn close(&self, main: &Arc<Driver>, deadline: Duration) -> CloseReport {
-        let start = Instant::now();
-        self.closed.store(true, Ordering::SeqCst);
-        let mut report = CloseReport::default();
-        let consumers = std::mem::take(&mut *lock(&self.consumers));
-        let mut drivers: Vec<_> = consumers.iter().filter_map(Weak::upgrade).collect();
-        drivers.push(Arc::clone(main));
-        loop {
-            // While links close, they may hand work to links that are opened for it.
-            let nodes = std::mem::take(&mut lock(&self.requests).nodes);
-            drivers.extend(nodes.iter().map(|link| Arc::clone(link)));
-            if drivers.is_empty() {
-                return report;
-            }
-            let left = deadline.saturating_sub(start.elapsed());
-            let closing: Vec<_> = drivers
-                .drain(..)
-                .map(|driver| {
-                    let (_, ticket) = driver.post(|link, now, token| link.close(now, left, token));
-                    (driver, ticket)
-                })
-                .collect();
-            for (driver, ticket) in closing {
-                report.merge(driver.wait(&ticket).closed());
-            }
+    /// Closes a link that came after the client was closed.
+    fn close_late(&self, driver: &Driver) {
+        if self.closed.load(Ordering::SeqCst) {
+            driver.close_unattended();
         }
+    }
+
+    /// All links but the main one, which are forgotten.
+    fn take_links(&self) -> Vec<Arc<Driver>> {
+        let nodes = mem::take(&mut *lock(&self.nodes));
+        let consumers = mem::take(&mut *lock(&self.consumers));
+        let consumers = consumers.iter().filter_map(Weak::upgrade);
+        nodes.iter().cloned().chain(consumers).collect()
     }
 }

@@ -22,7 +22,7 @@ pub struct ProducerBuilder {
 
 impl ProducerBuilder {
     pub(crate) fn new(client: Client) -> Self {
-        let settings = client.links.shared.config().settings().producer;
+        let settings = client.handle.links.shared.config().settings().producer;
         Self { client, settings }
     }
 
@@ -64,7 +64,7 @@ impl ProducerBuilder {
     pub fn build(self) -> Result<Producer, Error> {
         let Self { client, settings } = self;
         settings.validate()?;
-        let id = client.main.lock().link.open_producer(settings);
+        let id = client.main().lock().link.open_producer(settings);
         Ok(Producer(Arc::new(Inner { client, id })))
     }
 }
@@ -95,7 +95,7 @@ impl Producer {
             done => return done,
         };
         let Inner { client, id } = &*self.0;
-        let main = &client.main;
+        let main = client.main();
         let mut inner = main.lock();
         let (admitted, admission) = inner.pair();
         let (receipt, confirmation) = inner.pair();
@@ -113,7 +113,7 @@ impl Producer {
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
         let Inner { client, id } = &*self.0;
         let (call, confirmation) = client
-            .main
+            .main()
             .post(|link, now, token| link.try_send(now, *id, message, client.timeout, token));
         match call {
             Ok(call) => Ok(self.receipt(call, confirmation)),
@@ -128,7 +128,9 @@ impl Producer {
     /// The first failure among these messages.
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
-        client.ask(|link, now, _, token| link.flush(now, *id, token)).flushed()
+        client
+            .ask(|link, now, timeout, token| link.flush(now, *id, timeout, token))
+            .flushed()
     }
 
     fn receipt(&self, call: CallId, ticket: Ticket) -> Receipt {
@@ -147,7 +149,7 @@ impl fmt::Debug for Producer {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let main = &self.client.main;
+        let main = self.client.main();
         let mut inner = main.lock();
         inner.link.close_producer(self.id);
         main.leave_to_driver(inner);

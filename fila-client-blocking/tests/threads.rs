@@ -208,9 +208,9 @@ fn timeouts_hold_while_nobody_answers() {
 }
 
 /// Answers a listing only when a flood of messages has begun, with a flood of its own, during which it does not read.
-#[derive(Default)]
 struct Flood {
     listing: Option<RequestId>,
+    asked: mpsc::Sender<()>,
 }
 
 const FLOOD: usize = 10 * 1024 * 1024;
@@ -218,7 +218,10 @@ const FLOOD: usize = 10 * 1024 * 1024;
 impl Script for Flood {
     fn request(&mut self, server: &mut ServerConnection, id: RequestId, request: Request) {
         match request {
-            Request::ListConfig { .. } => self.listing = Some(id),
+            Request::ListConfig { .. } => {
+                self.listing = Some(id);
+                self.asked.send(()).unwrap();
+            }
             Request::Enqueue(_) => {
                 if let Some(listing) = self.listing.take() {
                     let entries = (0..FLOOD / 1024)
@@ -236,15 +239,17 @@ impl Script for Flood {
 #[test]
 fn ten_mebibytes_both_ways_at_once() {
     for dialect in [PREAMBLE, Dialect::Framed] {
-        let server = Server::start(dialect, Flood::default);
+        let (asked, listings) = mpsc::channel();
+        let server = Server::start(dialect, move || Flood {
+            listing: None,
+            asked: asked.clone(),
+        });
         let client = server.client();
         within(LIMIT, move || {
             let lister = client.clone();
             let listing = thread::spawn(move || lister.admin().list_config("").unwrap());
             // Sent after the listing, or the server would not hold it.
-            while client.stats().frames_sent == 0 {
-                thread::yield_now();
-            }
+            listings.recv().unwrap();
             let messages = (0..FLOOD / 65_536).map(|n| Message::new("q", payload(0, n, 65_536)));
             for (n, result) in client.enqueue_many(messages.collect()).into_iter().enumerate() {
                 assert_eq!(result.unwrap(), id_of(&payload(0, n, 9)));

@@ -13,7 +13,7 @@ use fibp_proto::{Dialect, MessageId, Request, Response};
 use fila_client_blocking::{Client, Config};
 
 /// What a server does with the requests of one connection.
-pub trait Script: Send {
+pub(crate) trait Script: Send {
     fn request(&mut self, server: &mut ServerConnection, id: RequestId, request: Request);
 
     /// The connection has ended.
@@ -26,15 +26,15 @@ impl<F: FnMut(&mut ServerConnection, RequestId, Request) + Send> Script for F {
     }
 }
 
-pub struct Server {
-    pub addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     dialect: Dialect,
     over: Arc<AtomicBool>,
 }
 
 impl Server {
     /// `script` is called for every connection.
-    pub fn start<S: Script + 'static>(dialect: Dialect, mut script: impl FnMut() -> S + Send + 'static) -> Self {
+    pub(crate) fn start<S: Script + 'static>(dialect: Dialect, mut script: impl FnMut() -> S + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let over = Arc::new(AtomicBool::new(false));
@@ -59,11 +59,11 @@ impl Server {
         server
     }
 
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config::new(self.addr).dialect(self.dialect)
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.config()).unwrap()
     }
 }
@@ -107,12 +107,12 @@ fn serve(dialect: Dialect, mut stream: TcpStream, script: &mut impl Script) {
 }
 
 /// The id that a well-behaved server gives a message: its payload's first eight bytes.
-pub fn id_of(payload: &[u8]) -> MessageId {
+pub(crate) fn id_of(payload: &[u8]) -> MessageId {
     MessageId::from(String::from_utf8_lossy(&payload[..payload.len().min(8)]).into_owned())
 }
 
 /// Answers what needs no state.
-pub fn answer(server: &mut ServerConnection, id: RequestId, request: Request) {
+pub(crate) fn answer(server: &mut ServerConnection, id: RequestId, request: Request) {
     let response = match request {
         Request::Enqueue(messages) => {
             Response::Enqueue(messages.iter().map(|message| Ok(id_of(&message.payload))).collect())
@@ -129,7 +129,7 @@ pub fn answer(server: &mut ServerConnection, id: RequestId, request: Request) {
 }
 
 /// Fails instead of hanging.
-pub fn within<R: Send + 'static>(limit: Duration, body: impl FnOnce() -> R + Send + 'static) -> R {
+pub(crate) fn within<R: Send + 'static>(limit: Duration, body: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = mpsc::channel();
     let thread = thread::spawn(move || {
         let result = body();
