@@ -21,6 +21,11 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod shared;
+#[cfg(not(feature = "simulation"))]
+mod simulation;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod soonest;
 pub mod task;
 pub mod tls;

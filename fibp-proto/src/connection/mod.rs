@@ -15,6 +15,7 @@ use crate::frame::{Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Oversize}
 use crate::message::{QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
+use crate::simulation::Knobs;
 use heartbeat::{Beat, Heartbeat};
 use table::Table;
 
@@ -173,6 +174,15 @@ impl<W> Connection<W> {
 
     pub(crate) fn decoder(&mut self) -> &mut Decoder {
         &mut self.decoder
+    }
+
+    pub(crate) fn turn_knobs(&mut self, knobs: Knobs) {
+        self.table.turn_knobs(knobs);
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn tombstones(&self) -> usize {
+        self.table.tombstones()
     }
 
     pub(crate) fn is_ready(&self) -> bool {

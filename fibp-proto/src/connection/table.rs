@@ -5,6 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
 use crate::request::Op;
+use crate::simulation::{Flaw, Knobs};
 use crate::soonest::Soonest;
 
 /// Requests that were encoded and not answered, by correlation id.
@@ -17,6 +18,7 @@ pub(super) struct Table<W> {
     next_id: u32,
     tombstones: usize,
     soonest: Soonest,
+    knobs: Knobs,
 }
 
 #[derive(Debug)]
@@ -36,11 +38,23 @@ impl<W> Table<W> {
             next_id: 1,
             tombstones: 0,
             soonest: Soonest::default(),
+            knobs: Knobs::default(),
         }
+    }
+
+    pub(super) fn turn_knobs(&mut self, knobs: Knobs) {
+        self.knobs = knobs;
     }
 
     /// An id that is not in use. Ids wrap around and are never 0, which pushes carry.
     pub(super) fn next_id(&mut self) -> u32 {
+        if self.knobs.takes_lowest_id() {
+            self.next_id = 1;
+        }
+        if self.knobs.has(Flaw::EarlyId) {
+            self.next_id = self.next_id % 4 + 1;
+            return self.next_id;
+        }
         loop {
             let id = self.next_id;
             self.next_id = self.next_id.wrapping_add(1).max(1);
@@ -112,6 +126,7 @@ impl<W> Table<W> {
         for entry in self.entries.values() {
             self.soonest.add(entry.deadline);
         }
+        self.drop_tombstones();
     }
 
     /// Lets `visit` look at everything that is waited for, in no order; true makes the entry a tombstone.
@@ -122,6 +137,14 @@ impl<W> Table<W> {
                 entry.deadline = None;
                 self.tombstones += 1;
             }
+        }
+        self.drop_tombstones();
+    }
+
+    fn drop_tombstones(&mut self) {
+        if self.knobs.has(Flaw::DroppedTombstone) {
+            self.entries.retain(|_, entry| entry.work.is_some());
+            self.tombstones = 0;
         }
     }
 

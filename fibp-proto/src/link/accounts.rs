@@ -95,6 +95,12 @@ impl<T> Account<T> {
         self.parked.len()
     }
 
+    /// Requests and bytes that are charged.
+    #[cfg(feature = "simulation")]
+    pub(super) fn charged(&self) -> (usize, usize) {
+        (self.requests, self.bytes)
+    }
+
     pub(super) fn soonest(&self) -> Option<Instant> {
         self.soonest.at()
     }

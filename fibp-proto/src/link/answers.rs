@@ -13,6 +13,7 @@ use crate::event::{Event, LinkName};
 use crate::message::QueueName;
 use crate::request::{Op, Request};
 use crate::response::{Response, ServerError};
+use crate::simulation::Flaw;
 
 /// How long to wait before asking again while a leader is being elected.
 const ELECTION_PAUSE: Duration = Duration::from_millis(200);
@@ -326,7 +327,9 @@ impl<T> Link<T> {
                     let error = self.timeout_error(sent);
                     self.release_call();
                     self.note_result(Some(&error));
-                    self.complete_call(token, Err(error));
+                    if !self.knobs.has(Flaw::LostWaiter) {
+                        self.complete_call(token, Err(error));
+                    }
                 }
                 Expired::Item(ticket, payload, sent) => {
                     let error = self.timeout_error(sent);

@@ -24,6 +24,8 @@
 mod accounts;
 mod answers;
 mod completion;
+#[cfg(feature = "simulation")]
+mod holdings;
 mod lanes;
 mod nodes;
 mod session;
@@ -48,6 +50,7 @@ use crate::event::{LinkName, Stats};
 use crate::message::QueueName;
 use crate::random::Random;
 use crate::shared::Shared;
+use crate::simulation::Knobs;
 use crate::soonest::{Soonest, earlier};
 use accounts::Account;
 use lanes::Lanes;
@@ -85,6 +88,7 @@ pub struct Link<T> {
     latest: Instant,
     /// What the driver sleeps until, so that only an earlier timeout has to wake it.
     sleeping_until: Option<Instant>,
+    knobs: Knobs,
 }
 
 impl<T> Link<T> {
@@ -144,6 +148,7 @@ impl<T> Link<T> {
             needs_driver: true,
             latest: now,
             sleeping_until: None,
+            knobs: Knobs::default(),
         }
     }
 

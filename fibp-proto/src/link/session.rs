@@ -319,7 +319,10 @@ impl<T> Link<T> {
             heartbeat_missed: settings.heartbeat.map_or(0, |heartbeat| heartbeat.missed),
         };
         match Connection::new(now, options) {
-            Ok(connection) => self.connection = Some(connection),
+            Ok(mut connection) => {
+                connection.turn_knobs(self.knobs);
+                self.connection = Some(connection);
+            }
             Err(error) => self.handle_broken(now, Broken::new(error)),
         }
     }

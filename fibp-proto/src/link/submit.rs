@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, SendError};
 use crate::event::{Event, LinkName};
 use crate::message::Message;
 use crate::request::Request;
+use crate::simulation::Flaw;
 
 /// The client's own account.
 pub(super) const CLIENT: usize = 0;
@@ -388,7 +389,9 @@ impl<T> Link<T> {
     pub(super) fn settle_accounts(&mut self, now: Instant) {
         for index in 0..self.accounts.len() {
             while let Some(parked) = self.account(index).and_then(Account::next_admitted) {
-                self.admit(now, index, parked.job);
+                if !self.knobs.has(Flaw::ForgottenCall) {
+                    self.admit(now, index, parked.job);
+                }
             }
             if self
                 .account(index)

@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::message::{QueueName, Received};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
+use crate::simulation::Flaw;
 
 /// A standing grant: the server-side balance never comes near the 64 at which servers with bug 1 lose
 /// messages (spec/preamble.md 1.7), and never near the end of the counter.
@@ -367,11 +368,23 @@ impl<T> Link<T> {
         self.stats.deliveries += n as u64;
         subscription.rearm(now);
         let grant = subscription.credit.received(n);
-        subscription.wake(&mut self.completions);
+        if !self.knobs.has(Flaw::LostWakeUp) {
+            subscription.wake(&mut self.completions);
+        }
         self.grant(grant);
     }
 
+    #[cfg(feature = "simulation")]
+    pub(super) fn waiting_deliveries(&self) -> usize {
+        self.subscription
+            .as_ref()
+            .map_or(0, |subscription| subscription.deliveries.len())
+    }
+
     fn grant(&mut self, credit: Option<u32>) {
+        if self.knobs.has(Flaw::SkippedTopUp) {
+            return;
+        }
         if let (Some(credit), Some(connection)) = (credit, &mut self.connection) {
             if connection.is_ready() {
                 // A grant has no part that could fail to encode.

@@ -1,0 +1,104 @@
+//! Hooks for simulations of links: looking inside, and breaking them on purpose to see that it is noticed.
+//!
+//! Not part of the stable interface. Without the feature `simulation` all of this folds away; with it, nothing
+//! changes until `Link::set_knobs` is called.
+
+#![cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
+
+/// A defect to put into a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// Correlation ids go round after four, whether they are in use or not.
+    EarlyId,
+    /// An abandoned or expired request frees its id before its answer came.
+    DroppedTombstone,
+    /// Credit is not topped up.
+    SkippedTopUp,
+    /// A request whose deadline passes unanswered tells nobody.
+    LostWaiter,
+    /// A delivery does not wake the consumer that waits for it.
+    LostWakeUp,
+    /// A call that waits for room is forgotten when there is some.
+    ForgottenCall,
+}
+
+/// How a link departs from its usual self.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Knobs {
+    /// Give out the lowest free correlation id: an id that is freed is used again at once.
+    pub lowest_free_ids: bool,
+    /// The defect.
+    pub flaw: Option<Flaw>,
+}
+
+impl Knobs {
+    /// Gives out the lowest free correlation id, or goes round.
+    #[must_use]
+    pub const fn lowest_free_ids(mut self, on: bool) -> Self {
+        self.lowest_free_ids = on;
+        self
+    }
+
+    /// Puts in a defect.
+    #[must_use]
+    pub const fn flaw(mut self, flaw: Flaw) -> Self {
+        self.flaw = Some(flaw);
+        self
+    }
+
+    /// Whether this defect is in. Never without the feature.
+    pub(crate) fn has(self, flaw: Flaw) -> bool {
+        cfg!(feature = "simulation") && self.flaw == Some(flaw)
+    }
+
+    /// Whether ids are given out from the bottom. Never without the feature.
+    pub(crate) fn takes_lowest_id(self) -> bool {
+        cfg!(feature = "simulation") && self.lowest_free_ids
+    }
+}
+
+/// What a link holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Holdings {
+    /// Calls that are not encoded.
+    pub calls: usize,
+    /// Calls that wait for an instant or for the admin revision.
+    pub delayed: usize,
+    /// Items of batches that are not encoded.
+    pub lane_items: usize,
+    /// Jobs that wait for room.
+    pub parked: usize,
+    /// Requests charged to the client's account.
+    pub charged_requests: usize,
+    /// Bytes charged to all accounts.
+    pub charged_bytes: usize,
+    /// Requests in flight that somebody waits for, the connection's own among them.
+    pub in_flight: usize,
+    /// Ids that are kept although nobody waits any more.
+    pub tombstones: usize,
+    /// Encoded bytes that no writer has taken.
+    pub output: usize,
+    /// Bytes of memory of the decoder.
+    pub decoder: usize,
+    /// Deliveries that nobody has taken.
+    pub deliveries: usize,
+    /// Completions and actions that nobody has taken.
+    pub unclaimed: usize,
+}
+
+#[cfg(feature = "simulation")]
+impl<T> crate::Link<T> {
+    /// Turns the knobs, for this and all later connections.
+    pub fn set_knobs(&mut self, knobs: Knobs) {
+        self.turn_knobs(knobs);
+    }
+
+    /// What the link holds right now.
+    #[must_use]
+    pub fn holdings(&mut self) -> Holdings {
+        self.count_holdings()
+    }
+}
