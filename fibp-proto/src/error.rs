@@ -157,6 +157,12 @@ impl Error {
         self
     }
 
+    /// The same error with words of ours before the server's.
+    pub(crate) fn with_message(mut self, message: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.0).message = message.into();
+        self
+    }
+
     /// The same error of another kind.
     #[must_use]
     pub fn with_kind(mut self, kind: ErrorKind) -> Self {

@@ -171,10 +171,19 @@ fn inspect(offered: Offered, pending: &[u8], limits: Limits) -> Result<(Greeting
 /// A GOAWAY frame: only preamble servers send it, in answer to an opening they do not accept.
 fn preamble_goodbye(offered: Offered, text: &[u8]) -> OpeningFailure {
     let refusal = ServerError::new(ErrorKind::WrongDialect, String::from_utf8_lossy(text));
+    let message = match offered {
+        Offered::Preamble => "the server refuses this version of the preamble dialect",
+        Offered::Framed => "the server speaks the preamble dialect, not the framed one",
+    };
     OpeningFailure {
-        error: Error::from_server(refusal).with_outcome(Outcome::NotSent),
+        error: refused(refusal).with_message(message),
         try_other: offered == Offered::Framed,
     }
+}
+
+/// Nothing but an opening was sent.
+fn refused(refusal: ServerError) -> Error {
+    Error::from_server(refusal).with_outcome(Outcome::NotSent)
 }
 
 fn framed_error(offered: Offered, pending: &[u8], body: &[u8]) -> OpeningFailure {
@@ -190,9 +199,15 @@ fn framed_error(offered: Offered, pending: &[u8], body: &[u8]) -> OpeningFailure
     let Ok(Response::Error(refusal)) = Response::decode(Dialect::Framed, Op::Heartbeat, &frame) else {
         return not_fila(pending);
     };
-    OpeningFailure {
-        error: Error::from_server(refusal).with_outcome(Outcome::NotSent),
-        try_other: offered == Offered::Preamble,
+    match offered {
+        Offered::Preamble => OpeningFailure {
+            error: refused(refusal).with_message("the server speaks the framed dialect, not the preamble one"),
+            try_other: true,
+        },
+        Offered::Framed => OpeningFailure {
+            error: refused(refusal),
+            try_other: false,
+        },
     }
 }
 
@@ -313,7 +328,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn refused(offered: Offered, bytes: &[u8], kind: ErrorKind, try_other: bool, text: &str) {
+    fn fails(offered: Offered, bytes: &[u8], kind: ErrorKind, try_other: bool, text: &str) {
         let failure = greet(offered, bytes).expect_err("no greeting");
         let message = failure.error.to_string();
         assert_eq!(failure.error.kind(), kind, "{message}");
@@ -360,14 +375,14 @@ mod tests {
     #[test]
     fn a_tls_server_is_named() {
         for offered in BOTH {
-            refused(
+            fails(
                 offered,
                 b"\x15\x03\x03\0\x02\x02\x32",
                 ErrorKind::Tls,
                 false,
                 "fila+tls://",
             );
-            refused(
+            fails(
                 offered,
                 b"\x16\x03\x01\x02\0\x01",
                 ErrorKind::NotFila,
@@ -385,7 +400,7 @@ mod tests {
                 b"\0\0\0\x04\0\0\0\0\0",
                 b"\0\0\x06\x04\0\0",
             ] {
-                refused(offered, settings, ErrorKind::WrongDialect, false, "gRPC");
+                fails(offered, settings, ErrorKind::WrongDialect, false, "gRPC");
             }
         }
     }
@@ -393,8 +408,15 @@ mod tests {
     #[test]
     fn a_preamble_server_refuses_with_goaway() {
         let magic = goaway("invalid magic");
-        refused(Offered::Framed, &magic, ErrorKind::WrongDialect, true, "invalid magic");
-        refused(
+        fails(Offered::Framed, &magic, ErrorKind::WrongDialect, true, "invalid magic");
+        fails(
+            Offered::Framed,
+            &magic,
+            ErrorKind::WrongDialect,
+            true,
+            "speaks the preamble dialect",
+        );
+        fails(
             Offered::Preamble,
             &magic,
             ErrorKind::WrongDialect,
@@ -402,21 +424,21 @@ mod tests {
             "invalid magic",
         );
         let major = goaway("unsupported protocol version 2.x (server supports 1.x)");
-        refused(
+        fails(
             Offered::Preamble,
             &major,
             ErrorKind::WrongDialect,
             false,
             "server supports 1.x",
         );
-        refused(
+        fails(
             Offered::Preamble,
             b"FIBP\x02\0",
             ErrorKind::WrongDialect,
             false,
             "FIBP 2.x",
         );
-        refused(
+        fails(
             Offered::Framed,
             b"FIBP\x01\0",
             ErrorKind::WrongDialect,
@@ -429,7 +451,7 @@ mod tests {
     fn a_long_farewell_is_not_waited_for() {
         let long = goaway(&"x".repeat(2 * MAX_GREETING));
         let enough = &long[..PREFIX_LEN + HEAD_LEN + MAX_GREETING];
-        refused(Offered::Framed, enough, ErrorKind::WrongDialect, true, "xxx");
+        fails(Offered::Framed, enough, ErrorKind::WrongDialect, true, "xxx");
         assert_eq!(
             greet(Offered::Framed, &enough[..enough.len() - 1]).unwrap(),
             Greeting::Incomplete
@@ -438,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_framed_server_is_named() {
-        refused(
+        fails(
             Offered::Preamble,
             HANDSHAKE_OK,
             ErrorKind::WrongDialect,
@@ -447,8 +469,8 @@ mod tests {
         );
         let mut later = HANDSHAKE_OK.to_vec();
         later[11] = 2;
-        refused(Offered::Framed, &later, ErrorKind::WrongDialect, false, "version 2");
-        refused(
+        fails(Offered::Framed, &later, ErrorKind::WrongDialect, false, "version 2");
+        fails(
             Offered::Framed,
             b"\0\0\0\x08\x02\0\0\0\0\0\0\x01",
             ErrorKind::Protocol,
@@ -473,13 +495,13 @@ mod tests {
             (0x0A, "API key required", ErrorKind::Auth),
             (0x0D, "only protocol version 1 is supported", ErrorKind::WrongDialect),
         ] {
-            refused(Offered::Framed, &error(code, text), kind, false, text);
+            fails(Offered::Framed, &error(code, text), kind, false, text);
             let refusal = greet(Offered::Framed, &error(code, text)).unwrap_err().error;
             assert_eq!(refusal.server_code(), Some(code.into()));
             assert_eq!(refusal.metadata(), [("max_version".to_owned(), "1".to_owned())]);
         }
-        refused(Offered::Preamble, &error(0x0E, "x"), ErrorKind::Protocol, true, "x");
-        refused(
+        fails(Offered::Preamble, &error(0x0E, "x"), ErrorKind::Protocol, true, "x");
+        fails(
             Offered::Framed,
             b"\0\0\0\x07\xfe\0\0\0\0\0\x0a",
             ErrorKind::NotFila,
@@ -491,28 +513,28 @@ mod tests {
     #[test]
     fn anything_else_is_shown() {
         for offered in BOTH {
-            refused(
+            fails(
                 offered,
                 b"HTTP/1.1 400 Bad Request",
                 ErrorKind::NotFila,
                 false,
                 "48 54 54 50",
             );
-            refused(
+            fails(
                 offered,
                 b"\0\0\0\x05\0\0",
                 ErrorKind::NotFila,
                 false,
                 "00 00 00 05 00 00",
             );
-            refused(
+            fails(
                 offered,
                 b"\0\0\0\x09\x07\x07\0\0\0\0abc",
                 ErrorKind::NotFila,
                 false,
                 "00 00 00 09 07 07",
             );
-            refused(
+            fails(
                 offered,
                 b"SSH-2.0-OpenSSH",
                 ErrorKind::NotFila,

@@ -182,11 +182,12 @@ impl OutBuf {
     /// Takes back the storage of a finished [`Transmit`], so that a steady flow of small frames allocates
     /// nothing.
     pub(crate) fn recycle(&mut self, done: &mut Transmit) {
-        if let Some(mut spare) = done.spare.take() {
-            if self.tail.capacity() == 0 && spare.capacity() <= KEEP_CAPACITY {
-                spare.clear();
-                self.tail = spare;
-            }
+        if let Some(mut spare) = done.spare.take()
+            && self.tail.capacity() == 0
+            && spare.capacity() <= KEEP_CAPACITY
+        {
+            spare.clear();
+            self.tail = spare;
         }
     }
 

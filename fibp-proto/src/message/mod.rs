@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use headers::Headers;
 pub(crate) use headers::WireHeaders;
+pub use headers::{Headers, Iter as HeaderIter};
 pub use id::MessageId;
 pub use secret::Secret;
 

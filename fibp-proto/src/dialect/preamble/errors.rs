@@ -96,7 +96,7 @@ pub(super) fn item_refusal(op: Op, code: u16, text: &str) -> ServerError {
 
 /// The code under which a server reports the refusal of one item.
 pub(super) fn item_code(refusal: &ServerError) -> u16 {
-    refusal.code().unwrap_or(match refusal.kind() {
+    refusal.code().unwrap_or_else(|| match refusal.kind() {
         ErrorKind::QueueNotFound | ErrorKind::MessageNotFound | ErrorKind::InvalidArgument => ITEM_NOT_FOUND,
         _ => ITEM_STORAGE,
     })
