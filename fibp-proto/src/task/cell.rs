@@ -55,7 +55,8 @@ impl<S> LinkCell<S> {
                 socket: None,
                 unwritten: Transmit::new(),
             }),
-            awake: AtomicBool::new(false),
+            // A driver is about to be started.
+            awake: AtomicBool::new(true),
             driver: Mutex::new(None),
             write,
         }
