@@ -1,5 +1,7 @@
 //! An embedded, in-memory Fila broker for tests.
 
+#[cfg(feature = "tls")]
+pub mod certs;
 mod clock;
 mod faults;
 mod machine;
@@ -9,4 +11,6 @@ pub use clock::ManualClock;
 pub use faults::{Faults, Leadership, UnknownFault};
 pub use fibp_proto::{AdminRevision, Dialect, Op};
 pub use machine::{BrokerMachine, ConnectionId, Ending, Output, QueueFigures, Settings, Snapshot};
+#[cfg(feature = "tls")]
+pub use shell::ServerTls;
 pub use shell::{Broker, BrokerBuilder};

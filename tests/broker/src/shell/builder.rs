@@ -10,6 +10,7 @@ use fibp_proto::{AdminRevision, Dialect, QueueName, Secret};
 
 use super::Broker;
 use super::shared::Shared;
+use super::transport::Acceptor;
 use crate::Faults;
 use crate::clock::{Clock, ManualClock};
 use crate::machine::{BrokerMachine, Settings};
@@ -25,6 +26,8 @@ pub struct BrokerBuilder {
     clock: Option<ManualClock>,
     max_frame_size: u32,
     node_id: u64,
+    #[cfg(feature = "tls")]
+    tls: Option<super::ServerTls>,
     settings: Settings,
 }
 
@@ -40,6 +43,8 @@ impl BrokerBuilder {
             clock: None,
             max_frame_size: DEFAULT_MAX_LENGTH,
             node_id: 0,
+            #[cfg(feature = "tls")]
+            tls: None,
             settings: Settings::new(Instant::now(), wall_ms),
         }
     }
@@ -148,6 +153,14 @@ impl BrokerBuilder {
         self
     }
 
+    /// Serves TLS, and nothing else.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: super::ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Creates a queue at the start, with its dead-letter queue. Repeatable.
     #[must_use]
     pub fn queue(mut self, name: impl Into<QueueName>) -> Self {
@@ -159,11 +172,19 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// The address does not resolve or cannot be bound, or a thread cannot be started.
+    /// The address does not resolve or cannot be bound, a key does not fit its certificate, or a thread cannot be
+    /// started.
     pub fn start(self) -> io::Result<Broker> {
         if let Some(error) = self.listen_error {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
+        #[cfg(feature = "tls")]
+        let acceptor = match self.tls {
+            Some(tls) => Acceptor::Tls(tls.acceptor(&self.dialects)?),
+            None => Acceptor::Plain,
+        };
+        #[cfg(not(feature = "tls"))]
+        let acceptor = Acceptor::Plain;
         let listener = TcpListener::bind(&*self.listen)?;
         let clock = self.clock.map_or(Clock::Real, Clock::Manual);
         let mut settings = self.settings;
@@ -179,6 +200,6 @@ impl BrokerBuilder {
             send: u32::MAX,
             receive: self.max_frame_size,
         };
-        Broker::start(listener, server, Shared::new(clock, machine))
+        Broker::start(listener, server, acceptor, Shared::new(clock, machine))
     }
 }

@@ -9,10 +9,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 
 use fibp_proto::Push;
-use fibp_proto::frame::Transmit;
 use fibp_proto::server::ServerConnection;
 
 use super::shared::{Shared, State};
+use super::transport::{Outgoing, Step, Transport};
 use crate::machine::{ConnectionId, Ending};
 
 /// Pushes are encoded only while less than this waits to be written.
@@ -21,10 +21,15 @@ const ENCODE_AHEAD: usize = 64 * 1024;
 /// Slices per vectored write.
 const SLICES: usize = 64;
 
+/// Bytes of TLS records to read at once.
+#[cfg(feature = "tls")]
+const SEALED: usize = 32 * 1024;
+
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) server: ServerConnection,
     pub(super) socket: Arc<TcpStream>,
+    transport: Transport,
     /// Wakes whichever of the two threads waits.
     pub(super) wake: Arc<Condvar>,
     pushes: VecDeque<(u32, Push)>,
@@ -34,27 +39,31 @@ pub(super) struct Link {
     writing: bool,
     /// The reader waits for the writer to make room.
     reader_waits: bool,
-    /// Writing failed: the transport is gone.
+    /// The transport is gone, or will be once what it has to say is written.
+    failed: bool,
+    /// Writing failed.
     broken: bool,
 }
 
 /// Bytes taken for writing.
 struct Claim {
-    transmit: Transmit,
+    bytes: Outgoing,
     pushes: usize,
 }
 
 impl Link {
-    pub(super) fn new(server: ServerConnection, socket: Arc<TcpStream>) -> Self {
+    pub(super) fn new(server: ServerConnection, transport: Transport, socket: Arc<TcpStream>) -> Self {
         Self {
             server,
             socket,
+            transport,
             wake: Arc::default(),
             pushes: VecDeque::new(),
             encoded: 0,
             held: false,
             writing: false,
             reader_waits: false,
+            failed: false,
             broken: false,
         }
     }
@@ -73,23 +82,26 @@ impl Link {
         if self.writing || self.broken {
             return None;
         }
-        let mut transmit = Transmit::new();
-        if self.held {
-            self.held = false;
-        } else {
+        if !std::mem::take(&mut self.held) {
             self.encode_pushes();
         }
-        if !self.server.take_transmit(&mut transmit) {
+        let mut bytes = self.take_bytes();
+        if bytes.is_none() {
             self.encode_pushes();
-            if !self.server.take_transmit(&mut transmit) {
-                return None;
-            }
+            bytes = self.take_bytes();
         }
+        let bytes = bytes?;
         self.writing = true;
         Some(Claim {
-            transmit,
+            bytes,
             pushes: std::mem::take(&mut self.encoded),
         })
+    }
+
+    fn take_bytes(&mut self) -> Option<Outgoing> {
+        let taken = self.transport.take(&mut self.server);
+        self.failed |= taken.is_err();
+        taken.unwrap_or_default()
     }
 
     fn encode_pushes(&mut self) {
@@ -105,7 +117,7 @@ impl Link {
     }
 
     fn is_over(&self) -> bool {
-        self.broken || (self.server.is_finished() && !self.writing)
+        self.broken || ((self.failed || self.server.is_finished()) && !self.writing)
     }
 }
 
@@ -130,8 +142,13 @@ pub(super) fn serve(shared: &Arc<Shared>, connection: ConnectionId, socket: &Tcp
 }
 
 fn run_reader(shared: &Shared, connection: ConnectionId, mut socket: &TcpStream) -> Ending {
+    #[cfg(feature = "tls")]
+    let mut sealed = vec![0; SEALED];
     let mut state = shared.lock();
     loop {
+        if let Some(link) = state.links.get_mut(&connection) {
+            link.failed |= link.transport.feed().is_err();
+        }
         state.process(shared.clock.now(), connection);
         shared.notice(&state);
         state = flush(shared, state, connection);
@@ -141,27 +158,48 @@ fn run_reader(shared: &Shared, connection: ConnectionId, mut socket: &TcpStream)
         if link.is_over() {
             return Ending::Clean;
         }
-        let Some(mut buffer) = link.server.take_read_buffer() else {
-            // Too much is waiting to be written, by the other thread.
-            if link.writing {
-                link.reader_waits = true;
-                let wake = Arc::clone(&link.wake);
-                state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut step = match link.failed {
+            true => Step::Blocked,
+            false => link.transport.step(&mut link.server),
+        };
+        let into = match &mut step {
+            Step::Read(buffer) => buffer.unfilled(),
+            #[cfg(feature = "tls")]
+            Step::ReadSealed => &mut *sealed,
+            #[cfg(feature = "tls")]
+            Step::Arrived => continue,
+            Step::Blocked => {
+                // Too much is waiting to be written, by the other thread.
+                if link.writing {
+                    link.reader_waits = true;
+                    let wake = Arc::clone(&link.wake);
+                    state = wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                continue;
             }
-            continue;
         };
         drop(state);
-        let read = read_some(&mut socket, buffer.unfilled());
+        let read = read_some(&mut socket, into);
         state = shared.lock();
         let Some(link) = state.links.get_mut(&connection) else {
             return Ending::Clean;
         };
-        match read {
-            Ok(0) => link.server.handle_eof(),
-            Ok(n) => buffer.advance(n),
-            Err(_) => return Ending::Reset,
+        let Ok(n) = read else {
+            return Ending::Reset;
+        };
+        if n == 0 {
+            link.server.handle_eof();
         }
-        link.server.handle_input(buffer);
+        match step {
+            Step::Read(mut buffer) => {
+                buffer.advance(n);
+                link.server.handle_input(buffer);
+            }
+            #[cfg(feature = "tls")]
+            _ => link.transport.receive(sealed.get(..n).unwrap_or_default()),
+            #[cfg(not(feature = "tls"))]
+            Step::Blocked => {}
+        }
     }
 }
 
@@ -217,16 +255,21 @@ fn read_some(socket: &mut &TcpStream, into: &mut [u8]) -> io::Result<usize> {
 }
 
 fn write_all(mut socket: &TcpStream, shared: &Shared, connection: ConnectionId, claim: &mut Claim) -> io::Result<()> {
-    while !claim.transmit.is_empty() {
+    let transmit = match &mut claim.bytes {
+        Outgoing::Plain(transmit) => transmit,
+        #[cfg(feature = "tls")]
+        Outgoing::Sealed(bytes) => return socket.write_all(bytes),
+    };
+    while !transmit.is_empty() {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let written = match socket.write_vectored(claim.transmit.slices(&mut slices)) {
+        let written = match socket.write_vectored(transmit.slices(&mut slices)) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         if let Some(link) = shared.lock().links.get_mut(&connection) {
-            link.server.transmitted(&mut claim.transmit, written);
+            link.server.transmitted(transmit, written);
         }
     }
     Ok(())
@@ -246,7 +289,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let config = ServerConfig::new([Dialect::Preamble(AdminRevision::P1)]);
-        let mut link = Link::new(ServerConnection::new(config), Arc::new(socket));
+        let mut link = Link::new(ServerConnection::new(config), Transport::Plain, Arc::new(socket));
         let mut buffer = link.server.take_read_buffer().unwrap();
         let bytes = b"FIBP\x01\x00\x00\x00\x00\x0d\x00\x02\x00\x00\x00\x07\x00\x01q\x00\x00\x00\x09";
         buffer.unfilled()[..bytes.len()].copy_from_slice(bytes);

@@ -3,6 +3,9 @@
 mod builder;
 mod link;
 mod shared;
+#[cfg(feature = "tls")]
+mod tls;
+mod transport;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -19,6 +22,9 @@ use crate::machine::{BrokerMachine, QueueFigures};
 pub use builder::BrokerBuilder;
 use link::Link;
 use shared::Shared;
+#[cfg(feature = "tls")]
+pub use tls::ServerTls;
+use transport::Acceptor;
 
 /// How long the thread that accepts pauses when it cannot: out of file descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -37,6 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Broker {
     addr: SocketAddr,
     server: ServerConfig,
+    acceptor: Acceptor,
     shared: Arc<Shared>,
     running: Mutex<Option<Running>>,
 }
@@ -55,10 +62,11 @@ impl Broker {
         BrokerBuilder::new()
     }
 
-    fn start(listener: TcpListener, server: ServerConfig, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(listener: TcpListener, server: ServerConfig, acceptor: Acceptor, shared: Arc<Shared>) -> io::Result<Self> {
         let broker = Self {
             addr: listener.local_addr()?,
             server,
+            acceptor,
             shared,
             running: Mutex::new(None),
         };
@@ -71,8 +79,8 @@ impl Broker {
         let shared = Arc::clone(&self.shared);
         let timer = spawn("timer", move || shared.run_timer())?;
         let shared = Arc::clone(&self.shared);
-        let server = self.server.clone();
-        match spawn("accept", move || accept(&shared, &server, &listener)) {
+        let (server, acceptor) = (self.server.clone(), self.acceptor.clone());
+        match spawn("accept", move || accept(&shared, &server, &acceptor, &listener)) {
             Ok(accept) => Ok(Running { accept, timer }),
             Err(error) => {
                 self.shared.lock().stopping = true;
@@ -92,7 +100,7 @@ impl Broker {
     /// The address as a URL, without the API key.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("fila://{}", self.addr)
+        format!("{}://{}", self.acceptor.scheme(), self.addr)
     }
 
     /// Stops: closes the listener and all connections, and waits for the threads. Messages, queues, keys and
@@ -228,7 +236,7 @@ impl Drop for Broker {
     }
 }
 
-fn accept(shared: &Arc<Shared>, server: &ServerConfig, listener: &TcpListener) {
+fn accept(shared: &Arc<Shared>, server: &ServerConfig, acceptor: &Acceptor, listener: &TcpListener) {
     let mut served: Vec<JoinHandle<()>> = Vec::new();
     loop {
         let accepted = listener.accept();
@@ -237,7 +245,7 @@ fn accept(shared: &Arc<Shared>, server: &ServerConfig, listener: &TcpListener) {
         }
         served.retain(|thread| !thread.is_finished());
         match accepted {
-            Ok((socket, _)) => served.extend(serve(shared, server, socket)),
+            Ok((socket, _)) => served.extend(serve(shared, server, acceptor, socket)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => std::thread::sleep(ACCEPT_PAUSE),
         }
@@ -247,7 +255,13 @@ fn accept(shared: &Arc<Shared>, server: &ServerConfig, listener: &TcpListener) {
     }
 }
 
-fn serve(shared: &Arc<Shared>, server: &ServerConfig, socket: TcpStream) -> Option<JoinHandle<()>> {
+fn serve(
+    shared: &Arc<Shared>,
+    server: &ServerConfig,
+    acceptor: &Acceptor,
+    socket: TcpStream,
+) -> Option<JoinHandle<()>> {
+    let transport = acceptor.transport().ok()?;
     // Latency only; real servers do not set it.
     let _ = socket.set_nodelay(true);
     let socket = Arc::new(socket);
@@ -257,7 +271,7 @@ fn serve(shared: &Arc<Shared>, server: &ServerConfig, socket: TcpStream) -> Opti
             return None;
         }
         let connection = state.next_connection();
-        let link = Link::new(ServerConnection::new(server.clone()), Arc::clone(&socket));
+        let link = Link::new(ServerConnection::new(server.clone()), transport, Arc::clone(&socket));
         state.links.insert(connection, link);
         connection
     };
