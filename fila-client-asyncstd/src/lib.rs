@@ -1,1 +1,70 @@
-//! Client for the Fila message broker.
+//! Client for the [Fila] message broker, for async-std.
+//!
+//! async-std is discontinued upstream (RUSTSEC-2025-0052): use this crate in programs that are built on it, and
+//! `fila-client-tokio` or `fila-client-blocking` in new ones.
+//!
+//! ```no_run
+//! use fila_client_asyncstd::{Client, Error, Message};
+//!
+//! # async fn example() -> Result<(), Error> {
+//! let client = Client::connect("fila://localhost:5555").await?;
+//! client.admin().create_queue("orders").await?;
+//!
+//! let message = Message::new("orders", "two apples").header("tenant", "acme");
+//! let id = client.enqueue(message).await?;
+//!
+//! let mut consumer = client.consume("orders").await?;
+//! while let Some(delivery) = consumer.next().await {
+//!     let delivery = delivery?;
+//!     println!("{}: {:?}", delivery.id(), delivery.payload());
+//!     delivery.ack().await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which type does what
+//!
+//! * [`Client`] enqueues, acks and administers, and waits for each result.
+//! * [`Producer`] takes messages without waiting for each confirmation, and sends them in batches.
+//! * [`Consumer`] is the stream of one queue's deliveries, on a connection of its own.
+//! * [`Events`], [`Client::state`] and [`Client::stats`] show what the connections do.
+//!
+//! A lost connection is made again by itself. What that means for calls under way is told by
+//! [`Error::outcome`]; configure it with [`Config::replay`] and [`Config::reconnect`].
+//!
+//! # The runtime
+//!
+//! Connections are served by tasks on async-std's global executor, which starts by itself. Clients can be made, used and
+//! dropped anywhere, also under another runtime. No type of async-std is part of this crate's interface.
+//!
+//! # Features
+//!
+//! * `tls-ring` (default) and `tls-aws-lc-rs`: TLS with that crypto provider.
+//! * `tls`: TLS with a ready rustls configuration.
+//!
+//! [Fila]: https://github.com/faisca/fila
+
+mod admin;
+mod client;
+mod connect;
+mod consumer;
+mod driver;
+mod producer;
+
+pub use admin::Admin;
+pub use client::{Client, Events};
+pub use consumer::{AckError, AckReceipt, Acker, Consumer, ConsumerBuilder, Delivery};
+pub use producer::{Producer, ProducerBuilder, Receipt};
+
+pub use fibp_proto::admin::{
+    Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, PermissionKind, QueueInfo, QueueList, QueueSpec,
+    QueueStats, ThrottleStats,
+};
+pub use fibp_proto::config::{Backoff, Batching, Config, Credit, Endpoint, IntoEndpoints, OnFull, Reconnect, Replay};
+pub use fibp_proto::link::CloseReport;
+pub use fibp_proto::request::{AckItem, NackItem};
+pub use fibp_proto::{
+    AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,
+    SendError, State, Stats, Tls,
+};

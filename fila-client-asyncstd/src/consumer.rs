@@ -1,0 +1,437 @@
+//! Receiving and settling.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fibp_proto::config::{ConsumerSettings, Credit};
+use fibp_proto::link::{Lease, Settle};
+use fibp_proto::task::{Call, Deliveries, settled};
+use fibp_proto::{Error, ErrorKind, Headers, MessageId, QueueName, Received};
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+
+use crate::client::Client;
+use crate::driver::Socket;
+
+/// Options of a [`Consumer`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ConsumerBuilder {
+    client: Client,
+    queue: QueueName,
+    settings: ConsumerSettings,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, queue: &str) -> Self {
+        Self {
+            client,
+            queue: queue.into(),
+            settings: ConsumerSettings::default(),
+        }
+    }
+
+    /// How many decoded deliveries may wait in the client. 256.
+    pub fn prefetch(mut self, deliveries: usize) -> Self {
+        self.settings = self.settings.prefetch(deliveries);
+        self
+    }
+
+    /// How deliveries are paid for, where the dialect has credit.
+    pub fn credit(mut self, credit: Credit) -> Self {
+        self.settings = self.settings.credit(credit);
+        self
+    }
+
+    /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
+    pub fn visibility_timeout(mut self, timeout: Duration) -> Self {
+        self.settings = self.settings.visibility_timeout(timeout);
+        self
+    }
+
+    /// The silence after which the consumer subscribes anew, or `None` for never. 60 s.
+    pub fn idle_resubscribe(mut self, silence: impl Into<Option<Duration>>) -> Self {
+        self.settings = self.settings.idle_resubscribe(silence);
+        self
+    }
+
+    /// Whether to subscribe again after a lost connection. Yes; otherwise the loss is the consumer's last item.
+    pub fn resubscribe(mut self, resubscribe: bool) -> Self {
+        self.settings = self.settings.resubscribe(resubscribe);
+        self
+    }
+
+    /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not exist. No.
+    pub fn verify_queue(mut self, verify: bool) -> Self {
+        self.settings = self.settings.verify_queue(verify);
+        self
+    }
+
+    /// The size of the socket's receive buffer in bytes, or `None` for the operating system's choice. Together with
+    /// `prefetch` it bounds what a server leases ahead where credit does not. 256 KiB.
+    pub fn receive_buffer(mut self, bytes: impl Into<Option<u32>>) -> Self {
+        self.settings = self.settings.receive_buffer(bytes);
+        self
+    }
+
+    /// Opens the consumer, on a connection of its own, and waits for the server's confirmation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for an option that cannot work, the server's refusal ([`ErrorKind::Forbidden`], [`ErrorKind::QueueNotFound`] where servers check), or why there
+    /// is no connection within `connect_timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the consumer's connection. Messages it was sent already come back when their leases
+    /// expire.
+    pub async fn open(self) -> Result<Consumer, Error> {
+        let Self {
+            client,
+            queue,
+            settings,
+        } = self;
+        settings.validate()?;
+        if settings.verify_queue {
+            client.admin().queue_stats(&queue).await?;
+        }
+        let (cell, wait) = client.handle.hub().open_consumer(queue, settings);
+        let consumer = Consumer {
+            client,
+            deliveries: Deliveries::new(cell, settings.prefetch),
+        };
+        wait.opened().await?;
+        Ok(consumer)
+    }
+}
+
+/// The deliveries of one queue: a stream, on a connection of its own.
+///
+/// A lost connection is mended and the subscription renewed; both are [events](crate::Events), not items. An `Err` item
+/// is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it holds
+/// come back to the queue when their leases expire.
+pub struct Consumer {
+    client: Client,
+    deliveries: Deliveries<Socket>,
+}
+
+impl Consumer {
+    /// The next delivery; `None` after the consumer has ended.
+    ///
+    /// # Errors
+    ///
+    /// What ended the consumer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the consumer stops even if the future is dropped.
+    pub async fn drain(&mut self) {
+        self.deliveries.drain(Instant::now()).await;
+    }
+
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery, Error>>> {
+        let Self { client, deliveries } = self;
+        deliveries.poll(Instant::now, cx).map_ok(|lease| Delivery {
+            lease,
+            client: client.clone(),
+        })
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_delivery(cx)
+    }
+}
+
+impl FusedStream for Consumer {
+    fn is_terminated(&self) -> bool {
+        self.deliveries.is_terminated()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.deliveries.abort(Instant::now());
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").finish_non_exhaustive()
+    }
+}
+
+/// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
+/// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
+#[must_use = "a delivery that is not settled comes back"]
+pub struct Delivery {
+    lease: Lease,
+    client: Client,
+}
+
+impl Delivery {
+    /// The server's id of the message.
+    #[must_use]
+    pub fn id(&self) -> &MessageId {
+        &self.lease.received.id
+    }
+
+    /// The queue it came from.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.lease.received.queue
+    }
+
+    /// Header keys and values.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.lease.received.headers
+    }
+
+    /// The payload. `Bytes`, so that a clone copies nothing.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.lease.received.payload
+    }
+
+    /// The fairness key it was scheduled under.
+    #[must_use]
+    pub fn fairness_key(&self) -> &str {
+        &self.lease.received.fairness_key
+    }
+
+    /// How often it was nacked or its lease expired before.
+    #[must_use]
+    pub fn attempt_count(&self) -> u32 {
+        self.lease.received.attempt_count
+    }
+
+    /// The scheduling weight, where the dialect carries it.
+    #[must_use]
+    pub fn weight(&self) -> Option<u32> {
+        self.lease.received.weight
+    }
+
+    /// The throttle keys, where the dialect carries them.
+    #[must_use]
+    pub fn throttle_keys(&self) -> Option<&[String]> {
+        self.lease.received.throttle_keys.as_deref()
+    }
+
+    /// When the server stored it (milliseconds since the Unix epoch), where known.
+    #[must_use]
+    pub fn enqueued_at_ms(&self) -> Option<u64> {
+        self.lease.received.enqueued_at_ms
+    }
+
+    /// When the server leased it (milliseconds since the Unix epoch), where known.
+    #[must_use]
+    pub fn leased_at_ms(&self) -> Option<u64> {
+        self.lease.received.leased_at_ms
+    }
+
+    /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
+    #[must_use]
+    pub fn lease_deadline(&self) -> Option<Instant> {
+        self.lease.deadline
+    }
+
+    /// Tells the server that the message is done, and waits for the confirmation.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not confirmed, with the delivery. [`ErrorKind::LeaseLost`] or [`ErrorKind::MessageNotFound`]: the lease
+    /// has ended, and the message is or was delivered again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future withdraws an ack that is not sent yet, and drops the delivery.
+    pub async fn ack(self) -> Result<(), AckError> {
+        self.settle(None).await
+    }
+
+    /// Tells the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
+    /// goes to the dead-letter queue.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ack`](Self::ack).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`ack`](Self::ack).
+    pub async fn nack(self, why: &str) -> Result<(), AckError> {
+        self.settle(Some(why)).await
+    }
+
+    async fn settle(self, nack: Option<&str>) -> Result<(), AckError> {
+        let settle = self.lease.settle(nack);
+        match self.client.settle(settle).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(AckError { delivery: self, error }),
+        }
+    }
+
+    /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
+    pub fn ack_queued(self) -> AckReceipt {
+        let settle = self.lease.settle(None);
+        let (now, timeout) = (Instant::now(), self.client.timeout);
+        let main = self.client.handle.main();
+        let call = main.queue(|link, waiter| link.settle(now, settle, timeout, waiter));
+        AckReceipt {
+            call: call.detached(),
+            _client: self.client,
+        }
+    }
+
+    /// The message, and what settles it: for handing them to different tasks.
+    pub fn into_parts(self) -> (Received, Acker) {
+        let Self { lease, client } = self;
+        let acker = Acker {
+            queue: Arc::clone(&lease.received.queue),
+            id: lease.received.id.clone(),
+            deadline: lease.deadline,
+            client,
+        };
+        (lease.received, acker)
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("received", &self.lease.received)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settles the message of a [`Delivery`] that was taken apart.
+pub struct Acker {
+    queue: QueueName,
+    id: MessageId,
+    deadline: Option<Instant>,
+    client: Client,
+}
+
+impl Acker {
+    /// As [`Delivery::ack`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Delivery::ack`], with this acker.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Delivery::ack`].
+    pub async fn ack(self) -> Result<(), AckError<Self>> {
+        self.settle(None).await
+    }
+
+    /// As [`Delivery::nack`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Delivery::nack`], with this acker.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Delivery::nack`].
+    pub async fn nack(self, why: &str) -> Result<(), AckError<Self>> {
+        self.settle(Some(why)).await
+    }
+
+    async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
+        let settle = Settle {
+            queue: Arc::clone(&self.queue),
+            id: self.id.clone(),
+            nack: nack.map(str::to_owned),
+            lease_deadline: self.deadline,
+        };
+        match self.client.settle(settle).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(AckError { delivery: self, error }),
+        }
+    }
+}
+
+impl fmt::Debug for Acker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acker")
+            .field("queue", &self.queue)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an ack or a nack is not confirmed, with what it was tried on.
+#[derive(Debug)]
+pub struct AckError<D = Delivery> {
+    /// The delivery (or its acker), to try again with.
+    pub delivery: D,
+    /// Why it is not confirmed.
+    pub error: Error,
+}
+
+impl<D> AckError<D> {
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+}
+
+impl<D> fmt::Display for AckError<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<D: fmt::Debug> std::error::Error for AckError<D> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<D> From<AckError<D>> for Error {
+    fn from(failed: AckError<D>) -> Self {
+        failed.error
+    }
+}
+
+/// A queued ack: ready when the server has answered. Keeps the client alive; if it is dropped, the ack still goes.
+#[must_use = "without the receipt, nobody learns of a failed ack"]
+pub struct AckReceipt {
+    call: Call<Socket>,
+    _client: Client,
+}
+
+impl Future for AckReceipt {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.call).poll(cx).map(settled)
+    }
+}
+
+impl fmt::Debug for AckReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AckReceipt").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,181 @@
+//! Sending without waiting for each confirmation.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use fibp_proto::config::{Batching, OnFull, ProducerSettings};
+use fibp_proto::link::ProducerId;
+use fibp_proto::task::{Call, enqueued};
+use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
+
+use crate::client::Client;
+use crate::driver::Socket;
+
+/// Options of a [`Producer`]. The defaults are those of the client's configuration.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ProducerBuilder {
+    client: Client,
+    settings: ProducerSettings,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client) -> Self {
+        let settings = client.handle.hub().shared.config().settings().producer;
+        Self { client, settings }
+    }
+
+    /// When messages share a frame.
+    pub fn batching(mut self, batching: Batching) -> Self {
+        self.settings = self.settings.batching(batching);
+        self
+    }
+
+    /// The most messages in one frame.
+    pub fn max_messages(mut self, messages: usize) -> Self {
+        self.settings = self.settings.max_messages(messages);
+        self
+    }
+
+    /// The most bytes of messages in one frame; a single larger message has a frame of its own.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.settings = self.settings.max_bytes(bytes);
+        self
+    }
+
+    /// The most bytes of messages that wait unconfirmed.
+    pub fn buffer(mut self, bytes: usize) -> Self {
+        self.settings = self.settings.buffer(bytes);
+        self
+    }
+
+    /// What [`Producer::send`] does when the buffer is full.
+    pub fn on_full(mut self, on_full: OnFull) -> Self {
+        self.settings = self.settings.on_full(on_full);
+        self
+    }
+
+    /// Makes the producer.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for options that contradict each other.
+    pub fn build(self) -> Result<Producer, Error> {
+        let Self { client, settings } = self;
+        settings.validate()?;
+        let id = client.handle.main().with(|link| link.open_producer(settings));
+        Ok(Producer(Arc::new(Inner { client, id })))
+    }
+}
+
+/// Sends messages through a buffer of its own, in batches. Clones share the buffer.
+///
+/// When the last clone is dropped, what the buffer holds is still sent.
+#[derive(Clone)]
+pub struct Producer(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    id: ProducerId,
+}
+
+impl Producer {
+    /// Hands over a message, waiting for room in the buffer only. The receipt tells when it is confirmed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when the buffer is full and [`OnFull::Fail`] is set, [`ErrorKind::Timeout`] if
+    /// there is no room in time, [`ErrorKind::Closed`], and [`ErrorKind::TooLarge`] or
+    /// [`ErrorKind::InvalidArgument`] for a message that cannot be sent; with the message.
+    ///
+    /// # Cancel safety
+    ///
+    /// A message whose future is dropped before it is ready is not sent.
+    pub async fn send(&self, message: Message) -> Result<Receipt, SendError> {
+        // Nearly always there is room, and one waiter is enough.
+        let message = match self.try_send(message) {
+            Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
+            done => return done,
+        };
+        let Inner { client, id } = &*self.0;
+        let main = client.handle.main();
+        let (admission, confirmation) = main.send(Instant::now(), *id, message, client.timeout);
+        admission.admitted().await?;
+        Ok(self.receipt(confirmation))
+    }
+
+    /// Hands over a message if there is room for it now.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send`](Self::send); [`ErrorKind::Overloaded`] whenever the buffer is full.
+    pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
+        let Inner { client, id } = &*self.0;
+        let main = client.handle.main();
+        let call = main.try_send(Instant::now(), *id, message, client.timeout)?;
+        Ok(self.receipt(call))
+    }
+
+    /// Sends what was handed over so far without lingering, and waits until all of it is confirmed or failed.
+    ///
+    /// # Errors
+    ///
+    /// The first failure among these messages.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the waiting; the messages still go.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let Inner { client, id } = &*self.0;
+        let main = client.handle.main();
+        let now = Instant::now();
+        main.queue(|link, waiter| link.flush(now, *id, client.timeout, waiter))
+            .flushed()
+            .await
+    }
+
+    fn receipt(&self, call: Call<Socket>) -> Receipt {
+        Receipt {
+            call,
+            _client: self.0.client.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.client.handle.main().with(|link| link.close_producer(self.id));
+    }
+}
+
+/// A message under way: ready when the broker has answered. Keeps the client alive; if it is dropped, the message
+/// still goes, and its failure is an event.
+#[must_use = "without the receipt, a failed message is only an event"]
+pub struct Receipt {
+    call: Call<Socket>,
+    _client: Client,
+}
+
+impl Future for Receipt {
+    type Output = Result<MessageId, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = Pin::new(&mut self.call).poll(cx);
+        reply.map(|reply| enqueued(reply).map_err(Error::from))
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt").finish_non_exhaustive()
+    }
+}
