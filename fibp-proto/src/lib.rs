@@ -29,6 +29,7 @@ pub mod simulation;
 mod soonest;
 pub mod task;
 pub mod tls;
+mod trace;
 
 pub use config::{Config, Endpoint};
 pub use dialect::{AdminRevision, Dialect};

@@ -97,6 +97,7 @@ impl Shared {
     }
 
     pub(crate) fn push_event(&self, event: Event) {
+        crate::trace::event(&event);
         self.record().ring.push(event);
         self.0.events.fetch_add(1, Ordering::Release);
     }

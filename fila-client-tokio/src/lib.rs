@@ -1,4 +1,4 @@
-//! Client for the [Fila] message broker, for tokio.
+//! Client for the Fila message broker, for tokio.
 //!
 //! ```no_run
 //! use fila_client_tokio::{Client, Error, Message};
@@ -39,8 +39,8 @@
 //!
 //! * `tls-ring` (default) and `tls-aws-lc-rs`: TLS with that crypto provider.
 //! * `tls`: TLS with a ready rustls configuration.
-//!
-//! [Fila]: https://github.com/faisca/fila
+//! * `tls-platform-roots` (default) and `tls-webpki-roots`: what certificates are trusted.
+//! * `tracing`: spans and events; never a payload or a key.
 
 mod admin;
 mod client;

@@ -73,26 +73,26 @@ impl<T> Link<T> {
         let mut delayed = Vec::new();
         for (payload, mut ticket) in payloads.into_vec().into_iter().zip(tickets) {
             let result = results.next(&payload, &ticket);
-            if let Some(error) = result.error().filter(|error| error.kind() == ErrorKind::NotLeader) {
-                if !matches!(ticket.waiter, Waiter::Told) {
-                    match self.next_node(Some(&lane.queue), error, ticket.fate) {
-                        Next::Node(endpoint) => {
-                            ticket.fate.hops += 1;
-                            self.release(&ticket, None);
-                            let item = Item { payload, ticket };
-                            match moved.iter_mut().find(|(known, _)| *known == endpoint) {
-                                Some((_, items)) => items.push(item),
-                                None => moved.push((endpoint, vec![item])),
-                            }
-                            continue;
+            if let Some(error) = result.error().filter(|error| error.kind() == ErrorKind::NotLeader)
+                && !matches!(ticket.waiter, Waiter::Told)
+            {
+                match self.next_node(Some(&lane.queue), error, ticket.fate) {
+                    Next::Node(endpoint) => {
+                        ticket.fate.hops += 1;
+                        self.release(&ticket, None);
+                        let item = Item { payload, ticket };
+                        match moved.iter_mut().find(|(known, _)| *known == endpoint) {
+                            Some((_, items)) => items.push(item),
+                            None => moved.push((endpoint, vec![item])),
                         }
-                        Next::Later => {
-                            ticket.fate.hops += 1;
-                            delayed.push(Item { payload, ticket });
-                            continue;
-                        }
-                        Next::GiveUp => {}
+                        continue;
                     }
+                    Next::Later => {
+                        ticket.fate.hops += 1;
+                        delayed.push(Item { payload, ticket });
+                        continue;
+                    }
+                    Next::GiveUp => {}
                 }
             }
             self.finish_item(ticket, result);
@@ -170,6 +170,7 @@ impl<T> Link<T> {
     /// Ends a call that was charged to the client's account.
     pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
         self.release_call();
+        crate::trace::call_finished(call.request.op(), result.as_ref().err());
         self.note_result(result.as_ref().err());
         self.complete_call(call.token, result);
     }
@@ -195,6 +196,11 @@ impl<T> Link<T> {
         if matches!(ticket.waiter, Waiter::Told) {
             return;
         }
+        let op = match &result {
+            ItemResult::Enqueued(_) => Op::Enqueue,
+            ItemResult::Settled(_) => Op::Ack,
+        };
+        crate::trace::call_finished(op, error.as_ref());
         self.note_result(error.as_ref());
         match &result {
             ItemResult::Enqueued(Ok(_)) => self.stats.messages_confirmed += 1,

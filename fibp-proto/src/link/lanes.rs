@@ -213,10 +213,11 @@ impl<T> Lanes<T> {
     /// Lets partial frames of an account (or of all) go out now.
     pub(super) fn flush(&mut self, now: Instant, account: Option<usize>) {
         for index in 0..self.lanes.len() {
-            if let Some(lane) = self.lane_mut(index) {
-                if account.is_none_or(|account| lane.key.account == account) && !lane.items.is_empty() {
-                    lane.flushing = true;
-                }
+            if let Some(lane) = self.lane_mut(index)
+                && account.is_none_or(|account| lane.key.account == account)
+                && !lane.items.is_empty()
+            {
+                lane.flushing = true;
             }
             self.reconsider(now, index);
         }
@@ -345,10 +346,8 @@ impl<T> Lanes<T> {
             return;
         };
         match lane.due() {
-            Some(at) if at.is_none_or(|at| at <= now) => {
-                if !std::mem::replace(&mut lane.queued, true) {
-                    self.ready.push_back(index);
-                }
+            Some(at) if at.is_none_or(|at| at <= now) && !std::mem::replace(&mut lane.queued, true) => {
+                self.ready.push_back(index);
             }
             Some(at) => self.soonest.add(at),
             None if lane.items.is_empty() && lane.in_flight == 0 && used > KEEP_IDLE && !lane.queued => {

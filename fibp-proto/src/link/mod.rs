@@ -52,6 +52,7 @@ use crate::random::Random;
 use crate::shared::Shared;
 use crate::simulation::Knobs;
 use crate::soonest::{Soonest, earlier};
+use crate::trace::LinkSpan;
 use accounts::Account;
 use lanes::Lanes;
 use session::{Closing, Session};
@@ -64,6 +65,7 @@ use work::{Call, Work};
 pub struct Link<T> {
     shared: Shared,
     name: LinkName,
+    span: LinkSpan,
     random: Random,
     session: Session,
     transport: Transport,
@@ -128,6 +130,7 @@ impl<T> Link<T> {
         let settings = shared.config().settings();
         Self {
             shared: shared.clone(),
+            span: LinkSpan::new(&name),
             name,
             random: Random::new(seed),
             session: Session::new(settings),
@@ -209,6 +212,7 @@ impl<T> Link<T> {
 
     /// Time passed. Calling it early, late or often does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let _span = self.span.enter();
         self.latest = self.latest.max(now);
         self.expire_queued(now);
         self.expire_in_flight(now);

@@ -221,6 +221,7 @@ impl<T> Link<T> {
     /// The dial `id` succeeded: a TCP connection is open. `key` is what the configuration's credentials say now
     /// ([`Credentials::key`](crate::config::Credentials::key)); ask them before taking the lock this link is under.
     pub fn handle_dialed(&mut self, now: Instant, id: DialId, key: Result<Option<Secret>, Error>) {
+        let _span = self.span.enter();
         let Phase::Dialing {
             id: current,
             endpoint,
@@ -257,6 +258,7 @@ impl<T> Link<T> {
 
     /// The dial `id` failed.
     pub fn handle_dial_failed(&mut self, now: Instant, id: DialId, fault: Fault) {
+        let _span = self.span.enter();
         if matches!(&self.session.phase, Phase::Dialing { id: current, .. } if *current == id) {
             self.handle_broken(now, Broken::new(fault.into_dial_error()));
         }

@@ -396,10 +396,9 @@ impl<T> Link<T> {
             if self
                 .account(index)
                 .is_some_and(|account| account.closed && account.is_idle())
+                && let Some(place) = self.accounts.get_mut(index)
             {
-                if let Some(place) = self.accounts.get_mut(index) {
-                    *place = None;
-                }
+                *place = None;
             }
         }
     }
@@ -431,10 +430,10 @@ impl<T> Link<T> {
         if self.opened.as_ref().is_some_and(|(opened, _)| *opened == id) {
             return self.opened.take().map(|(_, token)| token);
         }
-        if let Some(closing) = &mut self.closing {
-            if let Some(place) = closing.tokens.iter().position(|(known, _)| *known == id) {
-                return Some(closing.tokens.swap_remove(place).1);
-            }
+        if let Some(closing) = &mut self.closing
+            && let Some(place) = closing.tokens.iter().position(|(known, _)| *known == id)
+        {
+            return Some(closing.tokens.swap_remove(place).1);
         }
         if let Some(token) = self
             .subscription

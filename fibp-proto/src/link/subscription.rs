@@ -173,13 +173,13 @@ impl<T> Subscription<T> {
     }
 
     fn wake(&mut self, completions: &mut Vec<Completion<T>>) {
-        if self.has_news() {
-            if let Some((_, token)) = self.ready.take() {
-                completions.push(Completion {
-                    token,
-                    reply: Reply::Ready,
-                });
-            }
+        if self.has_news()
+            && let Some((_, token)) = self.ready.take()
+        {
+            completions.push(Completion {
+                token,
+                reply: Reply::Ready,
+            });
         }
     }
 }
@@ -385,11 +385,11 @@ impl<T> Link<T> {
         if self.knobs.has(Flaw::SkippedTopUp) {
             return;
         }
-        if let (Some(credit), Some(connection)) = (credit, &mut self.connection) {
-            if connection.is_ready() {
-                // A grant has no part that could fail to encode.
-                let _ = connection.encode(&Request::Flow { credit });
-            }
+        if let (Some(credit), Some(connection)) = (credit, &mut self.connection)
+            && connection.is_ready()
+        {
+            // A grant has no part that could fail to encode.
+            let _ = connection.encode(&Request::Flow { credit });
         }
     }
 

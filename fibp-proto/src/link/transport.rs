@@ -161,6 +161,7 @@ impl<T> Link<T> {
     /// Bytes were read into the buffer from [`take_read_buffer`](Self::take_read_buffer). Return the buffer
     /// with this call even if nothing was read.
     pub fn handle_input(&mut self, now: Instant, buffer: ReadBuffer) {
+        let _span = self.span.enter();
         if buffer.epoch != self.transport.epoch || !self.transport.reading {
             return;
         }
@@ -181,6 +182,7 @@ impl<T> Link<T> {
 
     /// The peer closed its side.
     pub fn handle_eof(&mut self, now: Instant) {
+        let _span = self.span.enter();
         if !self.transport.open {
             return;
         }
@@ -198,6 +200,7 @@ impl<T> Link<T> {
 
     /// Reading or writing failed.
     pub fn handle_transport_error(&mut self, now: Instant, fault: Fault) {
+        let _span = self.span.enter();
         if !self.transport.open {
             return;
         }
@@ -229,12 +232,12 @@ impl<T> Link<T> {
         transmit.advance(n);
         self.stats.bytes_sent += n as u64;
         let done = transmit.is_empty();
-        if let Some(connection) = &mut self.connection {
-            if self.transport.tls.is_none() {
-                connection.note_written(n);
-                if done {
-                    connection.out.recycle(transmit);
-                }
+        if let Some(connection) = &mut self.connection
+            && self.transport.tls.is_none()
+        {
+            connection.note_written(n);
+            if done {
+                connection.out.recycle(transmit);
             }
         }
         if done {
@@ -299,14 +302,13 @@ impl<T> Link<T> {
             return true;
         }
         let mut decrypted = 0;
-        if let Some(connection) = &mut self.connection {
-            if tls.pipe.has_plaintext() {
-                if let Some(mut buffer) = connection.decoder().take_buffer() {
-                    decrypted = tls.pipe.plaintext(buffer.unfilled());
-                    buffer.advance(decrypted);
-                    connection.decoder().give_buffer(buffer);
-                }
-            }
+        if let Some(connection) = &mut self.connection
+            && tls.pipe.has_plaintext()
+            && let Some(mut buffer) = connection.decoder().take_buffer()
+        {
+            decrypted = tls.pipe.plaintext(buffer.unfilled());
+            buffer.advance(decrypted);
+            connection.decoder().give_buffer(buffer);
         }
         match failed {
             // What came before the fault is taken in first.

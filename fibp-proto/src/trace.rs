@@ -1,0 +1,77 @@
+//! What happens, for `tracing`; nothing without the feature. Neither payloads nor keys are ever recorded.
+
+#[cfg(feature = "tracing")]
+mod real {
+    use crate::event::{Event, LinkName};
+
+    /// The span that everything a link does is recorded in.
+    #[derive(Debug, Clone)]
+    pub(crate) struct LinkSpan(tracing::Span);
+
+    impl LinkSpan {
+        pub(crate) fn new(name: &LinkName) -> Self {
+            Self(match name {
+                LinkName::Main => tracing::debug_span!("fila_link", kind = "main"),
+                LinkName::Node(endpoint) => tracing::debug_span!("fila_link", kind = "node", %endpoint),
+                LinkName::Consumer(queue) => tracing::debug_span!("fila_link", kind = "consumer", %queue),
+            })
+        }
+
+        /// Until the result is dropped, what is recorded belongs to the link.
+        pub(crate) fn enter(&self) -> tracing::span::EnteredSpan {
+            self.0.clone().entered()
+        }
+    }
+
+    pub(crate) fn event(event: &Event) {
+        match event {
+            Event::Connected { endpoint, dialect, .. } => tracing::info!(%endpoint, %dialect, "connected"),
+            Event::Disconnected { cause, .. } => tracing::warn!(%cause, "disconnected"),
+            Event::Reconnecting { attempt, delay, .. } => tracing::info!(attempt, ?delay, "reconnecting"),
+            Event::Redirected { to, .. } => tracing::info!(%to, "redirected"),
+            Event::Resubscribed { queue } => tracing::info!(%queue, "resubscribed"),
+            Event::LateSettle { queue, id, late_by } => tracing::warn!(
+                %queue, %id, ?late_by,
+                "settled after the lease had probably ended: prefetch times handling time exceeds the visibility timeout"
+            ),
+            Event::Unconfirmed { queue, error } => {
+                tracing::warn!(%queue, %error, "a message nobody waits for was not confirmed");
+            }
+            Event::KeyOverPlaintext { endpoint } => {
+                tracing::warn!(%endpoint, "the API key travels over plaintext: use TLS");
+            }
+            Event::Lagged { missed } => tracing::warn!(missed, "events lost"),
+        }
+    }
+
+    pub(crate) fn call_finished(op: crate::Op, error: Option<&crate::Error>) {
+        match error {
+            None => tracing::trace!(?op, "answered"),
+            Some(error) => tracing::debug!(?op, %error, "failed"),
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod real {
+    use crate::event::{Event, LinkName};
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct LinkSpan;
+
+    impl LinkSpan {
+        pub(crate) fn new(_name: &LinkName) -> Self {
+            Self
+        }
+
+        pub(crate) fn enter(&self) -> Self {
+            Self
+        }
+    }
+
+    pub(crate) fn event(_event: &Event) {}
+
+    pub(crate) fn call_finished(_op: crate::Op, _error: Option<&crate::Error>) {}
+}
+
+pub(crate) use real::{LinkSpan, call_finished, event};
