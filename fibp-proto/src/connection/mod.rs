@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
 use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::frame::{Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Oversize};
+use crate::frame::{Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Oversize, Reassembler};
 use crate::message::{QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
@@ -43,6 +43,8 @@ pub(crate) struct Connection<W> {
     key: Option<Secret>,
     limits: Limits,
     decoder: Decoder,
+    /// Joins continued frames, in dialects that have them.
+    reassembler: Option<Reassembler>,
     pub(crate) out: OutBuf,
     /// Bytes encoded and bytes handed to the transport, since the connection began.
     encoded: u64,
@@ -146,6 +148,7 @@ impl<W> Connection<W> {
             },
             key: key.filter(|_| rules.authenticate),
             limits,
+            reassembler: rules.continuation.then(|| Reassembler::new(limits.receive as usize)),
             decoder: Decoder::new(limits).layout(codec.layout()).oversize(Oversize::Skip),
             encoded: out.len() as u64,
             out,
@@ -253,7 +256,10 @@ impl<W> Connection<W> {
             };
             self.heartbeat.restart(now);
             let arrival = match item {
-                Item::Frame(frame) => self.take_frame(&frame, queue)?,
+                Item::Frame(frame) => match self.join(frame)? {
+                    Some(frame) => self.take_frame(&frame, queue)?,
+                    None => None,
+                },
                 Item::Oversized { head, length } => self.take_oversized(head, length)?,
             };
             if arrival.is_some() {
@@ -300,6 +306,16 @@ impl<W> Connection<W> {
             }
         };
         Ok(true)
+    }
+
+    /// The frame, whole; `None` while it goes on in further ones.
+    fn join(&mut self, frame: Frame) -> Result<Option<Frame>, Broken> {
+        match &mut self.reassembler {
+            Some(reassembler) => reassembler
+                .push(frame)
+                .map_err(|error| Broken::protocol(error.to_string())),
+            None => Ok(Some(frame)),
+        }
     }
 
     fn take_frame(&mut self, frame: &Frame, queue: &QueueName) -> Result<Option<Arrival<W>>, Broken> {

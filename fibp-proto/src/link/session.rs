@@ -202,7 +202,7 @@ impl<T> Link<T> {
         let configured = settings
             .endpoints
             .get(self.session.next_endpoint % settings.endpoints.len().max(1));
-        let Some(endpoint) = self.session.target.clone().or(learned).or(configured.cloned()) else {
+        let Some(endpoint) = self.session.target.clone().or(learned).or_else(|| configured.cloned()) else {
             return self.give_up(now, Error::new(ErrorKind::Config, "no server address is configured"));
         };
         let deadline = now.checked_add(settings.connect_timeout).unwrap_or(now);

@@ -137,10 +137,6 @@ impl<T> Link<T> {
     /// # Errors
     ///
     /// The message and the token back: `Overloaded` when the buffer is full, `Closed` after a close.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the message comes back by value: nothing is lost"
-    )]
     pub fn try_send(
         &mut self,
         now: Instant,
@@ -259,9 +255,8 @@ impl<T> Link<T> {
     // ---- the way in ----
 
     pub(super) fn deadline(&self, now: Instant, timeout: Option<Duration>) -> Option<Instant> {
-        timeout
-            .or(self.shared.config().settings().request_timeout)
-            .and_then(|timeout| now.checked_add(timeout))
+        let configured = self.shared.config().settings().request_timeout;
+        timeout.or(configured).and_then(|timeout| now.checked_add(timeout))
     }
 
     fn submit_one(&mut self, now: Instant, payload: Payload, timeout: Option<Duration>, token: T) -> CallId {
