@@ -1,7 +1,4 @@
-//! Sans-IO implementation of FIBP, the Fila Binary Protocol.
-//!
-//! Nothing here reads a clock, opens a socket or starts a thread: bytes and instants come in, bytes,
-//! completions and actions come out.
+#![doc = include_str!("../README.md")]
 
 pub mod admin;
 pub mod config;
