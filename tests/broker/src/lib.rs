@@ -1,15 +1,17 @@
-//! An embedded, in-memory Fila broker for tests.
+#![doc = include_str!("../README.md")]
 
 #[cfg(feature = "tls")]
 pub mod certs;
 mod clock;
 mod faults;
+mod host;
 mod machine;
 mod shell;
 
 pub use clock::ManualClock;
 pub use faults::{Faults, Leadership, UnknownFault};
 pub use fibp_proto::{AdminRevision, Dialect, Op};
+pub use host::BrokerHost;
 pub use machine::{BrokerMachine, ConnectionId, Ending, Output, QueueFigures, Settings, Snapshot};
 #[cfg(feature = "tls")]
 pub use shell::ServerTls;

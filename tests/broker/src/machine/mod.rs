@@ -413,6 +413,10 @@ impl BrokerMachine {
             // No identity switch.
             _ => return Reaction::Answer(Response::Authenticated),
         };
+        if self.settings.faults.storage_failing && identity != Some(Identity::Bootstrap) {
+            // Stored keys cannot be looked up, and real servers do not say so.
+            return Reaction::Close;
+        }
         let (Some(identity), Some(known)) = (identity, self.connections.get_mut(&connection)) else {
             return Reaction::Dismiss(Refusal::InvalidApiKey);
         };

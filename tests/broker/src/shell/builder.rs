@@ -13,6 +13,7 @@ use super::shared::Shared;
 use super::transport::Acceptor;
 use crate::Faults;
 use crate::clock::{Clock, ManualClock};
+use crate::host::BrokerHost;
 use crate::machine::{BrokerMachine, Settings};
 
 /// Builds a [`Broker`]. The defaults are those of real servers, on a free port of the loopback interface, for both
@@ -200,6 +201,6 @@ impl BrokerBuilder {
             send: u32::MAX,
             receive: self.max_frame_size,
         };
-        Broker::start(listener, server, acceptor, Shared::new(clock, machine))
+        Broker::start(listener, acceptor, Shared::new(clock, BrokerHost::new(machine, server)))
     }
 }

@@ -14,14 +14,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fibp_proto::QueueName;
-use fibp_proto::server::{ServerConfig, ServerConnection};
+use fibp_proto::server::ServerConnection;
 
 use crate::Faults;
 use crate::clock::{Clock, ManualClock, lock};
-use crate::machine::{BrokerMachine, QueueFigures};
+use crate::machine::{BrokerMachine, ConnectionId, Ending, QueueFigures};
 pub use builder::BrokerBuilder;
 use link::Link;
-use shared::Shared;
+use shared::{Shared, State};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;
 use transport::Acceptor;
@@ -42,7 +42,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Broker {
     addr: SocketAddr,
-    server: ServerConfig,
     acceptor: Acceptor,
     shared: Arc<Shared>,
     running: Mutex<Option<Running>>,
@@ -62,10 +61,9 @@ impl Broker {
         BrokerBuilder::new()
     }
 
-    fn start(listener: TcpListener, server: ServerConfig, acceptor: Acceptor, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(listener: TcpListener, acceptor: Acceptor, shared: Arc<Shared>) -> io::Result<Self> {
         let broker = Self {
             addr: listener.local_addr()?,
-            server,
             acceptor,
             shared,
             running: Mutex::new(None),
@@ -79,8 +77,8 @@ impl Broker {
         let shared = Arc::clone(&self.shared);
         let timer = spawn("timer", move || shared.run_timer())?;
         let shared = Arc::clone(&self.shared);
-        let (server, acceptor) = (self.server.clone(), self.acceptor.clone());
-        match spawn("accept", move || accept(&shared, &server, &acceptor, &listener)) {
+        let acceptor = self.acceptor.clone();
+        match spawn("accept", move || accept(&shared, &acceptor, &listener)) {
             Ok(accept) => Ok(Running { accept, timer }),
             Err(error) => {
                 self.shared.lock().stopping = true;
@@ -133,22 +131,35 @@ impl Broker {
         let listener = TcpListener::bind(self.addr)?;
         {
             let mut state = self.shared.lock();
-            let settings = state.machine.settings().clone();
-            state.machine = BrokerMachine::from_snapshot(settings, state.machine.snapshot());
+            state.host.with_machine(|machine| {
+                let settings = machine.settings().clone();
+                *machine = BrokerMachine::from_snapshot(settings, machine.snapshot());
+            });
         }
         *lock(&self.running) = Some(self.run(listener)?);
         Ok(())
     }
 
-    /// Closes all connections, as a failing network would, and waits until the broker has forgotten them.
+    /// Closes all connections, and waits until the broker has forgotten them.
     pub fn kill_connections(&self) {
-        let (sockets, killed) = {
-            let state = self.shared.lock();
-            (state.sockets(), state.links.keys().copied().collect::<Vec<_>>())
+        self.end_connections(false);
+    }
+
+    /// Closes all connections with a reset, and waits until the broker has forgotten them.
+    pub fn reset_connections(&self) {
+        self.end_connections(true);
+    }
+
+    fn end_connections(&self, reset: bool) {
+        let ended: Vec<ConnectionId> = {
+            let mut state = self.shared.lock();
+            for link in state.links.values_mut() {
+                link.end(reset);
+            }
+            state.links.keys().copied().collect()
         };
-        shut_down(&sockets);
         self.shared.wait_until(Duration::from_secs(10), |state| {
-            killed.iter().all(|connection| !state.links.contains_key(connection))
+            ended.iter().all(|connection| !state.links.contains_key(connection))
         });
     }
 
@@ -164,9 +175,12 @@ impl Broker {
 
     fn to_all(&self, send: impl Fn(&mut ServerConnection)) {
         let mut state = self.shared.lock();
-        for link in state.links.values_mut() {
-            send(&mut link.server);
-            link.wake.notify_all();
+        let State { host, links, .. } = &mut *state;
+        for (connection, link) in links {
+            if let Some(server) = host.connection(*connection) {
+                send(server);
+                link.wake.notify_all();
+            }
         }
     }
 
@@ -182,7 +196,7 @@ impl Broker {
     /// The faults as they are now: those with a number of times count down.
     #[must_use]
     pub fn faults(&self) -> Faults {
-        self.shared.lock().machine.settings().faults.clone()
+        self.shared.lock().host.machine().settings().faults.clone()
     }
 
     /// Changes the faults, in effect with the next request. Answers that are not stalled any more are sent.
@@ -193,22 +207,24 @@ impl Broker {
     /// Changes some of the faults.
     pub fn update_faults(&self, change: impl FnOnce(Faults) -> Faults) {
         let mut state = self.shared.lock();
-        let faults = change(state.machine.settings().faults.clone());
-        state.machine.set_faults(faults);
-        state.route(None);
+        state.host.with_machine(|machine| {
+            let faults = change(machine.settings().faults.clone());
+            machine.set_faults(faults);
+        });
+        state.wake_others();
         self.shared.notice(&state);
     }
 
     /// How many connections are open, those that have not said in which dialect aside.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.shared.lock().machine.connections()
+        self.shared.lock().host.machine().connections()
     }
 
     /// Figures of a queue, if it exists.
     #[must_use]
     pub fn queue(&self, name: &str) -> Option<QueueFigures> {
-        self.shared.lock().machine.queue(name)
+        self.shared.lock().host.machine().queue(name)
     }
 
     /// Messages in a queue, pending and leased; 0 if it does not exist.
@@ -219,14 +235,17 @@ impl Broker {
 
     /// Creates a queue and its dead-letter queue, unless they exist.
     pub fn create_queue(&self, name: impl Into<QueueName>) {
-        self.shared.lock().machine.create_queue(name);
+        self.shared
+            .lock()
+            .host
+            .with_machine(|machine| machine.create_queue(name));
     }
 
     /// Waits until `condition` holds, for at most `within`, and tells whether it did. It is looked at after
     /// everything that happens in the broker, under its lock: be quick, and do not call the broker.
     #[must_use]
     pub fn wait_until(&self, within: Duration, mut condition: impl FnMut(&BrokerMachine) -> bool) -> bool {
-        self.shared.wait_until(within, |state| condition(&state.machine))
+        self.shared.wait_until(within, |state| condition(state.host.machine()))
     }
 }
 
@@ -236,7 +255,7 @@ impl Drop for Broker {
     }
 }
 
-fn accept(shared: &Arc<Shared>, server: &ServerConfig, acceptor: &Acceptor, listener: &TcpListener) {
+fn accept(shared: &Arc<Shared>, acceptor: &Acceptor, listener: &TcpListener) {
     let mut served: Vec<JoinHandle<()>> = Vec::new();
     loop {
         let accepted = listener.accept();
@@ -245,7 +264,7 @@ fn accept(shared: &Arc<Shared>, server: &ServerConfig, acceptor: &Acceptor, list
         }
         served.retain(|thread| !thread.is_finished());
         match accepted {
-            Ok((socket, _)) => served.extend(serve(shared, server, acceptor, socket)),
+            Ok((socket, _)) => served.extend(serve(shared, acceptor, socket)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => std::thread::sleep(ACCEPT_PAUSE),
         }
@@ -255,12 +274,7 @@ fn accept(shared: &Arc<Shared>, server: &ServerConfig, acceptor: &Acceptor, list
     }
 }
 
-fn serve(
-    shared: &Arc<Shared>,
-    server: &ServerConfig,
-    acceptor: &Acceptor,
-    socket: TcpStream,
-) -> Option<JoinHandle<()>> {
+fn serve(shared: &Arc<Shared>, acceptor: &Acceptor, socket: TcpStream) -> Option<JoinHandle<()>> {
     let transport = acceptor.transport().ok()?;
     // Latency only; real servers do not set it.
     let _ = socket.set_nodelay(true);
@@ -270,8 +284,8 @@ fn serve(
         if state.stopping {
             return None;
         }
-        let connection = state.next_connection();
-        let link = Link::new(ServerConnection::new(server.clone()), transport, Arc::clone(&socket));
+        let connection = state.host.connect();
+        let link = Link::new(transport, Arc::clone(&socket));
         state.links.insert(connection, link);
         connection
     };
@@ -282,7 +296,7 @@ fn serve(
     match thread {
         Ok(thread) => Some(thread),
         Err(_) => {
-            shared.lock().links.remove(&connection);
+            shared.lock().remove(shared.clock.now(), connection, Ending::Clean);
             None
         }
     }

@@ -1,16 +1,14 @@
-//! What all threads of a broker share: the machine, the connections, and one lock around both.
+//! What all threads of a broker share: the host, the sockets, and one lock around both.
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-use fibp_proto::Response;
-use fibp_proto::server::ServerEvent;
 
 use super::link::Link;
 use crate::clock::{Clock, Timed, lock};
-use crate::machine::{BrokerMachine, ConnectionId, Ending, Output};
+use crate::host::BrokerHost;
+use crate::machine::{ConnectionId, Ending};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -24,24 +22,22 @@ pub(super) struct Shared {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) machine: BrokerMachine,
+    pub(super) host: BrokerHost,
     pub(super) links: BTreeMap<ConnectionId, Link>,
     pub(super) stopping: bool,
-    next_connection: u64,
     /// When the timer wakes up by itself.
     timer_wakes: Option<Instant>,
     watchers: usize,
 }
 
 impl Shared {
-    pub(super) fn new(clock: Clock, machine: BrokerMachine) -> Arc<Self> {
+    pub(super) fn new(clock: Clock, host: BrokerHost) -> Arc<Self> {
         let shared = Arc::new(Self {
             clock,
             state: Mutex::new(State {
-                machine,
+                host,
                 links: BTreeMap::new(),
                 stopping: false,
-                next_connection: 0,
                 timer_wakes: None,
                 watchers: 0,
             }),
@@ -49,7 +45,7 @@ impl Shared {
             changed: Condvar::new(),
         });
         if let Clock::Manual(clock) = &shared.clock {
-            let weak: std::sync::Weak<dyn Timed> = Arc::<Self>::downgrade(&shared);
+            let weak: Weak<dyn Timed> = Arc::<Self>::downgrade(&shared);
             clock.listen(weak);
         }
         shared
@@ -64,7 +60,7 @@ impl Shared {
         if state.watchers > 0 {
             self.changed.notify_all();
         }
-        let due = state.machine.poll_timeout();
+        let due = state.host.poll_timeout();
         if due.is_some_and(|due| state.timer_wakes.is_none_or(|wakes| due < wakes)) {
             self.timer.notify_one();
         }
@@ -80,7 +76,7 @@ impl Shared {
         while !state.stopping {
             let now = self.clock.now();
             state.handle_timeout(now);
-            let due = state.machine.poll_timeout();
+            let due = state.host.poll_timeout();
             state.timer_wakes = due;
             state = match (due, &self.clock) {
                 (Some(due), Clock::Real) => {
@@ -127,91 +123,31 @@ impl Timed for Shared {
 }
 
 impl State {
-    pub(super) fn next_connection(&mut self) -> ConnectionId {
-        self.next_connection += 1;
-        ConnectionId(self.next_connection)
-    }
-
     /// The sockets of all connections.
     pub(super) fn sockets(&self) -> Vec<Arc<TcpStream>> {
         self.links.values().map(|link| Arc::clone(&link.socket)).collect()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.machine.handle_timeout(now);
-        self.route(None);
-    }
-
-    /// Passes what a client did to the machine, and the machine's answers to the connections.
-    pub(super) fn process(&mut self, now: Instant, connection: ConnectionId) {
-        while let Some(event) = self
-            .links
-            .get_mut(&connection)
-            .and_then(|link| link.server.poll_event())
-        {
-            match event {
-                ServerEvent::Opened { dialect, key } => {
-                    let opened = self.machine.connect(now, connection, dialect, key.as_ref());
-                    if let Some(link) = self.links.get_mut(&connection) {
-                        match opened {
-                            Ok(()) => link.server.accept(),
-                            Err(refusal) => link.server.refuse(refusal),
-                        }
-                    }
-                }
-                ServerEvent::Request { id, request } => self.machine.handle(now, connection, id, request),
-                ServerEvent::Malformed { id, op, answer } => {
-                    self.machine.handle_malformed(connection, id, op, answer);
-                }
-                // What is left to write is written; `is_finished` tells when.
-                ServerEvent::Closed => {}
-                _ => {}
-            }
-            self.route(Some(connection));
-        }
-    }
-
-    /// Reports pushes as written.
-    pub(super) fn pushes_written(&mut self, now: Instant, connection: ConnectionId, pushes: usize) {
-        if pushes > 0 {
-            self.machine.pushes_written(now, connection, pushes);
-            self.route(Some(connection));
-        }
+        self.host.handle_timeout(now);
+        self.wake_others();
     }
 
     /// Forgets a connection that is over.
-    pub(super) fn remove(&mut self, now: Instant, connection: ConnectionId, ending: Ending) {
-        if let Some(link) = self.links.remove(&connection) {
+    pub(super) fn remove(&mut self, now: Instant, connection: ConnectionId, ending: Ending) -> Option<Link> {
+        let link = self.links.remove(&connection);
+        if let Some(link) = &link {
             link.wake.notify_all();
         }
-        self.machine.disconnect(now, connection, ending);
-        self.route(None);
+        self.host.disconnect(now, connection, ending);
+        self.wake_others();
+        link
     }
 
-    /// Hands the machine's outputs to the connections. The thread of `own` flushes that one itself; the writers of
-    /// others are woken.
-    pub(super) fn route(&mut self, own: Option<ConnectionId>) {
-        while let Some(output) = self.machine.poll_output() {
-            let connection = output.connection();
-            let Some(link) = self.links.get_mut(&connection) else {
-                continue;
-            };
-            match output {
-                Output::Answer { request, response, .. } => {
-                    let consuming = matches!(response, Response::Consume { .. });
-                    if link.server.respond(request, &response).is_err() {
-                        // Real servers have no better idea either.
-                        link.server.close();
-                    }
-                    if consuming && !self.machine.settings().faults.consume_ack_coalesced {
-                        link.hold_pushes();
-                    }
-                }
-                Output::Refuse { id, error, .. } => link.server.respond_error(id, &error),
-                Output::Push { consume_id, push, .. } => link.queue_push(consume_id, push),
-                Output::Close { .. } => link.server.close(),
-            }
-            if own != Some(connection) {
+    /// Wakes the writers of connections that others gave something to write.
+    pub(super) fn wake_others(&mut self) {
+        while let Some(connection) = self.host.poll_woken() {
+            if let Some(link) = self.links.get(&connection) {
                 link.wake.notify_all();
             }
         }

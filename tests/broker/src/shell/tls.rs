@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use fibp_proto::Dialect;
-use fibp_proto::frame::Transmit;
 use fibp_proto::server::ServerConnection;
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -12,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 
-use super::transport::{Outgoing, Step, Transport};
+use super::transport::{Step, Transport};
 
 /// The broker's side of TLS.
 ///
@@ -186,23 +185,19 @@ impl TlsTransport {
         Ok(())
     }
 
-    pub(super) fn take(&mut self, server: &mut ServerConnection) -> io::Result<Option<Outgoing>> {
-        let mut transmit = Transmit::new();
-        if server.take_transmit(&mut transmit) {
-            while !transmit.is_empty() {
-                let chunk = transmit.chunk();
-                self.session.writer().write_all(chunk)?;
-                let written = chunk.len();
-                server.transmitted(&mut transmit, written);
-            }
-        }
-        if server.is_finished() && std::mem::take(&mut self.close_notify) {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.session.writer().write_all(bytes)
+    }
+
+    /// What is to go to the socket. Announces the end if the connection is `finished` and the client is to know.
+    pub(super) fn take_sealed(&mut self, finished: bool) -> io::Result<Vec<u8>> {
+        if finished && std::mem::take(&mut self.close_notify) {
             self.session.send_close_notify();
         }
         let mut sealed = Vec::new();
         while self.session.wants_write() {
             self.session.write_tls(&mut sealed)?;
         }
-        Ok((!sealed.is_empty()).then_some(Outgoing::Sealed(sealed)))
+        Ok(sealed)
     }
 }

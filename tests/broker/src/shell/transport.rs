@@ -1,12 +1,15 @@
 //! What lies between a connection's frames and its socket: nothing, or TLS.
 
 use std::io;
+use std::time::Instant;
 
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::server::ServerConnection;
 
 #[cfg(feature = "tls")]
 use super::tls::{TlsAcceptor, TlsTransport};
+use crate::host::BrokerHost;
+use crate::machine::ConnectionId;
 
 /// What the reader does next.
 pub(super) enum Step {
@@ -24,7 +27,7 @@ pub(super) enum Step {
 
 /// Bytes to write.
 pub(super) enum Outgoing {
-    /// Report what was written to the server connection.
+    /// Report what was written.
     Plain(Transmit),
     /// Reported already.
     #[cfg(feature = "tls")]
@@ -65,14 +68,31 @@ impl Transport {
     }
 
     /// Takes what is to be written.
-    pub(super) fn take(&mut self, server: &mut ServerConnection) -> io::Result<Option<Outgoing>> {
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, reason = "plain bytes are reported later")
+    )]
+    pub(super) fn take(
+        &mut self,
+        host: &mut BrokerHost,
+        now: Instant,
+        connection: ConnectionId,
+    ) -> io::Result<Option<Outgoing>> {
+        let mut transmit = Transmit::new();
+        let taken = host.take_transmit(connection, &mut transmit);
         match self {
-            Self::Plain => {
-                let mut transmit = Transmit::new();
-                Ok(server.take_transmit(&mut transmit).then_some(Outgoing::Plain(transmit)))
-            }
+            Self::Plain => Ok(taken.then_some(Outgoing::Plain(transmit))),
             #[cfg(feature = "tls")]
-            Self::Tls(tls) => tls.take(server),
+            Self::Tls(tls) => {
+                while !transmit.is_empty() {
+                    let chunk = transmit.chunk();
+                    tls.write(chunk)?;
+                    let written = chunk.len();
+                    host.transmitted(now, connection, &mut transmit, written);
+                }
+                let sealed = tls.take_sealed(host.is_finished(connection))?;
+                Ok((!sealed.is_empty()).then_some(Outgoing::Sealed(sealed)))
+            }
         }
     }
 }

@@ -75,6 +75,18 @@ fn wrong_keys_are_refused() {
 }
 
 #[test]
+fn keys_cannot_be_looked_up_in_failing_storage() {
+    let mut world = World::guarded();
+    world
+        .machine
+        .set_faults(fila_test_broker::Faults::default().storage_failing(true));
+    world.login(P1, "root").expect("the bootstrap key is not stored");
+    let client = world.connect(P1);
+    world.send(client, Request::Authenticate("other".into()));
+    assert_eq!(world.outputs(), [Output::Close { connection: client }]);
+}
+
+#[test]
 fn without_authentication_any_key_will_do() {
     let mut world = World::orders();
     let client = world.login(P1, "whatever").expect("authentication is off");

@@ -1,5 +1,6 @@
 //! Starting, stopping, restarting, and time.
 
+use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -53,6 +54,22 @@ fn killed_connections_are_forgotten() {
     assert_eq!(broker.connections(), 0);
     assert_eq!(broker.queue("orders").expect("exists").consumers, 0);
     Raw::preamble(&broker).silent_preamble();
+}
+
+#[test]
+fn connections_can_be_reset() {
+    let broker = Broker::builder().queue("orders").start().expect("loopback is there");
+    let (mut idle, mut consuming) = (Raw::preamble(&broker), Raw::preamble(&broker));
+    consuming.call(0x02, &consume("orders", 64));
+    broker.reset_connections();
+    for raw in [&mut idle, &mut consuming] {
+        let read = raw.stream.read(&mut [0]);
+        assert_eq!(
+            read.map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::ConnectionReset)
+        );
+    }
+    assert_eq!(broker.connections(), 0);
 }
 
 #[test]

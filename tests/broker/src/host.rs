@@ -1,0 +1,346 @@
+//! The broker down to bytes, still without IO: the machine, and the protocol state of its connections.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use fibp_proto::frame::Transmit;
+use fibp_proto::server::{ServerConfig, ServerConnection, ServerEvent};
+use fibp_proto::{Push, Response};
+
+use crate::machine::{BrokerMachine, ConnectionId, Ending, Output};
+
+/// Pushes are encoded only while less than this waits to be written.
+const ENCODE_AHEAD: usize = 64 * 1024;
+
+/// A broker that takes and gives bytes, for simulations on virtual time and for other ways to move bytes than
+/// [`Broker`](crate::Broker)'s.
+///
+/// After [`connect`](Self::connect), either hand over bytes with [`receive`](Self::receive) and fetch answers with
+/// [`send`](Self::send), or drive the [`connection`](Self::connection) with buffers that change hands: put input into
+/// it, call [`process`](Self::process), and write what [`take_transmit`](Self::take_transmit) gives.
+/// [`poll_woken`](Self::poll_woken) names connections that have something to write because of others, or of time.
+/// When a connection [`is_finished`](Self::is_finished), close it and [`disconnect`](Self::disconnect).
+#[derive(Debug)]
+pub struct BrokerHost {
+    machine: BrokerMachine,
+    config: ServerConfig,
+    wires: BTreeMap<ConnectionId, Wire>,
+    last: u64,
+    woken: VecDeque<ConnectionId>,
+}
+
+/// One connection's protocol state.
+#[derive(Debug)]
+struct Wire {
+    server: ServerConnection,
+    pushes: VecDeque<(u32, Push)>,
+    /// Pushes encoded and not taken for writing.
+    encoded: usize,
+    /// Pushes taken for writing.
+    taken: usize,
+    /// Pushes stay back until what is encoded is on its way in a segment of its own.
+    held: bool,
+}
+
+impl Wire {
+    fn take_transmit(&mut self, transmit: &mut Transmit) -> bool {
+        if !std::mem::take(&mut self.held) {
+            self.encode_pushes();
+        }
+        if !self.server.take_transmit(transmit) {
+            self.encode_pushes();
+            if !self.server.take_transmit(transmit) {
+                return false;
+            }
+        }
+        self.taken += std::mem::take(&mut self.encoded);
+        true
+    }
+
+    fn encode_pushes(&mut self) {
+        while self.server.buffered() < ENCODE_AHEAD {
+            let Some((consume_id, push)) = self.pushes.pop_front() else {
+                return;
+            };
+            self.encoded += 1;
+            if self.server.push_to(consume_id, &push).is_err() {
+                self.server.close();
+            }
+        }
+    }
+}
+
+impl BrokerHost {
+    /// Serves `machine` to connections with these settings. Set `config.limits.send` to [`u32::MAX`]: the machine
+    /// bounds pushes itself.
+    #[must_use]
+    pub fn new(machine: BrokerMachine, config: ServerConfig) -> Self {
+        Self {
+            machine,
+            config,
+            wires: BTreeMap::new(),
+            last: 0,
+            woken: VecDeque::new(),
+        }
+    }
+
+    /// The machine, to look at.
+    #[must_use]
+    pub fn machine(&self) -> &BrokerMachine {
+        &self.machine
+    }
+
+    /// Changes the machine, between what connections do.
+    pub fn with_machine<R>(&mut self, change: impl FnOnce(&mut BrokerMachine) -> R) -> R {
+        let result = change(&mut self.machine);
+        self.route(None);
+        result
+    }
+
+    /// A client connected.
+    pub fn connect(&mut self) -> ConnectionId {
+        self.last += 1;
+        let connection = ConnectionId(self.last);
+        let wire = Wire {
+            server: ServerConnection::new(self.config.clone()),
+            pushes: VecDeque::new(),
+            encoded: 0,
+            taken: 0,
+            held: false,
+        };
+        self.wires.insert(connection, wire);
+        connection
+    }
+
+    /// The connections that are known.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.wires.keys().copied()
+    }
+
+    /// The protocol state of a connection: to put input into, or to send what no server sends.
+    pub fn connection(&mut self, connection: ConnectionId) -> Option<&mut ServerConnection> {
+        self.wires.get_mut(&connection).map(|wire| &mut wire.server)
+    }
+
+    /// Serves what a connection's client did.
+    pub fn process(&mut self, now: Instant, connection: ConnectionId) {
+        while let Some(event) = self.connection(connection).and_then(ServerConnection::poll_event) {
+            match event {
+                ServerEvent::Opened { dialect, key } => {
+                    let opened = self.machine.connect(now, connection, dialect, key.as_ref());
+                    if let Some(server) = self.connection(connection) {
+                        match opened {
+                            Ok(()) => server.accept(),
+                            Err(refusal) => server.refuse(refusal),
+                        }
+                    }
+                }
+                ServerEvent::Request { id, request } => self.machine.handle(now, connection, id, request),
+                ServerEvent::Malformed { id, op, answer } => {
+                    self.machine.handle_malformed(connection, id, op, answer);
+                }
+                // What is left to write is written; `is_finished` tells when.
+                ServerEvent::Closed => {}
+                _ => {}
+            }
+            self.route(Some(connection));
+        }
+    }
+
+    /// Takes what is to be written to a connection; false if there is nothing, or a write is under way.
+    #[must_use]
+    pub fn take_transmit(&mut self, connection: ConnectionId, transmit: &mut Transmit) -> bool {
+        self.wires
+            .get_mut(&connection)
+            .is_some_and(|wire| wire.take_transmit(transmit))
+    }
+
+    /// The first `n` bytes of `transmit` were written.
+    pub fn transmitted(&mut self, now: Instant, connection: ConnectionId, transmit: &mut Transmit, n: usize) {
+        let Some(wire) = self.wires.get_mut(&connection) else {
+            return;
+        };
+        wire.server.transmitted(transmit, n);
+        if transmit.is_empty() && wire.taken > 0 {
+            let pushes = std::mem::take(&mut wire.taken);
+            self.machine.pushes_written(now, connection, pushes);
+            self.route(Some(connection));
+        }
+    }
+
+    /// Whether a connection is over, with everything written.
+    #[must_use]
+    pub fn is_finished(&self, connection: ConnectionId) -> bool {
+        self.wires.get(&connection).is_none_or(|wire| wire.server.is_finished())
+    }
+
+    /// A connection was closed.
+    pub fn disconnect(&mut self, now: Instant, connection: ConnectionId, ending: Ending) {
+        self.wires.remove(&connection);
+        self.woken.retain(|woken| *woken != connection);
+        self.machine.disconnect(now, connection, ending);
+        self.route(None);
+    }
+
+    /// A connection that has something to write although its own client did nothing.
+    #[must_use]
+    pub fn poll_woken(&mut self) -> Option<ConnectionId> {
+        self.woken.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.machine.handle_timeout(now);
+        self.route(None);
+    }
+
+    /// Bytes came from a client; none at all means EOF.
+    pub fn receive(&mut self, now: Instant, connection: ConnectionId, mut bytes: &[u8]) {
+        if bytes.is_empty()
+            && let Some(server) = self.connection(connection)
+        {
+            server.handle_eof();
+        }
+        while !bytes.is_empty() {
+            let Some(server) = self.connection(connection) else {
+                return;
+            };
+            let Some(mut buffer) = server.take_read_buffer() else {
+                // Over, or the caller does not fetch the answers.
+                return;
+            };
+            let free = buffer.unfilled();
+            let count = free.len().min(bytes.len());
+            let (taken, rest) = bytes.split_at(count);
+            free[..count].copy_from_slice(taken);
+            buffer.advance(count);
+            server.handle_input(buffer);
+            bytes = rest;
+            self.process(now, connection);
+        }
+        self.process(now, connection);
+    }
+
+    /// Everything there is to send to a client.
+    pub fn send(&mut self, now: Instant, connection: ConnectionId) -> Vec<u8> {
+        let mut sent = Vec::new();
+        let mut transmit = Transmit::new();
+        while self.take_transmit(connection, &mut transmit) {
+            while !transmit.is_empty() {
+                let chunk = transmit.chunk();
+                let written = chunk.len();
+                sent.extend_from_slice(chunk);
+                self.transmitted(now, connection, &mut transmit, written);
+            }
+            // Room for output may let further requests through.
+            self.process(now, connection);
+        }
+        sent
+    }
+
+    /// Hands the machine's outputs to the connections. Others than `own` are woken.
+    fn route(&mut self, own: Option<ConnectionId>) {
+        while let Some(output) = self.machine.poll_output() {
+            let connection = output.connection();
+            let Some(wire) = self.wires.get_mut(&connection) else {
+                continue;
+            };
+            match output {
+                Output::Answer { request, response, .. } => {
+                    if wire.server.respond(request, &response).is_err() {
+                        // Real servers have no better idea either.
+                        wire.server.close();
+                    }
+                    let coalesced = self.machine.settings().faults.consume_ack_coalesced;
+                    wire.held |= matches!(response, Response::Consume { .. }) && !coalesced;
+                }
+                Output::Refuse { id, error, .. } => wire.server.respond_error(id, &error),
+                Output::Push { consume_id, push, .. } => wire.pushes.push_back((consume_id, push)),
+                Output::Close { .. } => wire.server.close(),
+            }
+            if own != Some(connection) && !self.woken.contains(&connection) {
+                self.woken.push_back(connection);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fibp_proto::{AdminRevision, Dialect};
+
+    use super::*;
+    use crate::Faults;
+    use crate::machine::Settings;
+
+    const OPENING: &[u8] = b"FIBP\x01\0";
+    /// One message without headers, with an empty payload.
+    const ENQUEUE: &[u8] = b"\0\0\0\x10\0\x01\0\0\0\x01\0\x01q\0\x01\0\0\0\0\0";
+    const CONSUME: &[u8] = b"\0\0\0\x0d\0\x02\0\0\0\x07\0\x01q\0\0\0\x09";
+
+    fn host(faults: Faults) -> (BrokerHost, Instant) {
+        let now = Instant::now();
+        let mut settings = Settings::new(now, 0);
+        settings.faults = faults;
+        let mut machine = BrokerMachine::new(settings);
+        machine.create_queue("q");
+        let config = ServerConfig::new([Dialect::Preamble(AdminRevision::P1)]);
+        (BrokerHost::new(machine, config), now)
+    }
+
+    /// Opens and enqueues; returns the connection.
+    fn producer(host: &mut BrokerHost, now: Instant) -> ConnectionId {
+        let connection = host.connect();
+        host.receive(now, connection, OPENING);
+        assert_eq!(host.send(now, connection), OPENING);
+        host.receive(now, connection, ENQUEUE);
+        assert!(host.send(now, connection).len() > 10);
+        connection
+    }
+
+    #[test]
+    fn pushes_share_a_segment_with_the_answer_only_on_demand() {
+        for coalesced in [true, false] {
+            let (mut host, now) = host(Faults::default().consume_ack_coalesced(coalesced));
+            let connection = producer(&mut host, now);
+            host.receive(now, connection, CONSUME);
+            let mut transmit = Transmit::new();
+            assert!(host.take_transmit(connection, &mut transmit));
+            let answer = 10;
+            assert_eq!(transmit.len() > answer, coalesced);
+        }
+    }
+
+    #[test]
+    fn others_are_woken() {
+        let (mut host, now) = host(Faults::default());
+        let consumer = host.connect();
+        host.receive(now, consumer, OPENING);
+        host.receive(now, consumer, CONSUME);
+        host.send(now, consumer);
+        assert_eq!(host.poll_woken(), None);
+        producer(&mut host, now);
+        assert_eq!(host.poll_woken(), Some(consumer));
+        assert_eq!(host.poll_woken(), None);
+        assert!(!host.send(now, consumer).is_empty());
+    }
+
+    #[test]
+    fn a_connection_ends() {
+        let (mut host, now) = host(Faults::default());
+        let connection = host.connect();
+        host.receive(now, connection, OPENING);
+        host.receive(now, connection, &[]);
+        assert!(!host.is_finished(connection), "the echo is not written");
+        host.send(now, connection);
+        assert!(host.is_finished(connection));
+        host.disconnect(now, connection, Ending::Clean);
+        assert_eq!(host.machine().connections(), 0);
+    }
+}
