@@ -1,4 +1,4 @@
-//! Client for the [Fila] message broker, for async-std.
+//! Client for the Fila message broker, for async-std.
 //!
 //! async-std is discontinued upstream (RUSTSEC-2025-0052): use this crate in programs that are built on it, and
 //! `fila-client-tokio` or `fila-client-blocking` in new ones.
@@ -40,10 +40,10 @@
 //!
 //! # Features
 //!
-//! * `tls-ring` (default) and `tls-aws-lc-rs`: TLS with that crypto provider.
-//! * `tls`: TLS with a ready rustls configuration.
-//!
-//! [Fila]: https://github.com/faisca/fila
+//! * `tls-ring` (default), `tls-aws-lc-rs`: TLS with that crypto provider; `tls`: with one that the program installed, or a
+//!   ready rustls configuration.
+//! * `tls-platform-roots` (default), `tls-webpki-roots`: what [`Tls::platform`] and [`Tls::webpki`] trust.
+//! * `tracing`: spans and events; never a payload or a key.
 
 mod admin;
 mod client;
@@ -68,3 +68,7 @@ pub use fibp_proto::{
     AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,
     SendError, State, Stats, Tls,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

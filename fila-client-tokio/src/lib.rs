@@ -37,9 +37,9 @@
 //!
 //! # Features
 //!
-//! * `tls-ring` (default) and `tls-aws-lc-rs`: TLS with that crypto provider.
-//! * `tls`: TLS with a ready rustls configuration.
-//! * `tls-platform-roots` (default) and `tls-webpki-roots`: what certificates are trusted.
+//! * `tls-ring` (default), `tls-aws-lc-rs`: TLS with that crypto provider; `tls`: with one that the program installed, or a
+//!   ready rustls configuration.
+//! * `tls-platform-roots` (default), `tls-webpki-roots`: what [`Tls::platform`] and [`Tls::webpki`] trust.
 //! * `tracing`: spans and events; never a payload or a key.
 
 mod admin;
@@ -65,3 +65,7 @@ pub use fibp_proto::{
     AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,
     SendError, State, Stats, Tls,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -175,7 +175,7 @@ impl<T> Link<T> {
         let mut soonest = earlier(self.session.poll_timeout(), self.lanes.soonest());
         soonest = earlier(soonest, self.calls_soonest.at());
         soonest = earlier(soonest, self.connection.as_ref().and_then(Connection::poll_timeout));
-        soonest = earlier(soonest, self.closing.as_ref().map(|closing| closing.until));
+        soonest = earlier(soonest, self.closing.as_ref().and_then(Closing::poll_timeout));
         if self.connection.is_some() && self.has_room_for_deliveries() {
             soonest = earlier(soonest, self.subscription.as_ref().and_then(Subscription::poll_timeout));
         }

@@ -86,6 +86,8 @@ pub(super) struct Closing<T> {
     pub(super) tokens: Vec<(CallId, T)>,
     pub(super) until: Instant,
     report: CloseReport,
+    /// Everything that was open is over, and the report is final.
+    done: bool,
 }
 
 impl<T> Closing<T> {
@@ -94,7 +96,12 @@ impl<T> Closing<T> {
             tokens: vec![(id, token)],
             until,
             report: CloseReport::default(),
+            done: false,
         }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        (!self.done).then_some(self.until)
     }
 
     /// Something that was open is over.
@@ -668,20 +675,21 @@ impl<T> Link<T> {
     /// Completes a close once nothing is open any more, or its deadline is here.
     pub(super) fn check_closing(&mut self, now: Instant) {
         let Some(closing) = &self.closing else { return };
-        let late = closing.until <= now;
-        if !late && self.open_work() > 0 && !self.session.is_closed() && !closing.tokens.is_empty() {
-            return;
-        }
-        if late {
+        if !closing.done {
+            let late = closing.until <= now;
+            if !late && self.open_work() > 0 && !self.session.is_closed() {
+                return;
+            }
             self.fail_everything(&Error::new(ErrorKind::Closed, "the client was closed"));
-        }
-        self.shut(now);
-        self.complete_opened(Err(closed("the client")));
-        self.end_consumer(None);
-        if self.name == LinkName::Main {
-            self.shared.set_state(State::Closed);
+            self.shut(now);
+            self.complete_opened(Err(closed("the client")));
+            self.end_consumer(None);
+            if self.name == LinkName::Main {
+                self.shared.set_state(State::Closed);
+            }
         }
         if let Some(closing) = &mut self.closing {
+            closing.done = true;
             let report = closing.report;
             for (_, token) in closing.tokens.drain(..) {
                 self.completions.push(Completion {
