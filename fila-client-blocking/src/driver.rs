@@ -76,7 +76,8 @@ pub(crate) struct Inner {
     /// Counts reads, to tell a silent connection.
     reads: u64,
     events_seen: u64,
-    /// Kept for its capacity.
+    /// Both kept for their capacity.
+    transmit: Transmit,
     completions: Vec<Completion<Token>>,
 }
 
@@ -138,6 +139,19 @@ impl Inner {
         Some(Arc::clone(&connection.stream))
     }
 
+    /// Takes what is to be written, if the writer slot is free.
+    fn claim_writing(&mut self) -> Option<(Arc<TcpStream>, Transmit)> {
+        if !self.link.wants_write() {
+            return None;
+        }
+        let stream = Arc::clone(&self.connection.as_ref()?.stream);
+        if !self.link.take_transmit(Instant::now(), WRITE_CHUNK, &mut self.transmit) {
+            return None;
+        }
+        self.cohorts.close();
+        Some((stream, mem::take(&mut self.transmit)))
+    }
+
     fn fail(&mut self, now: Instant, stream: &Arc<TcpStream>, fault: Fault) {
         if let Some(connection) = self.connection(stream) {
             connection.ended = true;
@@ -192,6 +206,7 @@ impl Driver {
                 reader_parked: false,
                 reads: 0,
                 events_seen: 0,
+                transmit: Transmit::new(),
                 completions: Vec::new(),
             }),
             sleepers,
@@ -267,7 +282,7 @@ impl Driver {
     ) -> Option<Answer> {
         let mut turn = Turn::default();
         let mut inner = self.turn(inner, &mut turn);
-        let mut answer = ticket.take();
+        let mut answer = if turn.delivered > 0 { ticket.take() } else { None };
         // A read cannot be cut short: close to the caller's own limit it is better to sleep.
         let may_read = || until.is_none_or(|until| until.saturating_duration_since(Instant::now()) > SLICE);
         if answer.is_none()
@@ -361,18 +376,10 @@ impl Driver {
             }
             let mut completions = mem::take(&mut inner.completions);
             inner.link.drain_completions(&mut completions);
-            let mut transmit = Transmit::new();
-            let mut stream = None;
-            if let Some(connection) = &inner.connection {
-                let connected = Arc::clone(&connection.stream);
-                if inner.link.take_transmit(Instant::now(), WRITE_CHUNK, &mut transmit) {
-                    inner.cohorts.close();
-                    stream = Some(connected);
-                }
-            }
+            let writing = inner.claim_writing();
             let events = self.shared.event_count();
             let news = mem::replace(&mut inner.events_seen, events) != events;
-            if tasks.is_empty() && completions.is_empty() && stream.is_none() && !news {
+            if tasks.is_empty() && completions.is_empty() && writing.is_none() && !news {
                 inner.completions = completions;
                 break;
             }
@@ -385,8 +392,8 @@ impl Driver {
             for task in tasks {
                 turn.rerouted |= self.perform(task);
             }
-            inner = match stream {
-                Some(stream) => self.write(stream, transmit),
+            inner = match writing {
+                Some((stream, transmit)) => self.write(stream, transmit),
                 None => self.lock(),
             };
             inner.completions = completions;
@@ -428,6 +435,7 @@ impl Driver {
                 }
             };
             if transmit.is_empty() {
+                inner.transmit = transmit;
                 return inner;
             }
             if is_stalled {
