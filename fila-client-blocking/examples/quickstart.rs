@@ -1,52 +1,102 @@
-//! Creates a queue, fills it and empties it again: against the server that `FILA_URL` names, or against a broker
-//! inside this process.
+//! A tour of the client: run it with `cargo run --example quickstart`.
+//!
+//! Without `FILA_URL` it starts a broker of its own, in memory. With `FILA_URL` (and `FILA_API_KEY`,
+//! `FILA_CA_FILE`, …) it uses the broker there, on a queue of its own which it deletes in the end.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use fila_client_blocking::{Client, Error, ErrorKind, Message};
+use fila_client_blocking::{Client, Config, Message, Outcome};
 use fila_test_broker::Broker;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let broker;
-    let client = if std::env::var_os("FILA_URL").is_some() {
-        Client::from_env()?
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    let mut embedded = None;
+    let config = if std::env::var_os("FILA_URL").is_some() {
+        Config::from_vars(|name| std::env::var(name).ok(), |file| std::fs::read(file))?
     } else {
-        broker = Broker::builder().start()?;
-        Client::connect(broker.url().as_str())?
+        println!("FILA_URL is not set: starting a broker in this process");
+        Config::new(embedded.insert(Broker::builder().start()?).addr())
     };
 
-    match client.admin().create_queue("quickstart") {
-        Err(error) if error.kind() == ErrorKind::QueueExists => {}
-        result => drop(result?),
-    }
+    println!("connecting");
+    let client = Client::connect(config.request_timeout(Duration::from_secs(5)))?;
 
-    let message = Message::new("quickstart", "one by one").header("tenant", "acme");
-    client.enqueue(message)?;
+    let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let queue = format!("quickstart-{}-{}", std::process::id(), age.as_micros());
+    let admin = client.admin();
+    admin.create_queue(queue.as_str())?;
+    println!("created a queue");
 
-    let batch = (0..3)
-        .map(|n| Message::new("quickstart", format!("batch {n}")))
-        .collect();
-    for result in client.enqueue_many(batch) {
-        result?;
-    }
-
-    let producer = client.producer().build()?;
-    let receipts = (0..3)
-        .map(|n| producer.send(Message::new("quickstart", format!("stream {n}"))))
-        .collect::<Result<Vec<_>, _>>()?;
-    for receipt in receipts {
-        receipt.wait()?;
-    }
-    println!("enqueued 7 messages");
-
-    let consumer = client.consume("quickstart")?;
-    for delivery in consumer.take(7) {
-        let delivery = delivery?;
-        println!("received {:?}", String::from_utf8_lossy(delivery.payload()));
-        delivery.ack().map_err(Error::from)?;
-    }
+    let result = tour(&client, &queue);
+    admin.delete_queue(&queue)?;
+    println!("deleted the queue");
 
     let report = client.close(Duration::from_secs(5));
     println!("closed: {} failed, {} unknown", report.failed, report.unknown);
+    result
+}
+
+fn tour(client: &Client, queue: &str) -> Result<()> {
+    client.enqueue(Message::new(queue, "first").header("tenant", "acme"))?;
+    println!("enqueued \"first\"");
+
+    let messages = ["second", "third"].map(|payload| Message::new(queue, payload));
+    for result in client.enqueue_many(messages.into()) {
+        result?;
+    }
+    println!("enqueued two more in one call");
+
+    let producer = client.producer().build()?;
+    let receipt = producer.send(Message::new(queue, "fourth"))?;
+    println!("handed \"fourth\" to a producer");
+    producer.flush()?;
+    receipt.wait()?;
+    println!("the broker confirmed it");
+
+    let mut consumer = client.consumer(queue).prefetch(16).verify_queue(true).open()?;
+    println!("consuming");
+    let mut refused = false;
+    let mut done = 0;
+    while done < 4 {
+        let Some(delivery) = consumer.next().transpose()? else {
+            return Err("the consumer ended".into());
+        };
+        let text = String::from_utf8_lossy(delivery.payload()).into_owned();
+        let attempt = delivery.attempt_count() + 1;
+        if text == "third" && !refused {
+            refused = true;
+            delivery.nack("not today")?;
+            println!("attempt {attempt} of \"third\": nacked");
+            continue;
+        }
+        match (text.as_str(), delivery.headers().get("tenant")) {
+            ("first", tenant) => println!("\"first\" came with tenant {}", tenant.unwrap_or("unknown")),
+            ("third", _) => println!("attempt {attempt} of \"third\": taken"),
+            _ => {}
+        }
+        delivery.ack()?;
+        done += 1;
+    }
+    println!("acked all four");
+
+    match client.enqueue(Message::new("no-such-queue", "lost?")) {
+        Ok(_) => println!("a queue that should not exist took a message"),
+        Err(failed) => {
+            let certain = failed.outcome() != Outcome::Unknown;
+            println!(
+                "refused: {}; certain: {certain}; payload back: {:?}",
+                failed.kind(),
+                failed.message.payload
+            );
+        }
+    }
+
+    drop(consumer);
+    let stats = client.admin().queue_stats(queue)?;
+    println!(
+        "the queue holds {} messages, {} of them leased",
+        stats.depth, stats.in_flight
+    );
     Ok(())
 }
