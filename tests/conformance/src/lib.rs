@@ -1,1 +1,12 @@
-//! fila-conformance
+//! One conformance suite for the three adapters, and what it needs: a scripted server, a fault proxy, an embedded
+//! broker.
+
+#![allow(missing_docs, reason = "not a library for others")]
+
+pub mod adapter;
+pub mod broker;
+pub mod env;
+pub mod golden;
+pub mod poll;
+pub mod proxy;
+pub mod script;

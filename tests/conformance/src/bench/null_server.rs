@@ -1,0 +1,220 @@
+//! A server that does the least a server can do: it finds the frames and answers them. Preamble dialect.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use crate::script::{PREAMBLE, delivery, frame_bytes, message_id};
+
+const ENQUEUE: u8 = 0x01;
+const CONSUME: u8 = 0x02;
+const ACK: u8 = 0x03;
+const NACK: u8 = 0x04;
+const FLOW: u8 = 0x20;
+
+/// How many deliveries a push carries: the most that real servers put into one.
+pub const PUSHED: u32 = 64;
+
+/// Starts a server that lives as long as the process, and returns its address.
+///
+/// # Panics
+///
+/// The loopback interface has no free port.
+pub fn start() -> SocketAddr {
+    serve_with(|stream| {
+        let writer = stream.try_clone();
+        if let Ok(mut writer) = writer {
+            answer_all(stream, &mut writer);
+        }
+    })
+}
+
+/// Starts a server that hands each connection to `serve`, on a thread of its own.
+///
+/// # Panics
+///
+/// The loopback interface has no free port.
+pub fn serve_with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let addr = listener.local_addr().expect("a bound listener has an address");
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            stream.set_nodelay(true).expect("a connected socket");
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    addr
+}
+
+/// Answers until the client closes.
+pub fn answer_all(mut from: impl Read, to: &mut impl Write) {
+    let mut opening = [0; PREAMBLE.len()];
+    if from.read_exact(&mut opening).is_err() || to.write_all(&PREAMBLE).is_err() {
+        return;
+    }
+    let mut server = Answers::default();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut filled = 0;
+    loop {
+        if filled == buffer.len() {
+            buffer.resize(buffer.len() * 2, 0);
+        }
+        let read = match from.read(&mut buffer[filled..]) {
+            Ok(0) | Err(_) => return,
+            Ok(read) => read,
+        };
+        filled += read;
+        let used = server.answer(&buffer[..filled]);
+        buffer.copy_within(used..filled, 0);
+        filled -= used;
+        if to.write_all(&server.out).is_err() {
+            return;
+        }
+        server.out.clear();
+        if server.consuming {
+            return push_for_ever(to);
+        }
+    }
+}
+
+fn push_for_ever(to: &mut impl Write) {
+    let push = push_frame();
+    while to.write_all(&push).is_ok() {}
+}
+
+/// One push of [`PUSHED`] deliveries.
+///
+/// # Panics
+///
+/// Never: the deliveries fit.
+pub fn push_frame() -> Vec<u8> {
+    let deliveries = (1..=PUSHED).map(|n| delivery("bench", n, vec![7; super::PAYLOAD])).collect();
+    let push = fibp_proto::Push { deliveries };
+    let bytes = push.encode(crate::broker::P1, 0, fibp_proto::frame::Limits::default());
+    bytes.expect("a push that fits").to_vec()
+}
+
+#[derive(Default)]
+struct Answers {
+    out: Vec<u8>,
+    consuming: bool,
+}
+
+impl Answers {
+    /// Answers the whole frames; returns how many bytes they took.
+    fn answer(&mut self, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while let Some((length, rest)) = bytes[used..].split_first_chunk::<4>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            let Some(frame) = rest.get(..length) else { break };
+            used += 4 + length;
+            if let [_, op, a, b, c, d, body @ ..] = frame {
+                self.answer_one(*op, [*a, *b, *c, *d], body);
+            }
+        }
+        used
+    }
+
+    fn answer_one(&mut self, op: u8, id: [u8; 4], body: &[u8]) {
+        let count = match (op, body) {
+            (ENQUEUE, [a, b, rest @ ..]) => rest.get(usize::from(u16::from_be_bytes([*a, *b]))..).unwrap_or_default(),
+            (ACK | NACK, body) => body,
+            _ => &[],
+        };
+        let count = count.first_chunk::<2>().map_or(0, |count| u16::from_be_bytes(*count));
+        let item_len = if op == ENQUEUE { 39 } else { 1 };
+        let body_len = match op {
+            FLOW => return,
+            ENQUEUE | ACK | NACK => 2 + usize::from(count) * item_len,
+            _ => 0,
+        };
+        self.out.extend_from_slice(&((body_len + 6) as u32).to_be_bytes());
+        self.out.extend_from_slice(&[0, op]);
+        self.out.extend_from_slice(&id);
+        match op {
+            ENQUEUE => {
+                self.out.extend_from_slice(&count.to_be_bytes());
+                for _ in 0..count {
+                    self.out.extend_from_slice(&[1, 0, 36]);
+                    self.out.extend_from_slice(b"0195d3c8-5f2a-7abc-8def-0123456789ab");
+                }
+            }
+            ACK | NACK => {
+                self.out.extend_from_slice(&count.to_be_bytes());
+                // An item that went well is one byte.
+                self.out.resize(self.out.len() + usize::from(count), 1);
+            }
+            CONSUME => self.consuming = true,
+            _ => {}
+        }
+    }
+}
+
+/// Starts a server that completes the handshake and then does nothing, on one thread.
+///
+/// # Panics
+///
+/// The loopback interface has no free port.
+pub fn start_idle() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let addr = listener.local_addr().expect("a bound listener has an address");
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let mut opening = [0; PREAMBLE.len()];
+            if stream.read_exact(&mut opening).is_ok() && stream.write_all(&PREAMBLE).is_ok() {
+                kept.push(stream);
+            }
+        }
+    });
+    addr
+}
+
+/// An enqueue frame with `messages` messages, as the clients send it.
+pub fn enqueue_frame(queue: &str, messages: usize) -> Vec<u8> {
+    let mut body = (queue.len() as u16).to_be_bytes().to_vec();
+    body.extend_from_slice(queue.as_bytes());
+    body.extend_from_slice(&(messages as u16).to_be_bytes());
+    for _ in 0..messages {
+        body.push(0);
+        body.extend_from_slice(&(super::PAYLOAD as u32).to_be_bytes());
+        body.resize(body.len() + super::PAYLOAD, 7);
+    }
+    frame_bytes(0, ENQUEUE, 1, &body)
+}
+
+/// The consume frame of the bare loops.
+pub fn consume_frame(queue: &str) -> Vec<u8> {
+    let mut body = (queue.len() as u16).to_be_bytes().to_vec();
+    body.extend_from_slice(queue.as_bytes());
+    body.extend_from_slice(&(1u32 << 30).to_be_bytes());
+    frame_bytes(0, CONSUME, 1, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use fibp_proto::Response;
+    use fibp_proto::frame::{Decoder, Item, Limits};
+    use fibp_proto::request::Op;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_those_of_a_server() {
+        let mut answers = Answers::default();
+        let frame = enqueue_frame("q", 3);
+        assert_eq!(answers.answer(&frame[..frame.len() - 1]), 0, "a part of a frame waits");
+        assert_eq!(answers.answer(&frame), frame.len());
+        let mut decoder = Decoder::new(Limits::default());
+        decoder.feed(&answers.out);
+        let Ok(Some(Item::Frame(frame))) = decoder.next_item() else { panic!("no frame") };
+        let response = Response::decode(crate::broker::P1, Op::Enqueue, &frame).expect("an answer");
+        assert_eq!(response, Response::Enqueue(vec![Ok(message_id_of_all()); 3]));
+    }
+
+    fn message_id_of_all() -> fibp_proto::MessageId {
+        "0195d3c8-5f2a-7abc-8def-0123456789ab".into()
+    }
+}

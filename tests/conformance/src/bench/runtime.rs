@@ -1,0 +1,256 @@
+//! The asynchronous adapters and their runtimes, without the boxes of the conformance suite.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use fibp_proto::config::Config;
+use fibp_proto::event::Stats;
+use fibp_proto::{Error, Message, MessageId, SendError};
+
+use super::Rate;
+use super::bare::FrameCounter;
+use super::null_server::{PUSHED, consume_frame};
+use crate::script::PREAMBLE;
+
+/// An asynchronous adapter's client.
+pub trait AsyncClient: Clone + Send + Sync + 'static {
+    type Consumer: AsyncConsumer;
+
+    fn connect(config: Config) -> impl Future<Output = Result<Self, Error>> + Send;
+    fn enqueue(&self, message: Message) -> impl Future<Output = Result<MessageId, SendError>> + Send;
+    fn enqueue_many(
+        &self,
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Vec<Result<MessageId, SendError>>> + Send;
+    fn consume(&self, queue: &str) -> impl Future<Output = Result<Self::Consumer, Error>> + Send;
+    fn stats(&self) -> Stats;
+}
+
+/// An asynchronous adapter's consumer.
+pub trait AsyncConsumer: Send + 'static {
+    /// What settles one delivery.
+    type Acker: Send + 'static;
+
+    /// The next delivery's way to be settled; `None` at the end.
+    fn next(&mut self) -> impl Future<Output = Option<Self::Acker>> + Send;
+    fn ack(acker: Self::Acker) -> impl Future<Output = bool> + Send;
+}
+
+/// A runtime, and the adapter that runs on it.
+pub trait AsyncRuntime: Clone + Send + Sync + 'static {
+    type Client: AsyncClient;
+    type Stream: Send + 'static;
+
+    fn name(&self) -> &'static str;
+    fn block_on<F: Future>(&self, future: F) -> F::Output;
+    fn spawn<F>(&self, future: F) -> impl Future<Output = F::Output> + Send + 'static
+    where
+        F: Future<Output: Send + 'static> + Send + 'static;
+    fn connect(addr: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn read(stream: &mut Self::Stream, bytes: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+    fn write_all(stream: &mut Self::Stream, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+macro_rules! impl_client {
+    ($krate:ident) => {
+        impl AsyncClient for $krate::Client {
+            type Consumer = $krate::Consumer;
+
+            fn connect(config: Config) -> impl Future<Output = Result<Self, Error>> + Send {
+                $krate::Client::connect(config)
+            }
+            fn enqueue(&self, message: Message) -> impl Future<Output = Result<MessageId, SendError>> + Send {
+                $krate::Client::enqueue(self, message)
+            }
+            fn enqueue_many(
+                &self,
+                messages: Vec<Message>,
+            ) -> impl Future<Output = Vec<Result<MessageId, SendError>>> + Send {
+                $krate::Client::enqueue_many(self, messages)
+            }
+            fn consume(&self, queue: &str) -> impl Future<Output = Result<Self::Consumer, Error>> + Send {
+                $krate::Client::consume(self, queue)
+            }
+            fn stats(&self) -> Stats {
+                $krate::Client::stats(self)
+            }
+        }
+
+        impl AsyncConsumer for $krate::Consumer {
+            type Acker = $krate::Delivery;
+
+            async fn next(&mut self) -> Option<Self::Acker> {
+                $krate::Consumer::next(self).await.and_then(Result::ok)
+            }
+            async fn ack(acker: Self::Acker) -> bool {
+                acker.ack().await.is_ok()
+            }
+        }
+    };
+}
+
+impl_client!(fila_client_tokio);
+impl_client!(fila_client_asyncstd);
+
+/// tokio, current-thread or multi-thread.
+#[derive(Debug, Clone)]
+pub struct OnTokio {
+    name: &'static str,
+    runtime: std::sync::Arc<tokio::runtime::Runtime>,
+}
+
+impl OnTokio {
+    /// # Panics
+    ///
+    /// The runtime cannot be built.
+    pub fn current_thread() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Self {
+            name: "tokio",
+            runtime: std::sync::Arc::new(runtime.expect("a runtime")),
+        }
+    }
+
+    /// # Panics
+    ///
+    /// The runtime cannot be built.
+    pub fn multi_thread() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        Self {
+            name: "tokio_multi",
+            runtime: std::sync::Arc::new(runtime.expect("a runtime")),
+        }
+    }
+}
+
+impl AsyncRuntime for OnTokio {
+    type Client = fila_client_tokio::Client;
+    type Stream = tokio::net::TcpStream;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+    fn spawn<F>(&self, future: F) -> impl Future<Output = F::Output> + Send + 'static
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let task = self.runtime.spawn(future);
+        async move { task.await.expect("the task does not panic") }
+    }
+    async fn connect(addr: SocketAddr) -> io::Result<Self::Stream> {
+        let stream = tokio::net::TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+    async fn read(stream: &mut Self::Stream, bytes: &mut [u8]) -> io::Result<usize> {
+        tokio::io::AsyncReadExt::read(stream, bytes).await
+    }
+    async fn write_all(stream: &mut Self::Stream, bytes: &[u8]) -> io::Result<()> {
+        tokio::io::AsyncWriteExt::write_all(stream, bytes).await
+    }
+}
+
+/// async-std's process-wide runtime.
+#[derive(Debug, Clone)]
+pub struct OnAsyncStd;
+
+impl AsyncRuntime for OnAsyncStd {
+    type Client = fila_client_asyncstd::Client;
+    type Stream = async_std::net::TcpStream;
+
+    fn name(&self) -> &'static str {
+        "asyncstd"
+    }
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        async_std::task::block_on(future)
+    }
+    fn spawn<F>(&self, future: F) -> impl Future<Output = F::Output> + Send + 'static
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        async_std::task::spawn(future)
+    }
+    async fn connect(addr: SocketAddr) -> io::Result<Self::Stream> {
+        let stream = async_std::net::TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+    async fn read(stream: &mut Self::Stream, bytes: &mut [u8]) -> io::Result<usize> {
+        futures::AsyncReadExt::read(stream, bytes).await
+    }
+    async fn write_all(stream: &mut Self::Stream, bytes: &[u8]) -> io::Result<()> {
+        futures::AsyncWriteExt::write_all(stream, bytes).await
+    }
+}
+
+/// A connection without a client, on a runtime. As [`super::bare::Bare`], which is explained there.
+pub struct AsyncBare<R: AsyncRuntime> {
+    stream: R::Stream,
+    counter: FrameCounter,
+    buffer: Vec<u8>,
+}
+
+impl<R: AsyncRuntime> AsyncBare<R> {
+    /// # Panics
+    ///
+    /// The server refuses.
+    pub async fn connect(addr: SocketAddr) -> Self {
+        let mut stream = R::connect(addr).await.expect("a server");
+        R::write_all(&mut stream, &PREAMBLE).await.expect("a server");
+        let mut opening = [0; PREAMBLE.len()];
+        let read = R::read(&mut stream, &mut opening).await.expect("a server");
+        assert_eq!(read, PREAMBLE.len());
+        Self {
+            stream,
+            counter: FrameCounter::default(),
+            buffer: vec![0; 256 * 1024],
+        }
+    }
+
+    async fn read(&mut self) -> usize {
+        let read = R::read(&mut self.stream, &mut self.buffer).await.expect("a server");
+        assert!(read > 0, "the server closed");
+        self.counter.count(&self.buffer[..read])
+    }
+
+    /// # Panics
+    ///
+    /// The server closes.
+    pub async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+        let frames = frame.repeat(window);
+        let start = Instant::now();
+        let mut answered = 0;
+        R::write_all(&mut self.stream, &frames).await.expect("a server");
+        let mut in_flight = window;
+        while in_flight > 0 {
+            let done = self.read().await;
+            answered += done as u64 * messages;
+            if start.elapsed() < slice {
+                R::write_all(&mut self.stream, &frames[..done * frame.len()]).await.expect("a server");
+            } else {
+                in_flight -= done;
+            }
+        }
+        Rate::since(start, answered)
+    }
+
+    /// # Panics
+    ///
+    /// The server closes.
+    pub async fn consume(&mut self) {
+        R::write_all(&mut self.stream, &consume_frame("bench")).await.expect("a server");
+    }
+
+    pub async fn count(&mut self, slice: Duration) -> Rate {
+        let start = Instant::now();
+        let mut deliveries = 0;
+        while start.elapsed() < slice {
+            deliveries += self.read().await as u64 * u64::from(PUSHED);
+        }
+        Rate::since(start, deliveries)
+    }
+}

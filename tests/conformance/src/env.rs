@@ -1,0 +1,425 @@
+//! What a case is given: an adapter, a server, queues of its own.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fibp_proto::admin::QueueSpec;
+use fibp_proto::config::{Backoff, Config, ConsumerSettings, Reconnect};
+use fibp_proto::{Dialect, Error, ErrorKind};
+use futures::channel::oneshot;
+
+use crate::adapter::{Adapter, Client, Consumer, Delivery, Wait};
+use crate::broker::{self, Broker};
+use crate::script::Scripted;
+
+/// The bound of everything that has to happen, but need not happen fast.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a case needs of the server side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Any server: the embedded broker, or the one that `FILA_URL` names.
+    AnyServer,
+    /// The embedded broker, with faults or settings of its own.
+    Broker,
+    /// No broker: the case brings a scripted server or none.
+    Script,
+}
+
+impl Needs {
+    /// Why a case cannot run against an external server.
+    fn obstacle(self) -> Option<&'static str> {
+        match self {
+            Self::AnyServer => None,
+            Self::Broker => Some("needs faults or settings of the embedded broker"),
+            Self::Script => Some("brings a scripted server of its own"),
+        }
+    }
+}
+
+/// Whether the suite runs against an external server.
+pub fn external_url() -> Option<String> {
+    std::env::var("FILA_URL").ok().filter(|url| !url.is_empty())
+}
+
+/// Says that a test did not run. Written past the test harness, which hides the output of tests that pass.
+pub fn announce_skip(test: &str, why: &str) {
+    use std::io::Write;
+    let _closed = writeln!(std::io::stderr(), "skipped: {test}: {why}").is_err();
+}
+
+/// The surroundings of one case.
+pub struct Env {
+    adapter: Arc<dyn Adapter>,
+    test: String,
+    dialect: Dialect,
+    embedded: OnceLock<Broker>,
+    queues: Mutex<Vec<String>>,
+    next_queue: AtomicU32,
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").field("test", &self.test).finish_non_exhaustive()
+    }
+}
+
+impl Env {
+    /// `None`, with a note, when the test cannot run here.
+    pub fn new(adapter: Arc<dyn Adapter>, test: &str, needs: Needs, dialect: Dialect) -> Option<Self> {
+        if external_url().is_some() {
+            let other_dialect = (dialect != broker::DEFAULT).then_some("chooses the broker's dialect");
+            if let Some(why) = needs.obstacle().or(other_dialect) {
+                announce_skip(test, why);
+                return None;
+            }
+        }
+        Some(Self {
+            adapter,
+            test: test.to_owned(),
+            dialect,
+            embedded: OnceLock::new(),
+            queues: Mutex::new(Vec::new()),
+            next_queue: AtomicU32::new(0),
+        })
+    }
+
+    /// The adapter under test.
+    pub fn adapter(&self) -> &Arc<dyn Adapter> {
+        &self.adapter
+    }
+
+    /// The dialect under test.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The embedded broker, started on first use.
+    pub fn broker(&self) -> &Broker {
+        self.embedded.get_or_init(|| broker::start(self.dialect))
+    }
+
+    /// The embedded broker with settings of its own. Call it before anything else that uses the broker.
+    ///
+    /// # Panics
+    ///
+    /// The broker is running already.
+    pub fn start_broker(&self, start: impl FnOnce(Dialect) -> Broker) -> &Broker {
+        let set = self.embedded.set(start(self.dialect));
+        assert!(set.is_ok(), "the broker is running already");
+        self.broker()
+    }
+
+    /// How to reach the server.
+    ///
+    /// # Panics
+    ///
+    /// `FILA_URL` and its companions are malformed.
+    pub fn config(&self) -> Config {
+        if external_url().is_some() {
+            let lookup = |name: &str| std::env::var(name).ok();
+            return Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions");
+        }
+        config(self.broker().addr())
+    }
+
+    /// A connected client with the defaults.
+    ///
+    /// # Panics
+    ///
+    /// It cannot connect.
+    pub async fn client(&self) -> Arc<dyn Client> {
+        self.connect(self.config()).await.expect("a client")
+    }
+
+    /// A client.
+    ///
+    /// # Errors
+    ///
+    /// Whatever connecting says.
+    pub async fn connect(&self, config: Config) -> Result<Arc<dyn Client>, Error> {
+        self.adapter.connect(config).await
+    }
+
+    /// A queue name that no other run uses. The queue is deleted after the case.
+    pub fn queue_name(&self) -> String {
+        static RUN: OnceLock<u128> = OnceLock::new();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let run = RUN.get_or_init(|| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            now.unwrap_or_default().as_micros() ^ (u128::from(std::process::id()) << 64)
+        });
+        let case = self.test.rsplit("::").next().unwrap_or_default();
+        let case: String = case.chars().take(40).collect();
+        let local = self.next_queue.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ct-{run:x}-{}-{case}-{local}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(name.clone());
+        name
+    }
+
+    /// A new queue with the server's defaults.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be created.
+    pub async fn queue(&self, client: &Arc<dyn Client>) -> String {
+        self.queue_with(client, |spec| spec).await
+    }
+
+    /// A new queue.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be created.
+    pub async fn queue_with(
+        &self,
+        client: &Arc<dyn Client>,
+        change: impl FnOnce(QueueSpec) -> QueueSpec,
+    ) -> String {
+        let name = self.queue_name();
+        let spec = change(QueueSpec::new(name.as_str()));
+        client.create_queue(spec).await.expect("a new queue");
+        name
+    }
+
+    /// A consumer with the defaults.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be opened.
+    pub async fn consumer(&self, client: &Arc<dyn Client>, queue: &str) -> Box<dyn Consumer> {
+        client
+            .consumer(queue, ConsumerSettings::default())
+            .await
+            .expect("a consumer")
+    }
+
+    /// Starts a task, or a thread.
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        let (done, result) = oneshot::channel();
+        self.adapter.spawn(Box::pin(async move {
+            let _nobody_waits = done.send(work.await).is_err();
+        }));
+        Task(result)
+    }
+
+    /// Runs what blocks on a thread of its own, so that tasks of this one go on.
+    pub fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+        let (done, result) = oneshot::channel();
+        std::thread::spawn(move || {
+            let _nobody_waits = done.send(work()).is_err();
+        });
+        Task(result)
+    }
+
+    /// Waits for the scripts of a server to end. Drop the client first; this lets its tasks run on.
+    ///
+    /// # Panics
+    ///
+    /// A script panicked.
+    pub async fn finish(&self, server: Scripted) {
+        self.transcript(server).await;
+    }
+
+    /// As [`finish`](Self::finish); the bytes that each connection received.
+    ///
+    /// # Panics
+    ///
+    /// A script panicked.
+    pub async fn transcript(&self, server: Scripted) -> Vec<Vec<u8>> {
+        let finished = self.spawn_blocking(move || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.transcript()))
+        });
+        match finished.join().await {
+            Ok(transcript) => transcript,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Waits.
+    pub fn sleep(&self, duration: Duration) -> Wait<'static, ()> {
+        self.adapter.sleep(duration)
+    }
+
+    /// Asks again, now and then, until the answer is yes.
+    ///
+    /// # Panics
+    ///
+    /// The answer stays no.
+    pub async fn eventually(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let start = std::time::Instant::now();
+        while !holds().await {
+            assert!(start.elapsed() < PATIENCE, "never: {what}");
+            // Slower than the pace at which questions keep a scheduler from reclaiming leases
+            // (spec/preamble.md 1.14).
+            self.sleep(Duration::from_millis(if external_url().is_some() { 150 } else { 5 })).await;
+        }
+    }
+
+    /// Whether `result` is what a server says that lacks the operation: then the case is over, with a note.
+    pub fn is_unsupported<T>(&self, result: &Result<T, Error>) -> bool {
+        match result {
+            Err(error) if error.kind() == ErrorKind::Unsupported && external_url().is_some() => {
+                announce_skip(&self.test, &format!("the server lacks the operation: {error}"));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Deletes what the case left behind.
+    async fn clean_up(&self) {
+        let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
+        if queues.is_empty() || external_url().is_none() {
+            return;
+        }
+        let Ok(client) = self.connect(self.config()).await else { return };
+        for queue in queues {
+            // Most cases leave it, some have deleted it themselves.
+            let _gone = client.delete_queue(&queue).await.is_err();
+        }
+        client.close(PATIENCE).await;
+    }
+}
+
+/// A configuration for a server at `addr` that keeps tests short: quick to dial again.
+pub fn config(addr: SocketAddr) -> Config {
+    Config::new(addr).reconnect(quick_reconnect())
+}
+
+/// Backoff that keeps tests short.
+pub fn quick_reconnect() -> Reconnect {
+    Reconnect::Backoff(Backoff {
+        initial: Duration::from_millis(5),
+        max: Duration::from_millis(50),
+        max_attempts: None,
+    })
+}
+
+/// A task or thread that was started by [`Env::spawn`].
+#[derive(Debug)]
+pub struct Task<T>(oneshot::Receiver<T>);
+
+impl<T> Task<T> {
+    /// Waits for its result.
+    ///
+    /// # Panics
+    ///
+    /// The task panicked.
+    pub async fn join(self) -> T {
+        self.0.await.expect("the task did not panic")
+    }
+}
+
+/// Takes the next delivery.
+///
+/// # Panics
+///
+/// The consumer ended, or nothing came for long.
+pub async fn next(consumer: &mut Box<dyn Consumer>) -> Box<dyn Delivery> {
+    match consumer.next_within(PATIENCE).await {
+        Some(Some(Ok(delivery))) => delivery,
+        Some(Some(Err(error))) => panic!("the consumer failed: {error}"),
+        Some(None) => panic!("the consumer ended"),
+        None => panic!("no delivery came in {PATIENCE:?}"),
+    }
+}
+
+/// Runs one case on a thread of its own, so that one that hangs fails.
+///
+/// # Panics
+///
+/// The case panics, or hangs.
+pub fn run(
+    kind: crate::adapter::Kind,
+    needs: Needs,
+    dialect: Dialect,
+    test: &'static str,
+    case: for<'a> fn(&'a Env) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>,
+) {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let (done, result) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name(test.to_owned());
+    let thread = thread.spawn(move || {
+        let adapter = kind.start();
+        if let Some(env) = Env::new(adapter.clone(), test, needs, dialect) {
+            adapter.block_on(Box::pin(async {
+                let body = std::panic::AssertUnwindSafe(case(&env));
+                let outcome = futures::FutureExt::catch_unwind(body).await;
+                env.clean_up().await;
+                if let Err(panic) = outcome {
+                    std::panic::resume_unwind(panic);
+                }
+            }));
+        }
+        let _nobody_waits = done.send(()).is_err();
+    });
+    let thread = thread.expect("a thread for the case");
+    if result.recv_timeout(LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        panic!("{test} hangs: not finished after {LIMIT:?}");
+    }
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Expands every case into a test per adapter: `<file>::<adapter>::<case>`, and per dialect with `every_dialect`.
+///
+/// ```text
+/// cases! {
+///     AnyServer;
+///     /// What it shows.
+///     async fn enqueue_confirms(env: &Env) { … }
+/// }
+/// ```
+#[macro_export]
+macro_rules! cases {
+    ($needs:ident, every_dialect; $($(#[$meta:meta])* async fn $name:ident($env:ident: &Env) $body:block)+) => {
+        $($(#[$meta])* async fn $name($env: &$crate::env::Env) $body)+
+        $crate::cases!(@dialect p1, $needs, $crate::broker::P1; $($name)+);
+        $crate::cases!(@dialect p2, $needs, $crate::broker::P2; $($name)+);
+        $crate::cases!(@dialect p3, $needs, $crate::broker::P3; $($name)+);
+        $crate::cases!(@dialect framed, $needs, $crate::broker::FRAMED; $($name)+);
+    };
+    ($needs:ident; $($(#[$meta:meta])* async fn $name:ident($env:ident: &Env) $body:block)+) => {
+        $($(#[$meta])* async fn $name($env: &$crate::env::Env) $body)+
+        $crate::cases!(@adapters $needs, $crate::broker::DEFAULT; $($name)+);
+    };
+    (@dialect $module:ident, $needs:ident, $dialect:expr; $($name:ident)+) => {
+        mod $module {
+            $(use super::$name;)+
+            $crate::cases!(@adapters $needs, $dialect; $($name)+);
+        }
+    };
+    (@adapters $needs:ident, $dialect:expr; $($name:ident)+) => {
+        $crate::cases!(@adapter tokio, Tokio, $needs, $dialect; $($name)+);
+        $crate::cases!(@adapter tokio_multi, TokioMulti, $needs, $dialect; $($name)+);
+        $crate::cases!(@adapter blocking, Blocking, $needs, $dialect; $($name)+);
+        $crate::cases!(@adapter asyncstd, AsyncStd, $needs, $dialect; $($name)+);
+    };
+    (@adapter $module:ident, $kind:ident, $needs:ident, $dialect:expr; $($name:ident)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    fn case(env: &$crate::env::Env) -> std::pin::Pin<Box<dyn Future<Output = ()> + '_>> {
+                        Box::pin(super::$name(env))
+                    }
+                    $crate::env::run(
+                        $crate::adapter::Kind::$kind,
+                        $crate::env::Needs::$needs,
+                        $dialect,
+                        concat!(module_path!(), "::", stringify!($name)),
+                        case,
+                    );
+                }
+            )+
+        }
+    };
+}

@@ -1,0 +1,16 @@
+//! The conformance suite: every case runs on every adapter.
+//!
+//! `FILA_URL` (with `FILA_API_KEY`, `FILA_CA_FILE`, `FILA_CLIENT_CERT_FILE`, `FILA_CLIENT_KEY_FILE`) runs it against an
+//! external server instead of the embedded broker; what cannot run there is skipped by name.
+
+mod addresses;
+mod breaking;
+mod closing;
+mod connecting;
+mod consuming;
+mod flow;
+mod operations;
+mod recovery;
+mod settings;
+mod transcript;
+mod wire;
