@@ -46,8 +46,9 @@ pub(crate) struct Connection<W> {
     /// Joins continued frames, in dialects that have them.
     reassembler: Option<Reassembler>,
     pub(crate) out: OutBuf,
-    /// Bytes encoded and bytes handed to the transport, since the connection began.
+    /// Bytes encoded, bytes handed to the writer, and bytes that the transport took, since the connection began.
     encoded: u64,
+    handed: u64,
     written: u64,
     phase: Phase,
     table: Table<Ticket<W>>,
@@ -152,6 +153,7 @@ impl<W> Connection<W> {
             decoder: Decoder::new(limits).layout(codec.layout()).oversize(Oversize::Skip),
             encoded: out.len() as u64,
             out,
+            handed: 0,
             written: 0,
             phase: Phase::Opening,
             table: Table::new(),
@@ -201,9 +203,24 @@ impl<W> Connection<W> {
         self.table.live()
     }
 
-    /// `n` more bytes of [`out`](Self::out) were handed to the transport.
+    /// `n` more bytes of [`out`](Self::out) are with the writer, who has not told yet how many the transport took.
+    pub(crate) fn note_handed(&mut self, n: usize) {
+        self.handed = self.handed.saturating_add(n as u64);
+    }
+
+    /// `n` more bytes of [`out`](Self::out) were taken by the transport.
     pub(crate) fn note_written(&mut self, n: usize) {
         self.written = self.written.saturating_add(n as u64);
+    }
+
+    /// The writer has told everything: what it was handed beyond that is not written.
+    pub(crate) fn note_returned(&mut self) {
+        self.handed = self.written;
+    }
+
+    /// How far the stream may have gone: a writer that has not reported yet may have written all it was handed.
+    fn maybe_written(&self) -> u64 {
+        self.handed.max(self.written)
     }
 
     /// Encodes a request; [`register`](Self::register) what waits for its answer, if it has one.
@@ -440,7 +457,7 @@ impl<W> Connection<W> {
         now: Instant,
         mut expire: impl FnMut(&mut W, bool) -> Option<Instant>,
     ) -> Result<(), Broken> {
-        let written = self.written;
+        let written = self.maybe_written();
         self.table.expire(now, |ticket, end| match ticket {
             Ticket::User(work) => expire(work, end <= written),
             Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
@@ -498,9 +515,10 @@ impl<W> Connection<W> {
         });
     }
 
-    /// Everything that was not answered, in the order in which it was encoded, and whether it was sent in full.
+    /// Everything that was not answered, in the order in which it was encoded, and whether it may have been
+    /// sent in full.
     pub(crate) fn drain(&mut self) -> Vec<(W, bool)> {
-        let written = self.written;
+        let written = self.maybe_written();
         self.table
             .drain()
             .into_iter()

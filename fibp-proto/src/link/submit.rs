@@ -149,6 +149,7 @@ impl<T> Link<T> {
         let id = self.next_call_id();
         let fate = Fate::new(self.deadline(now, timeout));
         let item = self.receipt_item(id, producer, message, fate, receipt);
+        let refusal = refusal.or_else(|| self.unsendable(&item.payload));
         let job = Job::Items(vec![item]);
         let error = match (refusal, self.account(producer.0)) {
             (Some(error), _) => error,
@@ -308,7 +309,12 @@ impl<T> Link<T> {
 
     fn submit(&mut self, now: Instant, account: usize, id: CallId, deadline: Option<Instant>, job: Job<T>) {
         self.latest = self.latest.max(now);
-        match self.refusal(now) {
+        let refusal = self.refusal(now).or_else(|| match &job {
+            Job::Send { item, .. } => self.unsendable(&item.payload),
+            // Others get their own payloads back with the answer.
+            Job::Call(_) | Job::Items(_) => None,
+        });
+        match refusal {
             Some(error) => self.fail_job(job, &error),
             None => match self.account(account) {
                 Some(room) if room.has_room(&job) => self.admit(now, account, job),

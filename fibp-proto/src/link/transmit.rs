@@ -243,6 +243,14 @@ impl<T> Link<T> {
         }
     }
 
+    /// Why no server of the dialect in use takes this, whatever else is sent with it; `None` also while the dialect
+    /// is not known.
+    pub(super) fn unsendable(&self, payload: &Payload) -> Option<Error> {
+        let connection = self.connection.as_ref()?;
+        let room = FrameRoom::new(connection, payload.kind(), payload.queue(), usize::MAX);
+        room.item_len(connection, payload).err().map(Error::from)
+    }
+
     /// Whether a caller may ask this of a link by itself.
     pub(super) fn is_callable(request: &Request) -> bool {
         let op = request.op();

@@ -94,7 +94,10 @@ impl Transport {
     pub(super) fn take_transmit<W>(&mut self, connection: Option<&mut Connection<W>>, transmit: &mut Transmit) -> bool {
         transmit.clear();
         match (&mut self.tls, connection) {
-            (None, Some(connection)) => connection.out.take_into(transmit),
+            (None, Some(connection)) => {
+                connection.out.take_into(transmit);
+                connection.note_handed(transmit.len());
+            }
             (None, None) => {}
             (Some(tls), connection) => tls.encrypt(connection, transmit),
         }
@@ -250,6 +253,9 @@ impl<T> Link<T> {
     pub fn transmit_failed(&mut self, now: Instant, transmit: Transmit, fault: Fault) {
         if transmit.epoch == self.transport.epoch {
             self.transport.writing = false;
+            if let Some(connection) = &mut self.connection {
+                connection.note_returned();
+            }
             // What the peer said before it stopped listening explains more than the failed write: the reader
             // gets to see it, and the end of the stream, unless nobody reads.
             self.handle_transport_error(now, fault);
