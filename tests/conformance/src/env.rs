@@ -16,7 +16,7 @@ use crate::broker::{self, Broker};
 use crate::script::Scripted;
 
 /// The bound of everything that has to happen, but need not happen fast.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a case needs of the server side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,11 +177,7 @@ impl Env {
     /// # Panics
     ///
     /// It cannot be created.
-    pub async fn queue_with(
-        &self,
-        client: &Arc<dyn Client>,
-        change: impl FnOnce(QueueSpec) -> QueueSpec,
-    ) -> String {
+    pub async fn queue_with(&self, client: &Arc<dyn Client>, change: impl FnOnce(QueueSpec) -> QueueSpec) -> String {
         let name = self.queue_name();
         let spec = change(QueueSpec::new(name.as_str()));
         client.create_queue(spec).await.expect("a new queue");
@@ -233,9 +229,8 @@ impl Env {
     ///
     /// A script panicked.
     pub async fn transcript(&self, server: Scripted) -> Vec<Vec<u8>> {
-        let finished = self.spawn_blocking(move || {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.transcript()))
-        });
+        let finished =
+            self.spawn_blocking(move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.transcript())));
         match finished.join().await {
             Ok(transcript) => transcript,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -258,7 +253,8 @@ impl Env {
             assert!(start.elapsed() < PATIENCE, "never: {what}");
             // Slower than the pace at which questions keep a scheduler from reclaiming leases
             // (spec/preamble.md 1.14).
-            self.sleep(Duration::from_millis(if external_url().is_some() { 150 } else { 5 })).await;
+            self.sleep(Duration::from_millis(if external_url().is_some() { 150 } else { 5 }))
+                .await;
         }
     }
 
@@ -279,7 +275,9 @@ impl Env {
         if queues.is_empty() || external_url().is_none() {
             return;
         }
-        let Ok(client) = self.connect(self.config()).await else { return };
+        let Ok(client) = self.connect(self.config()).await else {
+            return;
+        };
         for queue in queues {
             // Most cases leave it, some have deleted it themselves.
             let _gone = client.delete_queue(&queue).await.is_err();
@@ -343,7 +341,7 @@ pub fn run(
     test: &'static str,
     case: for<'a> fn(&'a Env) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>,
 ) {
-    const LIMIT: Duration = Duration::from_secs(30);
+    const LIMIT: Duration = Duration::from_secs(120);
     let (done, result) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(test.to_owned());
     let thread = thread.spawn(move || {

@@ -33,7 +33,10 @@ fn steps() -> Vec<Step> {
         Step::Request(Request::CreateQueue(QUEUE.into())),
         Step::Enqueue(Message::new(QUEUE, "hello").header("tenant", "acme")),
         Step::Enqueue(Message::new(QUEUE, vec![0xA5; 100_000])),
-        Step::EnqueueMany(vec![Message::new(QUEUE, "a"), Message::new(QUEUE, "b").header("n", "2")]),
+        Step::EnqueueMany(vec![
+            Message::new(QUEUE, "a"),
+            Message::new(QUEUE, "b").header("n", "2"),
+        ]),
         Step::Settle(None),
         Step::Settle(Some("broken")),
         Step::AckMany(3),
@@ -50,9 +53,20 @@ fn steps() -> Vec<Step> {
 pub fn expected_operations() -> Vec<Op> {
     use Op::{Ack, CreateQueue, DeleteQueue, Enqueue, Nack, QueueStats, SetConfig};
     vec![
-        CreateQueue, Enqueue, Enqueue, Enqueue, Ack, Nack, Ack, QueueStats, SetConfig, DeleteQueue,
+        CreateQueue,
+        Enqueue,
+        Enqueue,
+        Enqueue,
+        Ack,
+        Nack,
+        Ack,
+        QueueStats,
+        SetConfig,
+        DeleteQueue,
         // The deliveries of the consumer, acked one by one.
-        Ack, Ack, Ack,
+        Ack,
+        Ack,
+        Ack,
     ]
 }
 
@@ -81,9 +95,17 @@ pub async fn perform(client: &dyn Client) {
             Step::Request(other) => unreachable!("the session has no {other:?}"),
         }
     }
-    let mut consumer = client.consumer(QUEUE, ConsumerSettings::default()).await.expect("a consumer");
+    let mut consumer = client
+        .consumer(QUEUE, ConsumerSettings::default())
+        .await
+        .expect("a consumer");
     for _ in 0..DELIVERIES {
-        next(&mut consumer).await.ack().await.map_err(|(error, _)| error).expect("acked");
+        next(&mut consumer)
+            .await
+            .ack()
+            .await
+            .map_err(|(error, _)| error)
+            .expect("acked");
     }
 }
 
@@ -210,14 +232,14 @@ impl Machine {
                 self.link.transmitted(self.now, &mut transmit, chunk.len());
             }
         }
-        if !self.answers.is_empty() {
-            if let Some(mut buffer) = self.link.take_read_buffer() {
-                let n = buffer.unfilled().len().min(self.answers.len());
-                let bytes: Vec<u8> = self.answers.drain(..n).collect();
-                buffer.unfilled()[..n].copy_from_slice(&bytes);
-                buffer.advance(n);
-                self.link.handle_input(self.now, buffer);
-            }
+        if !self.answers.is_empty()
+            && let Some(mut buffer) = self.link.take_read_buffer()
+        {
+            let n = buffer.unfilled().len().min(self.answers.len());
+            let bytes: Vec<u8> = self.answers.drain(..n).collect();
+            buffer.unfilled()[..n].copy_from_slice(&bytes);
+            buffer.advance(n);
+            self.link.handle_input(self.now, buffer);
         }
         self.link.drain_completions(&mut self.completions);
     }

@@ -158,7 +158,9 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize)
         shared.accepted.fetch_add(1, Ordering::SeqCst);
         lock(&shared.passed).push(Passed::default());
         // Without a server the client sees its connection closed.
-        let Ok(server) = TcpStream::connect(shared.upstream) else { continue };
+        let Ok(server) = TcpStream::connect(shared.upstream) else {
+            continue;
+        };
         for socket in [&client, &server] {
             socket.set_nodelay(true).expect("a connected socket");
         }

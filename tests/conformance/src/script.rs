@@ -347,12 +347,16 @@ impl Conversation {
         if self.ended || !self.decoder.pending().is_empty() {
             return self.decoder.pending().is_empty();
         }
-        self.stream.set_read_timeout(Some(MOMENT)).expect("a timeout above zero");
+        self.stream
+            .set_read_timeout(Some(MOMENT))
+            .expect("a timeout above zero");
         let quiet = matches!(
             self.stream.peek(&mut [0]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
         );
-        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
+        self.stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout above zero");
         quiet
     }
 
@@ -520,7 +524,11 @@ pub fn healthy(request: &Request, first: u32) -> Option<Response> {
     Some(match request {
         Request::Enqueue(messages) => {
             let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-            Response::Enqueue((first..first.saturating_add(count)).map(|n| Ok(message_id(n))).collect())
+            Response::Enqueue(
+                (first..first.saturating_add(count))
+                    .map(|n| Ok(message_id(n)))
+                    .collect(),
+            )
         }
         Request::Consume { .. } => consume_ok(),
         Request::Ack(items) => Response::Ack(vec![Ok(()); items.len()]),
@@ -537,9 +545,7 @@ pub fn healthy(request: &Request, first: u32) -> Option<Response> {
         Request::SetConfig { .. } => Response::SetConfig,
         Request::GetConfig { .. } => Response::GetConfig { value: String::new() },
         Request::ListConfig { .. } => Response::ListConfig { entries: Vec::new() },
-        Request::ProbeAdmin => {
-            Response::Error(ServerError::new(ErrorKind::Unsupported, "unknown operation 0x14"))
-        }
+        Request::ProbeAdmin => Response::Error(ServerError::new(ErrorKind::Unsupported, "unknown operation 0x14")),
         _ => return None,
     })
 }

@@ -50,21 +50,21 @@ fn ack_queued(delivery: fila_client_blocking::Delivery) -> Wait<'static, Result<
 
 impl Receipt for fila_client_blocking::Receipt {
     fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, Error>> {
-        Box::pin(async move { fila_client_blocking::Receipt::wait(*self) })
+        Box::pin(async move { Self::wait(*self) })
     }
 
     fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, Error>>> {
         let mut receipt = *self;
-        Box::pin(async move { fila_client_blocking::Receipt::wait_timeout(&mut receipt, timeout) })
+        Box::pin(async move { Self::wait_timeout(&mut receipt, timeout) })
     }
 }
 
 impl Consumer for fila_client_blocking::Consumer {
-    fn next(&mut self) -> Wait<'_, Option<Result<Box<dyn Delivery>, Error>>> {
+    fn next(&mut self) -> Wait<'_, Taken> {
         Box::pin(async move { Iterator::next(self).map(|taken| taken.map(Held::boxed)) })
     }
 
-    fn next_within(&mut self, timeout: Duration) -> Wait<'_, Option<Option<Result<Box<dyn Delivery>, Error>>>> {
+    fn next_within(&mut self, timeout: Duration) -> Wait<'_, Option<Taken>> {
         Box::pin(async move {
             match self.recv_timeout(timeout) {
                 Ok(taken) => taken.map(|delivery| Some(Ok(Held::boxed(delivery)))),
@@ -76,7 +76,7 @@ impl Consumer for fila_client_blocking::Consumer {
     }
 
     fn drain(&mut self) -> Wait<'_, ()> {
-        Box::pin(async move { fila_client_blocking::Consumer::drain(self) })
+        Box::pin(async move { Self::drain(self) })
     }
 }
 

@@ -18,7 +18,7 @@ macro_rules! wrap_adapter {
         use fibp_proto::request::{AckItem, NackItem};
         use fibp_proto::{Error, Message, MessageId, Received, SendError};
 
-        use crate::adapter::{Client, Consumer, Delivery, Events, Producer, Receipt, Wait};
+        use crate::adapter::{Client, Consumer, Delivery, Events, Producer, Receipt, Settled, Taken, Wait};
 
         async fn connect(config: Config) -> Result<Arc<dyn Client>, Error> {
             let client: Arc<dyn Client> = Arc::new($wait!($krate::Client::connect(config))?);
@@ -60,14 +60,10 @@ macro_rules! wrap_adapter {
                 Box::pin(async move { $wait!($krate::Client::nack(self, queue, id, why)) })
             }
             fn ack_many(&self, items: Vec<(String, MessageId)>) -> Wait<'_, Vec<Result<(), Error>>> {
-                Box::pin(async move {
-                    $wait!($krate::Client::ack_many(self, items.into_iter().map(ack_item)))
-                })
+                Box::pin(async move { $wait!($krate::Client::ack_many(self, items.into_iter().map(ack_item))) })
             }
             fn nack_many(&self, items: Vec<(String, MessageId, String)>) -> Wait<'_, Vec<Result<(), Error>>> {
-                Box::pin(async move {
-                    $wait!($krate::Client::nack_many(self, items.into_iter().map(nack_item)))
-                })
+                Box::pin(async move { $wait!($krate::Client::nack_many(self, items.into_iter().map(nack_item))) })
             }
             fn producer(&self, settings: ProducerSettings) -> Result<Box<dyn Producer>, Error> {
                 let builder = $krate::Client::producer(self)
@@ -189,10 +185,10 @@ macro_rules! wrap_adapter {
             fn lease_deadline(&self) -> Option<Instant> {
                 self.delivery.lease_deadline()
             }
-            fn ack(self: Box<Self>) -> Wait<'static, Result<(), (Error, Box<dyn Delivery>)>> {
+            fn ack(self: Box<Self>) -> Wait<'static, Settled> {
                 Box::pin(async move { $wait!(self.delivery.ack()).map_err(Self::returned) })
             }
-            fn nack(self: Box<Self>, why: &'static str) -> Wait<'static, Result<(), (Error, Box<dyn Delivery>)>> {
+            fn nack(self: Box<Self>, why: &'static str) -> Wait<'static, Settled> {
                 Box::pin(async move { $wait!(self.delivery.nack(why)).map_err(Self::returned) })
             }
             fn ack_by_parts(self: Box<Self>) -> (Received, Wait<'static, Result<(), Error>>) {
@@ -224,13 +220,10 @@ macro_rules! wrap_async {
         }
 
         impl Consumer for $krate::Consumer {
-            fn next(&mut self) -> Wait<'_, Option<Result<Box<dyn Delivery>, Error>>> {
+            fn next(&mut self) -> Wait<'_, Taken> {
                 Box::pin(async move { Some($krate::Consumer::next(self).await?.map(Held::boxed)) })
             }
-            fn next_within(
-                &mut self,
-                timeout: Duration,
-            ) -> Wait<'_, Option<Option<Result<Box<dyn Delivery>, Error>>>> {
+            fn next_within(&mut self, timeout: Duration) -> Wait<'_, Option<Taken>> {
                 Box::pin($timeout(timeout, Consumer::next(self)))
             }
             fn drain(&mut self) -> Wait<'_, ()> {

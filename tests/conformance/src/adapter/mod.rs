@@ -23,6 +23,12 @@ use fibp_proto::{Error, Message, MessageId, Received, SendError};
 /// What a call returns: awaiting it waits for the result.
 pub type Wait<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// What a consumer yields.
+pub type Taken = Option<Result<Box<dyn Delivery>, Error>>;
+
+/// What settling a delivery comes to: the delivery comes back with the error.
+pub type Settled = Result<(), (Error, Box<dyn Delivery>)>;
+
 /// Which adapter, on which runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -95,11 +101,8 @@ pub trait Client: Send + Sync {
     fn ack_many(&self, items: Vec<(String, MessageId)>) -> Wait<'_, Vec<Result<(), Error>>>;
     fn nack_many(&self, items: Vec<(String, MessageId, String)>) -> Wait<'_, Vec<Result<(), Error>>>;
     fn producer(&self, settings: ProducerSettings) -> Result<Box<dyn Producer>, Error>;
-    fn consumer<'a>(
-        &'a self,
-        queue: &'a str,
-        settings: ConsumerSettings,
-    ) -> Wait<'a, Result<Box<dyn Consumer>, Error>>;
+    fn consumer<'a>(&'a self, queue: &'a str, settings: ConsumerSettings)
+    -> Wait<'a, Result<Box<dyn Consumer>, Error>>;
     fn create_queue(&self, spec: QueueSpec) -> Wait<'_, Result<String, Error>>;
     fn delete_queue<'a>(&'a self, queue: &'a str) -> Wait<'a, Result<(), Error>>;
     fn queue_stats<'a>(&'a self, queue: &'a str) -> Wait<'a, Result<QueueStats, Error>>;
@@ -135,9 +138,9 @@ pub trait Receipt: Send {
 
 /// See the adapters' `Consumer`.
 pub trait Consumer: Send {
-    fn next(&mut self) -> Wait<'_, Option<Result<Box<dyn Delivery>, Error>>>;
+    fn next(&mut self) -> Wait<'_, Taken>;
     /// `None` when nothing came in time.
-    fn next_within(&mut self, timeout: Duration) -> Wait<'_, Option<Option<Result<Box<dyn Delivery>, Error>>>>;
+    fn next_within(&mut self, timeout: Duration) -> Wait<'_, Option<Taken>>;
     fn drain(&mut self) -> Wait<'_, ()>;
 }
 
@@ -145,8 +148,8 @@ pub trait Consumer: Send {
 pub trait Delivery: Send {
     fn received(&self) -> &Received;
     fn lease_deadline(&self) -> Option<Instant>;
-    fn ack(self: Box<Self>) -> Wait<'static, Result<(), (Error, Box<dyn Delivery>)>>;
-    fn nack(self: Box<Self>, why: &'static str) -> Wait<'static, Result<(), (Error, Box<dyn Delivery>)>>;
+    fn ack(self: Box<Self>) -> Wait<'static, Settled>;
+    fn nack(self: Box<Self>, why: &'static str) -> Wait<'static, Settled>;
     /// The receipt is waited for by awaiting the inner value; dropping it does not take the ack back.
     fn ack_queued(self: Box<Self>) -> Wait<'static, Result<(), Error>>;
     /// Takes the delivery apart, and acks by the part that can.

@@ -15,7 +15,11 @@ use fila_conformance::script::PREAMBLE;
 const CONNECTIONS: usize = 2;
 
 fn config(proxy: &Proxy) -> Config {
-    let backoff = Backoff { initial: Duration::from_millis(1), max: Duration::from_millis(10), max_attempts: None };
+    let backoff = Backoff {
+        initial: Duration::from_millis(1),
+        max: Duration::from_millis(10),
+        max_attempts: None,
+    };
     Config::new(proxy.addr())
         .dialect(P1)
         .reconnect(Reconnect::Backoff(backoff))
@@ -26,7 +30,10 @@ fn config(proxy: &Proxy) -> Config {
 
 /// A whole session. Whatever breaks, every call returns, what is confirmed is stored, and what is stored is delivered.
 async fn session(env: &Env, proxy: &Proxy, what: &str) {
-    let client = env.connect(config(proxy)).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let client = env
+        .connect(config(proxy))
+        .await
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     let queue = "session";
     match client.create_queue(queue.into()).await {
         Ok(_) => {}
@@ -38,7 +45,11 @@ async fn session(env: &Env, proxy: &Proxy, what: &str) {
         match client.enqueue(Message::new(queue, vec![n; 50])).await {
             Ok(id) => confirmed.push(id),
             Err(error) => {
-                assert_eq!((error.kind(), error.outcome()), (ErrorKind::Disconnected, Outcome::Unknown), "{what}: {error}");
+                assert_eq!(
+                    (error.kind(), error.outcome()),
+                    (ErrorKind::Disconnected, Outcome::Unknown),
+                    "{what}: {error}"
+                );
             }
         }
     }
@@ -51,13 +62,26 @@ async fn session(env: &Env, proxy: &Proxy, what: &str) {
     confirmed.push(last);
 
     let settings = ConsumerSettings::default().idle_resubscribe(Duration::from_millis(500));
-    let mut consumer = client.consumer(queue, settings).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut consumer = client
+        .consumer(queue, settings)
+        .await
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     while !confirmed.is_empty() {
-        let taken = consumer.next_within(PATIENCE).await.unwrap_or_else(|| panic!("{what}: {} never came", confirmed.len()));
-        let delivery = taken.expect("not ended").unwrap_or_else(|error| panic!("{what}: {error}"));
+        let taken = consumer
+            .next_within(PATIENCE)
+            .await
+            .unwrap_or_else(|| panic!("{what}: {} never came", confirmed.len()));
+        let delivery = taken
+            .expect("not ended")
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         confirmed.retain(|id| *id != delivery.received().id);
         if let Err((error, _)) = delivery.ack().await {
-            let kinds = [ErrorKind::Disconnected, ErrorKind::LeaseLost, ErrorKind::MessageNotFound, ErrorKind::Timeout];
+            let kinds = [
+                ErrorKind::Disconnected,
+                ErrorKind::LeaseLost,
+                ErrorKind::MessageNotFound,
+                ErrorKind::Timeout,
+            ];
             assert!(kinds.contains(&error.kind()), "{what}: {error}");
         }
     }
@@ -75,7 +99,10 @@ fn edges(bytes: &[u8]) -> Vec<usize> {
         let last = ends.last().copied().unwrap_or_default();
         ends.push(last + PREFIX_LEN + fibp_proto::frame::HEAD_LEN + frame.body.len());
     }
-    let mut around: Vec<usize> = ends.iter().flat_map(|end| [end.saturating_sub(1), *end, end + 1]).collect();
+    let mut around: Vec<usize> = ends
+        .iter()
+        .flat_map(|end| [end.saturating_sub(1), *end, end + 1])
+        .collect();
     around.retain(|offset| *offset <= bytes.len());
     around.dedup();
     around
@@ -113,9 +140,20 @@ async fn walk(env: &Env, fault: Fault) {
     for (broken, passed) in passed.iter().enumerate() {
         for (flow, bytes) in [(Flow::Up, &passed.up), (Flow::Down, &passed.down)] {
             for after in edges(bytes) {
-                let plan = move |number| if number == broken { Plan::Break { flow, after, fault } } else { Plan::Pass };
+                let plan = move |number| {
+                    if number == broken {
+                        Plan::Break { flow, after, fault }
+                    } else {
+                        Plan::Pass
+                    }
+                };
                 let proxy = Proxy::start(env.broker().addr(), plan);
-                session(env, &proxy, &format!("{fault:?} of connection {broken} {flow:?} after {after} bytes")).await;
+                session(
+                    env,
+                    &proxy,
+                    &format!("{fault:?} of connection {broken} {flow:?} after {after} bytes"),
+                )
+                .await;
                 drop(proxy);
                 delete_queue(env).await;
                 walked += 1;

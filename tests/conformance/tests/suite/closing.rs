@@ -265,7 +265,9 @@ mod row_25_drop_needs_no_runtime {
             conversation.serve(|request| healthy(request, 1));
         });
         let adapter = kind.start();
-        let client = adapter.orphan(env::config(server.addr()).dialect(P1)).expect("a client");
+        let client = adapter
+            .orphan(env::config(server.addr()).dialect(P1))
+            .expect("a client");
         let clone = client.duplicate();
         // Whether a driver is left to serve it depends on the adapter; what matters is that it ends.
         let sent = block_on(clone.enqueue(Message::new("q", "x")));

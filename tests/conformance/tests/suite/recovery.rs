@@ -305,7 +305,7 @@ cases! {
         let again = next(&mut consumer).await;
         assert_eq!((&again.received().id, again.received().attempt_count), (&id, 1));
         again.ack().await.map_err(|(error, _)| error).expect("acked");
-        let (error, returned) = held.ack().await.err().expect("its lease is gone");
+        let Err((error, returned)) = held.ack().await else { panic!("its lease is gone") };
         assert!(matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::MessageNotFound), "{error}");
         assert_eq!(returned.received().id, id, "the delivery comes back with the error");
     }

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use fibp_proto::config::{
-    Backoff, Batching, ConsumerSettings, Credit, OnFull, ProducerSettings, Reconnect, Replay,
-};
+use fibp_proto::config::{Backoff, Batching, ConsumerSettings, Credit, OnFull, ProducerSettings, Reconnect, Replay};
 use fibp_proto::event::Event;
 use fibp_proto::request::Op;
 use fibp_proto::{ErrorKind, Message, Outcome, Request, Secret, State};
@@ -357,9 +355,8 @@ cases! {
         env.sleep(deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(5)).await;
         drop(late.ack().await);
         loop {
-            match events.next().await.expect("events go on") {
-                Event::LateSettle { id, .. } => break assert_eq!(id, message_id(2)),
-                _ => {}
+            if let Event::LateSettle { id, .. } = events.next().await.expect("events go on") {
+                break assert_eq!(id, message_id(2));
             }
         }
         assert_eq!(client.stats().late_settles, 1);

@@ -33,7 +33,9 @@ cases! {
 /// The golden transcript is what it is meant to be: the session's requests, in order.
 #[test]
 fn the_golden_transcript_holds_the_session() {
-    let config = fibp_proto::config::Config::new("127.0.0.1:1").dialect(P1).no_heartbeat();
+    let config = fibp_proto::config::Config::new("127.0.0.1:1")
+        .dialect(P1)
+        .no_heartbeat();
     let [requests, consumer] = golden::transcript(&config, P1).try_into().expect("two connections");
     let mut operations = Vec::new();
     for bytes in [&requests, &consumer] {

@@ -209,8 +209,7 @@ cases! {
                 return conversation.read_to_end();
             }
             conversation.confirm_consume();
-            let good = conversation.encode_push(vec![delivery("orders", 1, "x")]);
-            let mut both = good.clone();
+            let mut both = conversation.encode_push(vec![delivery("orders", 1, "x")]);
             // One delivery is announced, but its id is cut short.
             both.extend(frame_bytes(0x04, 0x02, 0, &[0, 1, 0, 36, b'x']));
             conversation.write(&both);
@@ -236,8 +235,10 @@ cases! {
             conversation.write(&stray);
             for asked in asked.iter().rev() {
                 let Request::QueueStats { queue } = &asked.request else { unreachable!("expected above") };
-                let mut stats = fibp_proto::admin::QueueStats::default();
-                stats.depth = queue.len() as u64;
+                let stats = fibp_proto::admin::QueueStats {
+                    depth: queue.len() as u64,
+                    ..Default::default()
+                };
                 let answer = conversation.encode(asked, &Response::QueueStats(stats));
                 conversation.write(&answer);
                 conversation.write(&answer);
