@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::completion::CallId;
 use super::work::{Item, LaneKey, Ticket, Waiter};
 use crate::config::Batching;
-use crate::soonest::{Soonest, earlier};
+use crate::soonest::Soonest;
 
 /// Idle lanes up to this number are kept for reuse.
 const KEEP_IDLE: usize = 64;
@@ -92,9 +92,8 @@ impl<T> Lane<T> {
         self.due().is_some_and(|at| at.is_none_or(|at| at <= now))
     }
 
-    fn soonest(&self) -> Option<Instant> {
-        let deadline = self.items.iter().filter_map(|item| item.ticket.fate.deadline).min();
-        earlier(deadline, self.due().flatten())
+    fn soonest_deadline(&self) -> Option<Instant> {
+        self.items.iter().filter_map(|item| item.ticket.fate.deadline).min()
     }
 }
 
@@ -248,8 +247,9 @@ impl<T> Lanes<T> {
                     lane.flushing = false;
                 }
             }
-            let soonest = lane.soonest();
-            self.soonest.add(soonest);
+            let deadline = lane.soonest_deadline();
+            self.soonest.add(deadline);
+            // A lane that is due waits for the connection, not for time.
             self.reconsider(now, index);
         }
         self.items = self.items.saturating_sub(expired.len());
