@@ -346,10 +346,12 @@ impl<T> Lanes<T> {
             return;
         };
         match lane.due() {
-            Some(at) if at.is_none_or(|at| at <= now) && !std::mem::replace(&mut lane.queued, true) => {
+            Some(Some(at)) if at > now => self.soonest.add(Some(at)),
+            Some(_) if lane.queued => {}
+            Some(_) => {
+                lane.queued = true;
                 self.ready.push_back(index);
             }
-            Some(at) => self.soonest.add(at),
             None if lane.items.is_empty() && lane.in_flight == 0 && used > KEEP_IDLE && !lane.queued => {
                 self.by_key.remove(&lane.key);
                 self.free.push(index);
