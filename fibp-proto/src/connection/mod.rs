@@ -17,7 +17,9 @@ use crate::request::{Op, Request};
 use crate::response::{Push, Response};
 use crate::simulation::Knobs;
 use heartbeat::{Beat, Heartbeat};
-use table::Table;
+use table::{Entry, Table};
+
+pub(crate) use table::Expiry;
 
 /// A server that leaves this many abandoned requests unanswered is not answering at all.
 const MAX_TOMBSTONES: usize = 65_536;
@@ -52,6 +54,8 @@ pub(crate) struct Connection<W> {
     written: u64,
     phase: Phase,
     table: Table<Ticket<W>>,
+    /// How many requests in the table are the connection's own.
+    own: usize,
     heartbeat: Heartbeat,
 }
 
@@ -83,8 +87,8 @@ enum Ticket<W> {
 pub(crate) enum Arrival<W> {
     /// Opened and authenticated: requests may be sent.
     Ready,
-    /// The admin revision is known now.
-    AdminRevision,
+    /// The admin revision is known now, or the probe told nothing.
+    AdminRevision(Result<(), Error>),
     /// A request was answered, or its answer is unusable.
     Answer { work: W, response: Result<Response, Error> },
     /// Deliveries.
@@ -125,7 +129,7 @@ impl From<OpeningFailure> for Broken {
 
 impl<W> Connection<W> {
     /// A connection whose transport just opened: encodes the opening.
-    pub(crate) fn new(now: Instant, options: Options) -> Result<Self, Error> {
+    pub(crate) fn new(options: Options) -> Result<Self, Error> {
         let Options {
             codec,
             admin_known,
@@ -138,8 +142,6 @@ impl<W> Connection<W> {
         let mut out = OutBuf::new();
         let opening_key = key.as_ref().filter(|_| !rules.authenticate).map(Secret::expose);
         codec.encode_opening(opening_key, &mut out)?;
-        let mut heartbeat = Heartbeat::new(heartbeat, heartbeat_missed);
-        heartbeat.restart(now);
         Ok(Self {
             codec,
             admin: if admin_known || !rules.admin_revisions {
@@ -157,7 +159,8 @@ impl<W> Connection<W> {
             written: 0,
             phase: Phase::Opening,
             table: Table::new(),
-            heartbeat,
+            own: 0,
+            heartbeat: Heartbeat::new(heartbeat, heartbeat_missed),
         })
     }
 
@@ -198,9 +201,9 @@ impl<W> Connection<W> {
         self.admin == Admin::Known
     }
 
-    /// Requests that somebody waits for, the connection's own among them.
+    /// Requests that somebody waits for; the connection's own do not count.
     pub(crate) fn in_flight(&self) -> usize {
-        self.table.live()
+        self.table.live().saturating_sub(self.own)
     }
 
     /// `n` more bytes of [`out`](Self::out) are with the writer, who has not told yet how many the transport took.
@@ -238,13 +241,28 @@ impl<W> Connection<W> {
         self.table.insert(id, op, Ticket::User(work), self.encoded, deadline);
     }
 
+    /// Sends a request of the connection's own.
+    fn request_own(&mut self, request: &Request, ticket: Ticket<W>) -> Result<(), EncodeError> {
+        let id = self.encode(request)?;
+        self.table.insert(id, request.op(), ticket, self.encoded, None);
+        self.own += 1;
+        Ok(())
+    }
+
+    /// Ends the entry that an answer belongs to.
+    fn answered(&mut self, id: u32) -> Option<Entry<Ticket<W>>> {
+        let entry = self.table.answer(id)?;
+        if !matches!(entry.work, None | Some(Ticket::User(_))) {
+            self.own = self.own.saturating_sub(1);
+        }
+        Some(entry)
+    }
+
     /// Finds out the admin revision; [`Arrival::AdminRevision`] follows.
     pub(crate) fn probe_admin(&mut self) -> Result<(), EncodeError> {
         if self.admin == Admin::Unknown {
+            self.request_own(&Request::ProbeAdmin, Ticket::AdminProbe)?;
             self.admin = Admin::Probing;
-            let id = self.encode(&Request::ProbeAdmin)?;
-            self.table
-                .insert(id, Op::ProbeAdmin, Ticket::AdminProbe, self.encoded, None);
         }
         Ok(())
     }
@@ -256,8 +274,8 @@ impl<W> Connection<W> {
             if !self.greet()? {
                 return Ok(None);
             }
-            self.heartbeat.restart(now);
             if self.phase == Phase::Ready {
+                self.heartbeat.restart(now);
                 return Ok(Some(Arrival::Ready));
             }
         }
@@ -271,7 +289,6 @@ impl<W> Connection<W> {
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(Broken::protocol(error.to_string())),
             };
-            self.heartbeat.restart(now);
             let arrival = match item {
                 Item::Frame(frame) => match self.join(frame)? {
                     Some(frame) => self.take_frame(&frame, queue)?,
@@ -279,6 +296,10 @@ impl<W> Connection<W> {
                 },
                 Item::Oversized { head, length } => self.take_oversized(head, length)?,
             };
+            // Until then the deadline of the attempt watches over the peer.
+            if self.is_ready() {
+                self.heartbeat.restart(now);
+            }
             if arrival.is_some() {
                 return Ok(arrival);
             }
@@ -314,11 +335,8 @@ impl<W> Connection<W> {
         self.phase = match self.key.take() {
             None => Phase::Ready,
             Some(key) => {
-                let id = self
-                    .encode(&Request::Authenticate(key))
+                self.request_own(&Request::Authenticate(key), Ticket::Authentication)
                     .map_err(|error| Broken::new(error.into()))?;
-                self.table
-                    .insert(id, Op::Authenticate, Ticket::Authentication, self.encoded, None);
                 Phase::Authenticating
             }
         };
@@ -345,7 +363,7 @@ impl<W> Connection<W> {
                 Ok(Some(Arrival::Push(push)))
             }
             Incoming::Goodbye => Ok(Some(Arrival::Goodbye(self.codec.decode_goodbye(frame)))),
-            Incoming::Heartbeat if !self.table.contains(head.id) => {
+            Incoming::Heartbeat if self.table.op(head.id) != Some(Op::Heartbeat) => {
                 let before = self.out.len();
                 // A heartbeat's answer has no part that could fail to encode.
                 let _ = self
@@ -357,7 +375,7 @@ impl<W> Connection<W> {
             Incoming::Unknown => Ok(None),
             Incoming::Answer | Incoming::Heartbeat => {
                 // Answers to unknown ids are answers to nobody: there is no one to tell.
-                let Some(entry) = self.table.answer(head.id) else {
+                let Some(entry) = self.answered(head.id) else {
                     return Ok(None);
                 };
                 let Some(ticket) = entry.work else {
@@ -393,18 +411,17 @@ impl<W> Connection<W> {
                 _ => Err(Broken::protocol("the answer to the API key is not one")),
             },
             Ticket::AdminProbe => {
-                let revision = match response {
+                let revision = match &response {
                     Ok(Response::Error(error)) => AdminRevision::from_probe(error.text()),
                     _ => None,
                 };
-                let Some(revision) = revision else {
-                    return Err(Broken::protocol("the answer to the admin probe fits no known revision"));
+                let Some(codec) = revision.and_then(|revision| Dialect::Preamble(revision).codec()) else {
+                    self.admin = Admin::Unknown;
+                    return Ok(Some(Arrival::AdminRevision(Err(probe_failure(response)))));
                 };
                 self.admin = Admin::Known;
-                if let Some(codec) = Dialect::Preamble(revision).codec() {
-                    self.codec = codec;
-                }
-                Ok(Some(Arrival::AdminRevision))
+                self.codec = codec;
+                Ok(Some(Arrival::AdminRevision(Ok(()))))
             }
             Ticket::Heartbeat => Ok(None),
         }
@@ -420,13 +437,15 @@ impl<W> Connection<W> {
             .with_outcome(Outcome::Unknown)
         };
         match self.codec.classify(head) {
-            Incoming::Answer | Incoming::Heartbeat => match self.table.answer(head.id) {
+            Incoming::Answer | Incoming::Heartbeat => match self.answered(head.id) {
                 Some(entry) => match entry.work {
                     Some(Ticket::User(work)) => Ok(Some(Arrival::Answer {
                         work,
                         response: Err(too_large()),
                     })),
-                    Some(_) => Err(Broken::new(too_large())),
+                    Some(Ticket::AdminProbe | Ticket::Authentication | Ticket::Heartbeat) => {
+                        Err(Broken::new(too_large()))
+                    }
                     None => Ok(None),
                 },
                 // Passing over gigabytes for nobody would look like a hang.
@@ -452,15 +471,10 @@ impl<W> Connection<W> {
     }
 
     /// Lets `expire` settle requests whose deadline has passed (see [`Table::expire`]).
-    pub(crate) fn expire(
-        &mut self,
-        now: Instant,
-        mut expire: impl FnMut(&mut W, bool) -> Option<Instant>,
-    ) -> Result<(), Broken> {
-        let written = self.maybe_written();
-        self.table.expire(now, |ticket, end| match ticket {
-            Ticket::User(work) => expire(work, end <= written),
-            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
+    pub(crate) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W) -> Expiry) -> Result<(), Broken> {
+        self.table.expire(now, |ticket| match ticket {
+            Ticket::User(work) => expire(work),
+            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => Expiry::Never,
         });
         if self.table.tombstones() > MAX_TOMBSTONES {
             return Err(Broken::new(Error::new(
@@ -481,14 +495,9 @@ impl<W> Connection<W> {
                     "the server answers no heartbeats",
                 )));
             }
-            Some(Beat::Send) if self.phase == Phase::Ready => {
-                let id = self
-                    .encode(&Request::Heartbeat)
-                    .map_err(|error| Broken::new(error.into()))?;
-                self.table
-                    .insert(id, Op::Heartbeat, Ticket::Heartbeat, self.encoded, None);
-            }
-            Some(Beat::Send) => {}
+            Some(Beat::Send) => self
+                .request_own(&Request::Heartbeat, Ticket::Heartbeat)
+                .map_err(|error| Broken::new(error.into()))?,
         }
         Ok(())
     }
@@ -500,7 +509,7 @@ impl<W> Connection<W> {
 
     /// Input is read again.
     pub(crate) fn resume_heartbeat(&mut self, now: Instant) {
-        if self.heartbeat.poll_timeout().is_none() {
+        if self.is_ready() && self.heartbeat.poll_timeout().is_none() {
             self.heartbeat.restart(now);
         }
     }
@@ -519,6 +528,7 @@ impl<W> Connection<W> {
     /// sent in full.
     pub(crate) fn drain(&mut self) -> Vec<(W, bool)> {
         let written = self.maybe_written();
+        self.own = 0;
         self.table
             .drain()
             .into_iter()
@@ -528,4 +538,18 @@ impl<W> Connection<W> {
             })
             .collect()
     }
+}
+
+/// What to tell those who wait for the admin revision when the probe's answer names none, as when the server could not
+/// look up the key's permissions.
+fn probe_failure(response: Result<Response, Error>) -> Error {
+    match response {
+        Ok(Response::Error(refusal)) => Error::from_server(refusal),
+        Ok(_) => Error::new(
+            ErrorKind::Protocol,
+            "the answer to the admin probe fits no known revision",
+        ),
+        Err(error) => error,
+    }
+    .with_outcome(Outcome::NotSent)
 }

@@ -31,6 +31,17 @@ pub(super) struct Entry<W> {
     deadline: Option<Instant>,
 }
 
+/// What is left of a request after its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    /// Nobody waits for it any more.
+    Expired,
+    /// Others wait until later.
+    At(Instant),
+    /// Others wait without a deadline.
+    Never,
+}
+
 impl<W> Table<W> {
     pub(super) fn new() -> Self {
         Self {
@@ -84,8 +95,9 @@ impl<W> Table<W> {
         Some(entry)
     }
 
-    pub(super) fn contains(&self, id: u32) -> bool {
-        self.entries.contains_key(&id)
+    /// The operation that an id is in use for.
+    pub(super) fn op(&self, id: u32) -> Option<Op> {
+        self.entries.get(&id).map(|entry| entry.op)
     }
 
     /// Requests that somebody waits for.
@@ -101,9 +113,8 @@ impl<W> Table<W> {
         self.soonest.at()
     }
 
-    /// Shows every request whose deadline has passed to `expire`, which returns what deadline is left of it;
-    /// `None` leaves a tombstone. `written` tells how far the output stream went.
-    pub(super) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W, u64) -> Option<Instant>) {
+    /// Shows every request whose deadline has passed to `expire`, in the order in which they were encoded.
+    pub(super) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W) -> Expiry) {
         if !self.soonest.take_due(now) {
             return;
         }
@@ -114,14 +125,19 @@ impl<W> Table<W> {
             .map(|(id, entry)| (entry.end, *id))
             .collect();
         due.sort_unstable();
-        for (end, id) in due {
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.deadline = entry.work.as_mut().and_then(|work| expire(work, end));
-                if entry.deadline.is_none() {
+        for (_, id) in due {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            entry.deadline = match entry.work.as_mut().map(&mut expire) {
+                Some(Expiry::At(at)) => Some(at),
+                Some(Expiry::Never) => None,
+                Some(Expiry::Expired) | None => {
                     entry.work = None;
                     self.tombstones += 1;
+                    None
                 }
-            }
+            };
         }
         for entry in self.entries.values() {
             self.soonest.add(entry.deadline);
@@ -208,13 +224,13 @@ mod tests {
         let id = table.next_id();
         table.insert(id, Op::ListQueues, "call", 10, Some(now));
         let mut expired = Vec::new();
-        table.expire(now, |work, end| {
-            expired.push((*work, end));
-            None
+        table.expire(now, |work| {
+            expired.push(*work);
+            Expiry::Expired
         });
-        assert_eq!(expired, [("call", 10)]);
+        assert_eq!(expired, ["call"]);
         assert_eq!((table.live(), table.tombstones()), (0, 1));
-        assert!(table.contains(id));
+        assert_eq!(table.op(id), Some(Op::ListQueues));
         table.set_next_id(id);
         assert_ne!(table.next_id(), id);
         assert!(table.answer(id).is_some_and(|entry| entry.work.is_none()));
@@ -228,7 +244,9 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let mut table = Table::new();
         table.insert(7, Op::Enqueue, (), 0, Some(now));
-        table.expire(now, |(), _| Some(later));
+        table.expire(now, |()| Expiry::At(later));
         assert_eq!((table.live(), table.soonest()), (1, Some(later)));
+        table.expire(later, |()| Expiry::Never);
+        assert_eq!((table.live(), table.soonest()), (1, None));
     }
 }

@@ -7,6 +7,7 @@ use super::submit::{CLIENT, Cargo, Parcel};
 use super::work::{Batch, Call, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Ticket, Waiter, Work};
 use super::{Link, Settle};
 use crate::config::{Endpoint, Replay};
+use crate::connection::{Connection, Expiry};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::event::{Event, LinkName};
@@ -23,8 +24,14 @@ impl<T> Link<T> {
 
     pub(super) fn handle_answer(&mut self, now: Instant, work: Work<T>, response: Result<Response, Error>) {
         match work {
-            Work::Call(call) => self.answer_call(now, call, response),
-            Work::Batch(batch) => self.answer_batch(now, batch, response),
+            Work::Call(call) => {
+                self.session.note_success();
+                self.answer_call(now, call, response);
+            }
+            Work::Batch(batch) => {
+                self.session.note_success();
+                self.answer_batch(now, batch, response);
+            }
             Work::Subscribe => self.handle_subscribed(now, response),
         }
     }
@@ -39,10 +46,7 @@ impl<T> Link<T> {
                         self.release_call();
                         return self.hand_over(Some(endpoint), Cargo::Call(call));
                     }
-                    Next::Later => {
-                        call.fate.hops += 1;
-                        return self.delay_call(now, call);
-                    }
+                    Next::Later => return self.delay_call(now, call),
                     Next::GiveUp => {}
                 }
             }
@@ -88,7 +92,6 @@ impl<T> Link<T> {
                         continue;
                     }
                     Next::Later => {
-                        ticket.fate.hops += 1;
                         delayed.push(Item { payload, ticket });
                         continue;
                     }
@@ -110,9 +113,6 @@ impl<T> Link<T> {
 
     /// Where a request goes that this node does not lead.
     fn next_node(&mut self, queue: Option<&QueueName>, error: &Error, fate: Fate) -> Next {
-        if fate.hops >= self.shared.config().settings().max_redirects {
-            return Next::GiveUp;
-        }
         let Some(here) = self.session.endpoint().cloned() else {
             return Next::Later;
         };
@@ -121,6 +121,9 @@ impl<T> Link<T> {
             .and_then(|hint| Endpoint::from_leader_hint(hint, &here).ok());
         match leader {
             Some(leader) if leader != here => {
+                if fate.hops >= self.shared.config().settings().max_redirects {
+                    return Next::GiveUp;
+                }
                 if let Some(queue) = queue {
                     self.shared
                         .directory()
@@ -170,6 +173,7 @@ impl<T> Link<T> {
     /// Ends a call that was charged to the client's account.
     pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
         self.release_call();
+        let result = result.map_err(|error| call.fate.judge(error));
         crate::trace::call_finished(call.request.op(), result.as_ref().err());
         self.note_result(result.as_ref().err());
         self.complete_call(call.token, result);
@@ -192,10 +196,11 @@ impl<T> Link<T> {
 
     /// Ends an item that was charged to its account.
     pub(super) fn finish_item(&mut self, ticket: Ticket<T>, result: ItemResult) {
-        let error = result.error().cloned();
         if matches!(ticket.waiter, Waiter::Told) {
             return;
         }
+        let result = result.map_err(|error| ticket.fate.judge(error));
+        let error = result.error().cloned();
         let op = match &result {
             ItemResult::Enqueued(_) => Op::Enqueue,
             ItemResult::Settled(_) => Op::Ack,
@@ -248,7 +253,7 @@ impl<T> Link<T> {
 
     /// Fails what was not sent by its deadline; makes delayed calls due.
     pub(super) fn expire_queued(&mut self, now: Instant) {
-        let error = self.timeout_error(false);
+        let error = self.late_unsent();
         if self.calls_soonest.take_due(now) {
             let mut left = std::collections::VecDeque::with_capacity(self.calls.len());
             for call in std::mem::take(&mut self.calls) {
@@ -295,51 +300,52 @@ impl<T> Link<T> {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
+        // What is encoded goes out sooner or later, and cannot be called back.
+        let late = Error::new(ErrorKind::Timeout, "no answer within the deadline").with_outcome(Outcome::Unknown);
         let mut ended = Vec::new();
-        let result = connection.expire(now, |work, sent| match work {
+        let result = connection.expire(now, |work| match work {
             Work::Call(call) => {
-                let token = call.token.take();
-                ended.push(Expired::Call(token, sent));
-                None
+                ended.push(Expired::Call(call.token.take()));
+                Expiry::Expired
             }
-            Work::Subscribe => None,
+            Work::Subscribe => Expiry::Never,
             Work::Batch(batch) => {
-                let mut next: Option<Instant> = None;
-                let mut waiting = false;
+                let mut left = Expiry::Expired;
                 for (index, ticket) in batch.tickets.iter_mut().enumerate() {
                     if matches!(ticket.waiter, Waiter::Told) {
                         continue;
                     }
                     if ticket.fate.is_due(now) {
                         if let Some(payload) = batch.payloads.clone_one(index) {
-                            let told = ticket.tell_early();
-                            ended.push(Expired::Item(told, payload, sent));
+                            ended.push(Expired::Item(ticket.tell_early(), payload));
                         }
                     } else {
-                        waiting = true;
-                        next = crate::soonest::earlier(next, ticket.fate.deadline);
+                        left = match (left, ticket.fate.deadline) {
+                            (Expiry::At(soonest), Some(at)) => Expiry::At(soonest.min(at)),
+                            (_, Some(at)) => Expiry::At(at),
+                            (Expiry::At(soonest), None) => Expiry::At(soonest),
+                            (_, None) => Expiry::Never,
+                        };
                     }
                 }
-                if !waiting {
+                if left == Expiry::Expired {
                     ended.push(Expired::Frame(batch.lane.clone()));
                 }
-                next
+                left
             }
         });
         self.connection = Some(connection);
         for expired in ended {
             match expired {
-                Expired::Call(token, sent) => {
-                    let error = self.timeout_error(sent);
+                Expired::Call(token) => {
                     self.release_call();
-                    self.note_result(Some(&error));
+                    self.note_result(Some(&late));
                     if !self.knobs.has(Flaw::LostWaiter) {
-                        self.complete_call(token, Err(error));
+                        self.complete_call(token, Err(late.clone()));
                     }
                 }
-                Expired::Item(ticket, payload, sent) => {
-                    let error = self.timeout_error(sent);
-                    self.finish_item(ticket, ItemResult::failed(payload, error));
+                Expired::Item(ticket, payload) => {
+                    self.finish_item(ticket, ItemResult::failed(payload, late.clone()));
                 }
                 Expired::Frame(lane) => self.lanes.answered(now, &lane),
             }
@@ -349,15 +355,12 @@ impl<T> Link<T> {
         }
     }
 
-    fn timeout_error(&self, sent: bool) -> Error {
-        match (sent, self.session.last_error()) {
-            (true, _) => Error::new(ErrorKind::Timeout, "no answer within the deadline").with_outcome(Outcome::Unknown),
-            (false, Some(error)) if self.connection.is_none() => Error::new(
-                ErrorKind::Timeout,
-                format!("not connected within the deadline: {error}"),
-            ),
-            (false, _) => Error::new(ErrorKind::Timeout, "not sent within the deadline"),
-        }
+    fn late_unsent(&self) -> Error {
+        let text = match self.session.last_error() {
+            Some(error) if self.connection.is_none() => format!("not connected within the deadline: {error}"),
+            _ => "not sent within the deadline".to_owned(),
+        };
+        Error::new(ErrorKind::Timeout, text)
     }
 
     // ---- lost connections ----
@@ -424,24 +427,23 @@ impl<T> Link<T> {
         }
     }
 
-    /// Fails everything that is open, in flight or waiting.
+    /// Fails everything that is open, in flight or waiting. The connection, if there is one, stays for a goodbye.
     pub(super) fn fail_everything(&mut self, error: &Error) {
-        if let Some(mut connection) = self.connection.take() {
-            let unknown = error.clone().with_outcome(Outcome::Unknown);
-            let not_sent = error.clone().with_outcome(Outcome::NotSent);
-            for (work, sent) in connection.drain() {
-                let error = if sent { &unknown } else { &not_sent };
-                match work {
-                    Work::Subscribe => {}
-                    Work::Call(call) => self.finish_call(call, Err(error.clone())),
-                    Work::Batch(batch) => {
-                        for (payload, ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
-                            self.finish_item(ticket, ItemResult::failed(payload, error.clone()));
-                        }
+        // What is encoded may be on its way at this moment, or go out before the goodbye.
+        let unknown = error.clone().with_outcome(Outcome::Unknown);
+        let in_flight = self.connection.as_mut().map(Connection::drain).unwrap_or_default();
+        for (work, _) in in_flight {
+            match work {
+                Work::Subscribe => {}
+                Work::Call(call) => self.finish_call(call, Err(unknown.clone())),
+                Work::Batch(batch) => {
+                    for (payload, ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
+                        self.finish_item(ticket, ItemResult::failed(payload, unknown.clone()));
                     }
                 }
             }
         }
+        let error = &error.clone().with_outcome(Outcome::NotSent);
         let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, call)| call);
         for call in std::mem::take(&mut self.calls).into_iter().chain(delayed) {
             self.finish_call(call, Err(error.clone()));
@@ -483,8 +485,8 @@ enum Next {
 }
 
 enum Expired<T> {
-    Call(Option<T>, bool),
-    Item(Ticket<T>, Payload, bool),
+    Call(Option<T>),
+    Item(Ticket<T>, Payload),
     Frame(LaneKey),
 }
 

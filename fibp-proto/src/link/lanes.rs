@@ -147,7 +147,7 @@ impl<T> Lanes<T> {
         self.reconsider(now, index);
     }
 
-    /// Puts items back where their call ids belong, usually at the front.
+    /// Puts items back where their call ids belong, usually at the front. They have waited for company before.
     pub(super) fn put_back(&mut self, now: Instant, key: LaneKey, policy: Policy, items: Vec<Item<T>>) {
         let index = self.lane_index(key, policy);
         self.items += items.len();
@@ -158,6 +158,7 @@ impl<T> Lanes<T> {
                 let place = lane.items.partition_point(|known| known.ticket.call < item.ticket.call);
                 lane.items.insert(place, item);
                 lane.waiting_since = lane.waiting_since.or(Some(now));
+                lane.flushing = true;
             }
         }
         self.reconsider(now, index);
@@ -292,13 +293,14 @@ impl<T> Lanes<T> {
     /// Everything that waits, lane by lane.
     pub(super) fn drain(&mut self) -> Vec<Item<T>> {
         self.items = 0;
+        self.soonest = Soonest::default();
         self.ready.clear();
         self.by_key.clear();
         self.free.clear();
         self.lanes.drain(..).flatten().flat_map(|lane| lane.items).collect()
     }
 
-    /// Takes out everything waiting for a queue, for another node.
+    /// The connection is gone: no frame is unanswered any more.
     pub(super) fn reset_in_flight(&mut self, now: Instant) {
         for index in 0..self.lanes.len() {
             if let Some(lane) = self.lane_mut(index) {
@@ -309,8 +311,12 @@ impl<T> Lanes<T> {
     }
 
     fn lane_index(&mut self, key: LaneKey, policy: Policy) -> usize {
-        if let Some(index) = self.by_key.get(&key) {
-            return *index;
+        if let Some(index) = self.by_key.get(&key).copied() {
+            // The account may belong to another producer than when the lane was made.
+            if let Some(lane) = self.lane_mut(index) {
+                lane.policy = policy;
+            }
+            return index;
         }
         let lane = Lane {
             key: key.clone(),

@@ -23,6 +23,7 @@
 
 mod accounts;
 mod answers;
+mod closing;
 mod completion;
 #[cfg(feature = "simulation")]
 mod holdings;
@@ -54,8 +55,9 @@ use crate::simulation::Knobs;
 use crate::soonest::{Soonest, earlier};
 use crate::trace::LinkSpan;
 use accounts::Account;
+use closing::Closing;
 use lanes::Lanes;
-use session::{Closing, Session};
+use session::Session;
 use subscription::Subscription;
 use transport::Transport;
 use work::{Call, Work};
@@ -172,11 +174,14 @@ impl<T> Link<T> {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
+        if self.session.is_closed() {
+            return self.closing.as_ref().and_then(Closing::poll_timeout);
+        }
         let mut soonest = earlier(self.session.poll_timeout(), self.lanes.soonest());
         soonest = earlier(soonest, self.calls_soonest.at());
         soonest = earlier(soonest, self.connection.as_ref().and_then(Connection::poll_timeout));
         soonest = earlier(soonest, self.closing.as_ref().and_then(Closing::poll_timeout));
-        if self.connection.is_some() && self.has_room_for_deliveries() {
+        if self.session.is_ready() && self.has_room_for_arrivals() {
             soonest = earlier(soonest, self.subscription.as_ref().and_then(Subscription::poll_timeout));
         }
         self.accounts

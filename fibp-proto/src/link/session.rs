@@ -3,21 +3,21 @@
 use std::time::Instant;
 
 use super::Link;
-use super::completion::{Action, CallId, CloseReport, Completion, DialId, Reply};
+use super::completion::{Action, Completion, DialId, Reply};
 use super::submit::closed;
 use super::work::Work;
 use crate::config::{Backoff, Endpoint, Reconnect, Settings};
 use crate::connection::{Arrival, Broken, Connection, Options};
 use crate::dialect::{AdminRevision, Codec, Dialect};
 use crate::directory::Purpose;
-use crate::error::{Error, ErrorKind, Outcome};
+use crate::error::{Error, ErrorKind};
 use crate::event::{Event, LinkName, State};
 use crate::fault::Fault;
 use crate::frame::Layout;
 use crate::message::Secret;
 
-/// How long a goodbye waits for the server to close.
-const GOODBYE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+/// A connection that lasted this long was a success even if nothing was asked on it.
+const STABLE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// After an error that another attempt will not mend, calls fail at once for this long; then one may try again.
 const FAILED_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -25,7 +25,7 @@ const FAILED_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Where a link is with its connection.
 #[derive(Debug)]
 pub(super) struct Session {
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Which of the configured endpoints is next.
     next_endpoint: usize,
     /// A node to dial instead: the one this link is for, or a leader it was sent to.
@@ -43,11 +43,11 @@ pub(super) struct Session {
     /// The dialect to try because the other was refused.
     other_dialect: Option<Dialect>,
     key: Option<Secret>,
-    last_error: Option<Error>,
+    pub(super) last_error: Option<Error>,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Between attempts.
     Pausing {
         until: Instant,
@@ -64,6 +64,7 @@ enum Phase {
     },
     Ready {
         endpoint: Endpoint,
+        since: Instant,
     },
     /// Given up, for now.
     Failed {
@@ -78,41 +79,6 @@ enum Phase {
     Closed {
         error: Error,
     },
-}
-
-/// A close under way.
-#[derive(Debug)]
-pub(super) struct Closing<T> {
-    pub(super) tokens: Vec<(CallId, T)>,
-    pub(super) until: Instant,
-    report: CloseReport,
-    /// Everything that was open is over, and the report is final.
-    done: bool,
-}
-
-impl<T> Closing<T> {
-    pub(super) fn new(id: CallId, token: T, until: Instant) -> Self {
-        Self {
-            tokens: vec![(id, token)],
-            until,
-            report: CloseReport::default(),
-            done: false,
-        }
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        (!self.done).then_some(self.until)
-    }
-
-    /// Something that was open is over.
-    pub(super) fn note(&mut self, error: Option<&Error>) {
-        let count = match error.map(Error::outcome) {
-            None => &mut self.report.flushed,
-            Some(Outcome::Unknown) => &mut self.report.unknown,
-            Some(Outcome::NotSent | Outcome::Rejected) => &mut self.report.failed,
-        };
-        *count = count.saturating_add(1);
-    }
 }
 
 impl Session {
@@ -144,10 +110,14 @@ impl Session {
         matches!(self.phase, Phase::Closed { .. })
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. })
+    }
+
     /// The node of the current attempt or connection.
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
         match &self.phase {
-            Phase::Dialing { endpoint, .. } | Phase::Opening { endpoint, .. } | Phase::Ready { endpoint } => {
+            Phase::Dialing { endpoint, .. } | Phase::Opening { endpoint, .. } | Phase::Ready { endpoint, .. } => {
                 Some(endpoint)
             }
             Phase::Pausing { .. } | Phase::Failed { .. } | Phase::Leaving { .. } | Phase::Closed { .. } => None,
@@ -168,12 +138,15 @@ impl Session {
         crate::soonest::earlier(phase, self.open_by)
     }
 
-    /// Requests are answered: past failures count no more.
+    /// The server does what it is asked: past failures count no more. A handshake alone is no success, or a
+    /// server that drops every connection at once would be dialed without a pause.
     pub(super) fn note_success(&mut self) {
         self.attempts = 0;
-        self.fatal_in_a_row = 0;
+    }
+
+    /// No leader that was followed is in doubt any more.
+    pub(super) fn forget_followed(&mut self) {
         self.followed.clear();
-        self.last_error = None;
     }
 
     /// Whether a redirect to `leader` is followed: not in circles, and not for ever.
@@ -327,7 +300,7 @@ impl<T> Link<T> {
             heartbeat: settings.heartbeat.map(|heartbeat| heartbeat.every),
             heartbeat_missed: settings.heartbeat.map_or(0, |heartbeat| heartbeat.missed),
         };
-        match Connection::new(now, options) {
+        match Connection::new(options) {
             Ok(mut connection) => {
                 connection.turn_knobs(self.knobs);
                 self.connection = Some(connection);
@@ -365,10 +338,11 @@ impl<T> Link<T> {
     pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival<Work<T>>) {
         match arrival {
             Arrival::Ready => self.handle_ready(now),
-            Arrival::AdminRevision => {
+            Arrival::AdminRevision(Ok(())) => {
                 self.learn_dialect();
                 self.release_admin_calls();
             }
+            Arrival::AdminRevision(Err(error)) => self.fail_admin_calls(&error),
             Arrival::Answer { work, response } => self.handle_answer(now, work, response),
             Arrival::Push(push) => self.handle_push(now, push),
             Arrival::Goodbye(text) => {
@@ -398,8 +372,11 @@ impl<T> Link<T> {
         self.learn_dialect();
         self.session.phase = Phase::Ready {
             endpoint: endpoint.clone(),
+            since: now,
         };
         self.session.was_ready = true;
+        self.session.fatal_in_a_row = 0;
+        self.session.last_error = None;
         self.session.other_dialect = None;
         self.stats.connections += 1;
         self.shared.push_event(Event::Connected {
@@ -410,7 +387,6 @@ impl<T> Link<T> {
         if self.subscription.is_some() {
             self.subscribe(now);
         } else {
-            self.session.note_success();
             self.set_state(State::Connected);
             self.complete_opened(Ok(()));
         }
@@ -435,7 +411,7 @@ impl<T> Link<T> {
             try_other_dialect,
         } = broken;
         if let Phase::Leaving { .. } = self.session.phase {
-            return self.finish_leaving();
+            return self.finish_leaving(now);
         }
         if self.session.is_closed() {
             return;
@@ -448,9 +424,17 @@ impl<T> Link<T> {
         if let Some(here) = &here {
             self.shared.directory().forget_leader(here);
         }
-        let was_ready = matches!(self.session.phase, Phase::Ready { .. });
+        let ready_since = match &self.session.phase {
+            Phase::Ready { since, .. } => Some(*since),
+            _ => None,
+        };
+        let was_ready = ready_since.is_some();
         if was_ready {
             self.stats.disconnects += 1;
+            self.take_last_deliveries(now);
+        }
+        if ready_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
+            self.session.note_success();
         }
         self.shared.push_event(Event::Disconnected {
             link: self.name.clone(),
@@ -458,7 +442,7 @@ impl<T> Link<T> {
         });
         self.session.last_error = Some(error.clone());
         let plan = self.plan_after(&error, was_ready);
-        let works = self.drop_connection();
+        let works = self.hang_up();
         self.retry_or_fail(now, works, &error, !matches!(plan, Plan::End));
         match plan {
             Plan::End => self.end_for_good(now, error),
@@ -476,9 +460,6 @@ impl<T> Link<T> {
         let endpoints = settings.endpoints.len();
         if matches!(self.name, LinkName::Node(_)) {
             return Plan::ReturnToMain;
-        }
-        if was_ready {
-            self.session.fatal_in_a_row = 0;
         }
         if self.ends_with_connection() || (self.subscription.is_some() && spoils_consumer(error, was_ready)) {
             return Plan::End;
@@ -499,6 +480,9 @@ impl<T> Link<T> {
             if self.session.fatal_in_a_row >= endpoints {
                 return self.given_up();
             }
+        } else {
+            // This server may come back.
+            self.session.fatal_in_a_row = 0;
         }
         self.session.attempts = self.session.attempts.saturating_add(1);
         if backoff.max_attempts.is_some_and(|max| self.session.attempts >= max) {
@@ -519,12 +503,13 @@ impl<T> Link<T> {
     }
 
     /// Drops the socket and what belongs to it; returns what was in flight.
-    fn drop_connection(&mut self) -> Vec<(Work<T>, bool)> {
+    pub(super) fn hang_up(&mut self) -> Vec<(Work<T>, bool)> {
         self.note_unsubscribed();
-        if self.transport.is_open() || matches!(self.session.phase, Phase::Dialing { .. }) {
-            self.transport.close();
+        let has_socket = self.transport.is_open() || matches!(self.session.phase, Phase::Dialing { .. });
+        if has_socket && !matches!(self.actions.back(), Some(Action::Hangup)) {
             self.actions.push_back(Action::Hangup);
         }
+        self.transport.close();
         self.release_admin_calls();
         self.needs_driver = true;
         self.connection
@@ -553,7 +538,7 @@ impl<T> Link<T> {
 
     /// Leaves the current connection for a new one to `endpoint`, without a pause.
     pub(super) fn redial_at(&mut self, now: Instant, endpoint: Endpoint) {
-        let works = self.drop_connection();
+        let works = self.hang_up();
         let error = Error::new(ErrorKind::Disconnected, "the connection was left for another");
         self.retry_or_fail(now, works, &error, true);
         self.session.target = Some(endpoint);
@@ -605,6 +590,7 @@ impl<T> Link<T> {
         self.fail_everything(&error);
         self.complete_opened(Err(error.clone()));
         self.end_consumer(Some(error.clone()));
+        self.session.last_error = Some(error.clone());
         self.shut(now);
         if let Phase::Closed { error: shown } = &mut self.session.phase {
             *shown = error;
@@ -627,6 +613,7 @@ impl<T> Link<T> {
             Phase::Failed { .. } => {
                 self.session.fatal_in_a_row = 0;
                 self.session.attempts = 0;
+                self.set_state(State::Reconnecting);
                 self.dial(now);
                 None
             }
@@ -648,7 +635,7 @@ impl<T> Link<T> {
                 let error = self.late(&endpoint.to_string());
                 self.handle_broken(now, Broken::new(error));
             }
-            Phase::Leaving { until, .. } if *until <= now => self.finish_leaving(),
+            Phase::Leaving { until, .. } if *until <= now => self.finish_leaving(now),
             _ => {}
         }
         if let Some(Err(broken)) = self.connection_mut().map(|connection| connection.heartbeat(now)) {
@@ -668,100 +655,6 @@ impl<T> Link<T> {
                 format!("{whom} did not accept the connection in time"),
             ),
         }
-    }
-
-    // ---- closing ----
-
-    /// Completes a close once nothing is open any more, or its deadline is here.
-    pub(super) fn check_closing(&mut self, now: Instant) {
-        let Some(closing) = &self.closing else { return };
-        if !closing.done {
-            let late = closing.until <= now;
-            if !late && self.open_work() > 0 && !self.session.is_closed() {
-                return;
-            }
-            self.fail_everything(&Error::new(ErrorKind::Closed, "the client was closed"));
-            self.shut(now);
-            self.complete_opened(Err(closed("the client")));
-            self.end_consumer(None);
-            if self.name == LinkName::Main {
-                self.shared.set_state(State::Closed);
-            }
-        }
-        if let Some(closing) = &mut self.closing {
-            closing.done = true;
-            let report = closing.report;
-            for (_, token) in closing.tokens.drain(..) {
-                self.completions.push(Completion {
-                    token,
-                    reply: Reply::Closed(report),
-                });
-            }
-        }
-    }
-
-    /// Closes without waiting: everything open fails with `Closed`. For the last handle's drop.
-    pub fn abort(&mut self, now: Instant) {
-        let error = closed("the client");
-        self.fail_everything(&error);
-        self.complete_opened(Err(error));
-        self.end_consumer(None);
-        self.shut(now);
-        if self.name == LinkName::Main {
-            self.shared.set_state(State::Closed);
-        }
-        if let Some(closing) = &mut self.closing {
-            closing.until = now;
-        }
-        self.check_closing(now);
-        self.publish_stats();
-        self.note_change();
-    }
-
-    /// Leaves the connection: with a goodbye where the dialect has one, at once elsewhere.
-    pub(super) fn shut(&mut self, now: Instant) {
-        match &self.session.phase {
-            Phase::Leaving { .. } | Phase::Closed { .. } => return,
-            Phase::Ready { .. } => {
-                if let Some(connection) = self.connection.as_mut().filter(|connection| connection.rules().goodbye) {
-                    // Waiters were told already: what is left only keeps its ids.
-                    drop(connection.drain());
-                    if connection.encode(&crate::Request::Goodbye).is_ok() {
-                        self.session.phase = Phase::Leaving {
-                            until: now.checked_add(GOODBYE_TIMEOUT).unwrap_or(now),
-                            half_closed: false,
-                        };
-                        self.needs_driver = true;
-                        return;
-                    }
-                }
-            }
-            _ => {}
-        }
-        drop(self.drop_connection());
-        self.session.phase = Phase::Closed {
-            error: closed("the client"),
-        };
-    }
-
-    /// Everything encoded was written.
-    pub(super) fn note_flushed(&mut self, _now: Instant) {
-        if let Phase::Leaving { half_closed, .. } = &mut self.session.phase {
-            let empty = self
-                .connection
-                .as_ref()
-                .is_none_or(|connection| connection.out.is_empty());
-            if empty && !std::mem::replace(half_closed, true) {
-                self.actions.push_back(Action::HalfClose);
-                self.needs_driver = true;
-            }
-        }
-    }
-
-    fn finish_leaving(&mut self) {
-        let error = self.session.last_error.clone().unwrap_or_else(|| closed("the client"));
-        self.session.phase = Phase::Closed { error };
-        drop(self.drop_connection());
     }
 }
 

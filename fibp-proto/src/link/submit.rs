@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::accounts::{Account, Job, Parked};
+use super::closing::Closing;
 use super::completion::{CallId, Completion, Reply};
-use super::session::Closing;
 use super::work::{Call, Fate, Item, ItemResult, Join, LaneKey, Payload, Ticket, Waiter, Work};
 use super::{Link, ProducerId, Settle};
 use crate::config::{OnFull, ProducerSettings};
@@ -210,10 +210,12 @@ impl<T> Link<T> {
     /// Accepts work that another link handed over with [`Action::Reroute`](super::Action::Reroute).
     pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) {
         if let Some(error) = self.refusal(now) {
-            match parcel.0 {
-                Cargo::Call(call) => self.finish_call(call, Err(error)),
-                Cargo::Items(items) => self.fail_items(items, &error),
-            }
+            // It is charged to nobody here.
+            let job = match parcel.0 {
+                Cargo::Call(call) => Job::Call(call),
+                Cargo::Items(items) => Job::Items(items),
+            };
+            self.fail_job(job, &error);
             return self.note_change();
         }
         // The call ids of the other link mean nothing here, but the order they stand for does.
@@ -389,10 +391,16 @@ impl<T> Link<T> {
     /// Lets those in line in, as far as there is room; frees the accounts of producers that are done.
     pub(super) fn settle_accounts(&mut self, now: Instant) {
         for index in 0..self.accounts.len() {
+            let mut admitted = false;
             while let Some(parked) = self.account(index).and_then(Account::next_admitted) {
                 if !self.knobs.has(Flaw::ForgottenCall) {
                     self.admit(now, index, parked.job);
                 }
+                admitted = true;
+            }
+            let hurry = self.closing.is_some() || self.account(index).is_some_and(|account| account.closed);
+            if admitted && hurry {
+                self.lanes.flush(now, Some(index));
             }
             if self
                 .account(index)
@@ -406,10 +414,11 @@ impl<T> Link<T> {
 
     pub(super) fn fail_job(&mut self, job: Job<T>, error: &Error) {
         match job {
-            Job::Call(call) => self.complete_call(call.token, Err(error.clone())),
+            Job::Call(call) => self.complete_call(call.token, Err(call.fate.judge(error.clone()))),
             Job::Items(items) => {
                 for item in items {
-                    let result = ItemResult::failed(item.payload, error.clone());
+                    let error = item.ticket.fate.judge(error.clone());
+                    let result = ItemResult::failed(item.payload, error);
                     self.completions.extend(item.ticket.waiter.tell(result).completion);
                 }
             }
@@ -460,7 +469,12 @@ impl<T> Link<T> {
             if let Some(parked) = account.withdraw(id) {
                 return match parked.job {
                     Job::Call(call) => call.token,
-                    Job::Send { admitted, .. } => Some(admitted),
+                    Job::Send { item, admitted } => {
+                        let error = closed("the wait for room");
+                        let result = ItemResult::failed(item.payload, error);
+                        self.completions.extend(item.ticket.waiter.tell(result).completion);
+                        Some(admitted)
+                    }
                     Job::Items(items) => first_token(items.into_iter().map(|item| item.ticket.waiter)),
                 };
             }

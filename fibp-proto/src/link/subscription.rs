@@ -1,10 +1,11 @@
 //! The consumer of a link: subscribing, credit, deliveries and their leases.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Link;
 use super::completion::{CallId, Completion, Reply};
+use super::submit::closed;
 use super::work::Work;
 use crate::config::{ConsumerSettings, Credit, Endpoint};
 use crate::connection::Broken;
@@ -42,6 +43,8 @@ pub(super) struct Subscription<T> {
     lent: usize,
     sequence: u64,
     credit: Ledger,
+    /// Deliveries up to this one were not paid for on this connection.
+    credit_from: u64,
     /// The server confirmed this connection's consumer.
     active: bool,
     /// A consumer was confirmed before.
@@ -132,6 +135,7 @@ impl<T> Subscription<T> {
             lent: 0,
             sequence: 0,
             credit: Ledger::None,
+            credit_from: 0,
             active: false,
             was_open: false,
             end: End::Open,
@@ -165,11 +169,19 @@ impl<T> Subscription<T> {
         !self.deliveries.is_empty() || matches!(self.end, End::Ended(_))
     }
 
-    fn rearm(&mut self, now: Instant) {
-        self.idle_at = self
-            .settings
-            .idle_resubscribe
-            .and_then(|silence| now.checked_add(silence));
+    /// Silence counts from now on: that of the server which has to confirm the consumer, or that of the queue.
+    fn rearm(&mut self, now: Instant, confirm_within: Duration) {
+        let bound = if self.active {
+            self.settings.idle_resubscribe
+        } else {
+            Some(confirm_within)
+        };
+        self.idle_at = bound.and_then(|silence| now.checked_add(silence));
+    }
+
+    /// Whether the server has yet to confirm the consumer.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.active
     }
 
     fn wake(&mut self, completions: &mut Vec<Completion<T>>) {
@@ -196,15 +208,17 @@ impl<T> Link<T> {
         let n = max.min(subscription.deliveries.len());
         into.extend(subscription.deliveries.drain(..n));
         // What was lent before is used up, or the consumer would not ask for more.
-        let grant = subscription.credit.taken(n);
+        let current = into
+            .iter()
+            .rev()
+            .take(n)
+            .filter(|lease| lease.sequence > subscription.credit_from)
+            .count();
+        let grant = subscription.credit.taken(current);
         subscription.lent = n;
         self.grant(grant);
-        if was_full && self.has_room_for_deliveries() {
-            if let Some(subscription) = &mut self.subscription {
-                subscription.rearm(now);
-            }
-            self.transport.note_room();
-            self.process_arrivals(now);
+        if was_full {
+            self.resume(now);
         }
         self.note_change();
         n
@@ -238,9 +252,8 @@ impl<T> Link<T> {
                     });
                 }
                 subscription.wake(&mut self.completions);
-                if was_full && self.has_room_for_deliveries() {
-                    self.transport.note_room();
-                    self.process_arrivals(now);
+                if was_full {
+                    self.resume(now);
                 }
             }
             None => self.completions.push(Completion {
@@ -256,18 +269,34 @@ impl<T> Link<T> {
     /// consumer ends cleanly. Completes with [`Reply::Drained`].
     pub fn stop_consuming(&mut self, now: Instant, token: T) -> CallId {
         let id = self.next_call_id();
-        if let Some(subscription) = &mut self.subscription {
-            subscription.drained.push((id, token));
-        } else {
-            self.completions.push(Completion {
+        match &mut self.subscription {
+            Some(subscription) => subscription.drained.push((id, token)),
+            None => self.completions.push(Completion {
                 token,
                 reply: Reply::Drained,
-            });
+            }),
         }
-        self.end_consumer(None);
+        self.take_last_deliveries(now);
+        self.fail_everything(&closed("the consumer"));
+        self.complete_opened(Err(closed("the consumer")));
         self.shut(now);
+        if self.session.is_closed() {
+            self.end_consumer(None);
+        }
         self.note_change();
         id
+    }
+
+    /// Deliveries may have room again.
+    fn resume(&mut self, now: Instant) {
+        if !self.has_room_for_arrivals() {
+            return;
+        }
+        if let Some(subscription) = &mut self.subscription {
+            subscription.rearm(now, self.shared.config().settings().connect_timeout);
+        }
+        self.transport.note_room();
+        self.process_arrivals(now);
     }
 
     // ---- subscribing ----
@@ -278,7 +307,8 @@ impl<T> Link<T> {
             return;
         };
         subscription.credit = Ledger::new(&subscription.settings, connection.rules());
-        subscription.rearm(now);
+        subscription.credit_from = subscription.sequence;
+        subscription.rearm(now, self.shared.config().settings().connect_timeout);
         let request = Request::Consume {
             queue: subscription.queue.clone(),
             credit: subscription.credit.initial(),
@@ -296,12 +326,13 @@ impl<T> Link<T> {
         match response {
             Ok(_) => {
                 subscription.active = true;
+                subscription.rearm(now, self.shared.config().settings().connect_timeout);
                 let again = std::mem::replace(&mut subscription.was_open, true);
                 if again {
                     let queue = subscription.queue.clone();
                     self.shared.push_event(Event::Resubscribed { queue });
                 }
-                self.session.note_success();
+                self.session.forget_followed();
                 self.complete_opened(Ok(()));
             }
             Err(error) if error.kind() == ErrorKind::NotLeader => self.follow_leader(now, error),
@@ -324,7 +355,13 @@ impl<T> Link<T> {
             Some(leader) if Some(&leader) != here.as_ref() => {
                 let hops = self.shared.config().settings().max_redirects;
                 if !self.session.may_follow(&leader, hops) {
-                    return self.end_for_good(now, error);
+                    self.session.forget_followed();
+                    // While leadership moves, nodes may name each other.
+                    return if subscription.was_open {
+                        self.handle_broken(now, Broken::new(error));
+                    } else {
+                        self.end_for_good(now, error);
+                    };
                 }
                 self.shared
                     .directory()
@@ -366,11 +403,12 @@ impl<T> Link<T> {
             });
         }
         self.stats.deliveries += n as u64;
-        subscription.rearm(now);
+        subscription.rearm(now, self.shared.config().settings().connect_timeout);
         let grant = subscription.credit.received(n);
         if !self.knobs.has(Flaw::LostWakeUp) {
             subscription.wake(&mut self.completions);
         }
+        self.session.note_success();
         self.grant(grant);
     }
 
@@ -393,15 +431,16 @@ impl<T> Link<T> {
         }
     }
 
-    /// Whether deliveries that arrive now have room.
-    pub(super) fn has_room_for_deliveries(&self) -> bool {
+    /// Whether what arrives now has room. Before a connection is ready nothing is delivered on it.
+    pub(super) fn has_room_for_arrivals(&self) -> bool {
         self.subscription.as_ref().is_none_or(Subscription::has_room)
+            || self.connection.as_ref().is_none_or(|connection| !connection.is_ready())
     }
 
     /// Nothing arrived for too long: the server may have lost the consumer without a word (spec/preamble.md 1.7
     /// and 2.4).
     pub(super) fn check_subscription(&mut self, now: Instant) {
-        if !self.has_room_for_deliveries() {
+        if !self.session.is_ready() || !self.has_room_for_arrivals() {
             return;
         }
         let Some(subscription) = &mut self.subscription else {
@@ -411,12 +450,12 @@ impl<T> Link<T> {
             return;
         }
         subscription.idle_at = None;
-        if subscription.active && self.connection.is_some() {
-            let endpoint = self.session.endpoint().cloned();
-            match endpoint {
-                Some(endpoint) => self.redial_at(now, endpoint),
-                None => self.handle_broken(now, Broken::new(Error::new(ErrorKind::Disconnected, "idle"))),
-            }
+        if !subscription.active {
+            let error = Error::new(ErrorKind::Timeout, "the server did not confirm the consumer in time");
+            return self.handle_broken(now, Broken::new(error));
+        }
+        if let Some(endpoint) = self.session.endpoint().cloned() {
+            self.redial_at(now, endpoint);
         }
     }
 

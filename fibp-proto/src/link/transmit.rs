@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Link;
-use super::submit::CLIENT;
+use super::subscription::Subscription;
 use super::work::{Batch, Item, ItemResult, LaneKind, Payload, Payloads, Ticket, Work, ack_request, nack_request};
 use crate::config::Batching;
 use crate::connection::Connection;
@@ -251,6 +251,16 @@ impl<T> Link<T> {
         room.item_len(connection, payload).err().map(Error::from)
     }
 
+    /// The calls that waited for the admin revision wait in vain.
+    pub(super) fn fail_admin_calls(&mut self, error: &Error) {
+        for (until, call) in std::mem::take(&mut self.delayed) {
+            match until {
+                None => self.finish_call(call, Err(error.clone())),
+                Some(_) => self.delayed.push((until, call)),
+            }
+        }
+    }
+
     /// Whether a caller may ask this of a link by itself.
     pub(super) fn is_callable(request: &Request) -> bool {
         let op = request.op();
@@ -260,7 +270,8 @@ impl<T> Link<T> {
     pub(super) fn open_work(&self) -> usize {
         let parked: usize = self.accounts.iter().flatten().map(super::Account::parked).sum();
         let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
-        debug_assert!(self.accounts.get(CLIENT).is_some());
+        let subscribing = usize::from(self.subscription.as_ref().is_some_and(Subscription::is_pending));
+        let in_flight = in_flight.saturating_sub(subscribing);
         self.calls.len() + self.delayed.len() + self.lanes.len() + parked + in_flight
     }
 }

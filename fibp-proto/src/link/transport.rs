@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::Link;
+use super::subscription::Subscription;
 use super::work::Work;
-use crate::connection::{Broken, Connection};
+use crate::connection::{Arrival, Broken, Connection};
 use crate::error::{Error, ErrorKind};
 use crate::fault::{Fault, FaultKind};
 use crate::frame::{ReadBuffer, Transmit};
@@ -51,8 +52,10 @@ impl Transport {
         };
     }
 
+    /// What is still under way belongs to nobody any more.
     pub(super) fn close(&mut self) {
         self.open = false;
+        self.tls = None;
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -76,6 +79,14 @@ impl Transport {
         self.tls
             .as_ref()
             .is_some_and(|tls| tls.pipe.wants_write() || !tls.output.is_empty())
+    }
+
+    /// Ends the output where TLS has a word for it; true once nothing is left to be written.
+    pub(super) fn finish_output(&mut self) -> bool {
+        if let Some(tls) = self.tls.as_mut().filter(|tls| tls.output.is_empty()) {
+            tls.pipe.close_notify();
+        }
+        !self.has_output()
     }
 
     pub(super) fn wants_read_again(&self) -> bool {
@@ -158,7 +169,7 @@ impl<T> Link<T> {
     /// Whether input is wanted: there is a connection and room for what it brings.
     #[must_use]
     pub fn wants_read(&self) -> bool {
-        self.transport.open && self.has_room_for_deliveries()
+        self.transport.open && self.has_room_for_arrivals()
     }
 
     /// Bytes were read into the buffer from [`take_read_buffer`](Self::take_read_buffer). Return the buffer
@@ -169,6 +180,9 @@ impl<T> Link<T> {
             return;
         }
         self.transport.reading = false;
+        if !self.transport.open {
+            return;
+        }
         self.stats.bytes_received += buffer.arrived() as u64;
         let full = buffer.is_full();
         match (&mut self.transport.tls, &mut self.connection) {
@@ -256,15 +270,13 @@ impl<T> Link<T> {
             if let Some(connection) = &mut self.connection {
                 connection.note_returned();
             }
-            // What the peer said before it stopped listening explains more than the failed write: the reader
-            // gets to see it, and the end of the stream, unless nobody reads.
             self.handle_transport_error(now, fault);
         }
     }
 
     /// Takes in what arrived, as far as there is room for it.
     pub(super) fn process_arrivals(&mut self, now: Instant) {
-        while self.has_room_for_deliveries() {
+        while self.has_room_for_arrivals() {
             let arrival = match &mut self.connection {
                 Some(connection) => {
                     let queue = self.subscription.as_ref().map_or_else(Default::default, |s| s.queue());
@@ -277,21 +289,46 @@ impl<T> Link<T> {
                     self.stats.frames_received += 1;
                     self.handle_arrival(now, arrival);
                 }
-                Ok(None) => {
-                    if !self.decrypt(now) {
-                        break;
-                    }
-                }
+                Ok(None) => match self.decrypt(now) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => return self.handle_broken(now, Broken::new(error)),
+                },
                 Err(broken) => return self.handle_broken(now, broken),
             }
         }
         self.update_heartbeat(now);
     }
 
+    /// The connection is over: takes in the deliveries that arrived on it, room or no room.
+    pub(super) fn take_last_deliveries(&mut self, now: Instant) {
+        let Some(queue) = self.subscription.as_ref().map(Subscription::queue) else {
+            return;
+        };
+        while let Some(connection) = &mut self.connection {
+            let pending = connection.decoder().pending().len();
+            match connection.next_arrival(now, &queue) {
+                Ok(Some(Arrival::Push(push))) => self.handle_push(now, push),
+                Ok(Some(Arrival::Answer { work, response })) if !matches!(work, Work::Subscribe) => {
+                    self.handle_answer(now, work, response);
+                }
+                Ok(Some(_)) => {}
+                // One that cannot be decoded does not hide the next.
+                Err(_) if connection.decoder().pending().len() < pending => {}
+                Err(_) => break,
+                Ok(None) => {
+                    if !matches!(self.decrypt(now), Ok(true)) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// Decrypts some of what arrived; false when there is nothing to go on with.
-    fn decrypt(&mut self, now: Instant) -> bool {
+    fn decrypt(&mut self, now: Instant) -> Result<bool, Error> {
         let Some(tls) = &mut self.transport.tls else {
-            return false;
+            return Ok(false);
         };
         let mut failed = None;
         let mut consumed = 0;
@@ -305,7 +342,7 @@ impl<T> Link<T> {
         if self.connection.is_none() && !tls.pipe.is_handshaking() && failed.is_none() {
             let alpn = tls.pipe.alpn().map(<[u8]>::to_vec);
             self.open_in_tls(now, alpn);
-            return true;
+            return Ok(true);
         }
         let mut decrypted = 0;
         if let Some(connection) = &mut self.connection
@@ -318,18 +355,15 @@ impl<T> Link<T> {
         }
         match failed {
             // What came before the fault is taken in first.
-            Some(error) if decrypted == 0 => {
-                self.handle_broken(now, Broken::new(error));
-                false
-            }
-            Some(_) => true,
-            None => consumed + decrypted > 0,
+            Some(error) if decrypted == 0 => Err(error),
+            Some(_) => Ok(true),
+            None => Ok(consumed + decrypted > 0),
         }
     }
 
     /// Silence means nothing while nothing is read.
     pub(super) fn update_heartbeat(&mut self, now: Instant) {
-        let room = self.has_room_for_deliveries();
+        let room = self.has_room_for_arrivals();
         if let Some(connection) = &mut self.connection {
             if room {
                 connection.resume_heartbeat(now);

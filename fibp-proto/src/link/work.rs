@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Settle;
 use super::completion::{CallId, Completion, Reply};
-use crate::error::{Error, SendError};
+use crate::error::{Error, Outcome, SendError};
 use crate::message::{Message, MessageId, QueueName};
 use crate::request::{AckItem, NackItem, Request};
 
@@ -38,6 +38,15 @@ impl Fate {
             deadline,
             replayed: false,
             hops: 0,
+        }
+    }
+
+    /// What an error says of work with this past: nothing is certain of what may have been executed before.
+    pub(super) fn judge(&self, error: Error) -> Error {
+        if self.replayed {
+            error.with_outcome(Outcome::Unknown)
+        } else {
+            error
         }
     }
 
@@ -171,6 +180,17 @@ impl ItemResult {
             Self::Enqueued(Err(failed)) => Some(&failed.error),
             Self::Settled(Err(error)) => Some(error),
             Self::Enqueued(Ok(_)) | Self::Settled(Ok(())) => None,
+        }
+    }
+
+    pub(super) fn map_err(self, map: impl FnOnce(Error) -> Error) -> Self {
+        match self {
+            Self::Enqueued(Err(SendError { message, error })) => Self::Enqueued(Err(SendError {
+                message,
+                error: map(error),
+            })),
+            Self::Settled(Err(error)) => Self::Settled(Err(map(error))),
+            done => done,
         }
     }
 
