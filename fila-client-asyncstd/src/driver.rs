@@ -132,12 +132,6 @@ impl Driver {
             news.dialed = Some((*id, result));
             self.dialing = None;
         }
-        if let Some((_, sleeping)) = &mut self.timer
-            && sleeping.as_mut().poll(cx).is_ready()
-        {
-            self.timer = None;
-            news.timeout = true;
-        }
         if let Some(socket) = &self.socket
             && !self.transmit.is_empty()
         {
@@ -145,6 +139,13 @@ impl Driver {
         }
         if let (Some(socket), Some(buffer)) = (&self.socket, &mut self.buffer) {
             news.read = when_ready(poll_read(socket, buffer, cx));
+        }
+        // Not worth its price while there is something else to do: looked at before the driver sleeps.
+        if let Some((_, sleeping)) = &mut self.timer
+            && news.is_empty()
+            && sleeping.as_mut().poll(cx).is_ready()
+        {
+            news.timeout = true;
         }
         news
     }
@@ -248,7 +249,8 @@ impl Driver {
                 Err(fault) => locked.link.handle_transport_error(now, fault),
             }
         }
-        if news.timeout {
+        if news.timeout || self.timer.as_ref().is_some_and(|(armed, _)| *armed <= now) {
+            self.timer = None;
             locked.link.handle_timeout(now);
         }
     }

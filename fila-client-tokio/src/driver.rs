@@ -133,12 +133,6 @@ impl Driver {
             news.dialed = Some((*id, result));
             self.dialing = None;
         }
-        if let (Some(_), Some(timer)) = (self.armed, &mut self.timer)
-            && timer.as_mut().poll(cx).is_ready()
-        {
-            self.armed = None;
-            news.timeout = true;
-        }
         if let Some(writer) = &self.writer
             && !self.transmit.is_empty()
         {
@@ -146,6 +140,13 @@ impl Driver {
         }
         if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer) {
             news.read = when_ready(poll_read(reader, buffer, cx));
+        }
+        // Not worth its price while there is something else to do: looked at before the driver sleeps.
+        if let (Some(_), Some(timer)) = (self.armed, &mut self.timer)
+            && news.is_empty()
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            news.timeout = true;
         }
         news
     }
@@ -251,7 +252,8 @@ impl Driver {
                 Err(fault) => locked.link.handle_transport_error(now, fault),
             }
         }
-        if news.timeout {
+        if news.timeout || self.armed.is_some_and(|armed| armed <= now) {
+            self.armed = None;
             locked.link.handle_timeout(now);
         }
     }

@@ -1,0 +1,219 @@
+//! What handles and futures do when they are dropped, and where they can be used. The broker's behaviour is
+//! the conformance suite's business.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use fibp_proto::Op;
+use fila_client_asyncstd::{Client, ErrorKind, Event, Message, OnFull};
+use fila_test_broker::{Broker, Faults};
+
+/// Long enough that reaching it is a failure.
+const LONG: Duration = Duration::from_secs(20);
+
+fn broker() -> Broker {
+    Broker::builder().queue("orders").start().unwrap()
+}
+
+/// An executor that knows nothing of async-std: what matters is that none is needed.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+fn message(payload: &'static str) -> Message {
+    Message::new("orders", payload)
+}
+
+/// Polls once and drops the future if it is not ready: what a `select!` does to the branch that loses.
+async fn give_up<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+#[test]
+fn handles_are_used_and_dropped_anywhere() {
+    let broker = broker();
+    let (client, producer, mut consumer) = block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let producer = client.producer().build().unwrap();
+        let consumer = client.consume("orders").await.unwrap();
+        (client, producer, consumer)
+    });
+    let receipt = producer.try_send(message("one")).unwrap();
+    let delivery = block_on(consumer.next()).unwrap().unwrap();
+    assert!(block_on(receipt).is_ok());
+    drop((consumer, producer, client));
+    drop(delivery);
+    assert!(broker.wait_until(LONG, |machine| machine.connections() == 0));
+}
+
+#[test]
+fn the_last_handle_closes_the_connections() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let mut events = client.events();
+        let view = client.with_timeout(LONG);
+        let receipt = {
+            let producer = client.producer().build().unwrap();
+            drop(client);
+            producer.send(message("last words")).await.unwrap()
+        };
+        drop(view);
+        assert!(receipt.await.is_ok(), "the receipt kept the client");
+        while let Some(event) = events.next().await {
+            assert!(!matches!(event, Event::Lagged { .. }));
+        }
+    });
+    assert!(broker.wait_until(LONG, |machine| machine.connections() == 0));
+    assert_eq!(broker.queue_depth("orders"), 1);
+}
+
+#[test]
+fn what_producers_hold_is_sent_after_the_last_handle_is_gone() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let producer = client.producer().build().unwrap();
+        for _ in 0..100 {
+            drop(producer.send(message("unattended")).await.unwrap());
+        }
+    });
+    assert!(broker.wait_until(LONG, |machine| machine.queue("orders").unwrap().depth == 100));
+}
+
+#[test]
+fn abandoned_calls_leave_the_client_usable() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let admin = client.admin();
+        let id = client.enqueue(message("kept")).await.unwrap();
+        let everything = [Op::Enqueue, Op::Ack, Op::Nack, Op::QueueStats, Op::ListQueues];
+        let stalled = everything.into_iter().fold(Faults::default(), Faults::stall);
+        broker.set_faults(stalled);
+        for _ in 0..50 {
+            assert!(give_up(client.enqueue(message("maybe"))).await.is_none());
+            assert!(give_up(client.enqueue_many(vec![message("maybe"); 3])).await.is_none());
+            assert!(give_up(client.nack("orders", &id, "no")).await.is_none());
+            assert!(give_up(client.ack("orders", &id)).await.is_none());
+            assert!(give_up(admin.queue_stats("orders")).await.is_none());
+            assert!(give_up(admin.list_queues()).await.is_none());
+        }
+        broker.set_faults(Faults::default());
+        let last = client.enqueue(message("last")).await.unwrap();
+        assert_ne!(last, id);
+        assert!(admin.queue_stats("orders").await.unwrap().depth >= 2);
+        assert_eq!(client.stats().disconnects, 0);
+    });
+}
+
+#[test]
+fn a_dropped_next_loses_nothing() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let mut consumer = client.consumer("orders").prefetch(4).open().await.unwrap();
+        let sent = 200;
+        let messages = (0..sent).map(|n| Message::new("orders", n.to_string())).collect();
+        let results = client.enqueue_many(messages).await;
+        assert!(results.iter().all(Result::is_ok));
+        for n in 0..sent {
+            let delivery = loop {
+                match give_up(consumer.next()).await {
+                    Some(item) => break item.unwrap().unwrap(),
+                    None => thread::yield_now(),
+                }
+            };
+            assert_eq!(delivery.payload(), n.to_string().as_bytes());
+            drop(delivery.ack_queued());
+        }
+    });
+    assert!(broker.wait_until(LONG, |machine| machine.queue("orders").unwrap().depth == 0));
+}
+
+#[test]
+fn a_send_dropped_before_it_is_ready_sends_nothing() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let builder = client.producer().buffer(100).max_bytes(100);
+        let producer = builder.clone().build().unwrap();
+        broker.set_faults(Faults::default().stall(Op::Enqueue));
+        let first = producer.send(Message::new("orders", vec![0; 90])).await.unwrap();
+        assert!(give_up(producer.send(message("withdrawn"))).await.is_none());
+        let refused = producer.try_send(message("refused")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        assert_eq!(refused.message, message("refused"));
+        assert!(give_up(producer.flush()).await.is_none());
+        broker.set_faults(Faults::default());
+        first.await.unwrap();
+        producer.flush().await.unwrap();
+        assert_eq!(broker.queue_depth("orders"), 1);
+
+        let failing = builder.on_full(OnFull::Fail).build().unwrap();
+        broker.set_faults(Faults::default().stall(Op::Enqueue));
+        let first = failing.send(Message::new("orders", vec![0; 90])).await.unwrap();
+        let refused = failing.send(message("refused")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        broker.set_faults(Faults::default());
+        first.await.unwrap();
+    });
+}
+
+#[test]
+fn a_dropped_close_closes() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let mut consumer = client.consume("orders").await.unwrap();
+        broker.set_faults(Faults::default().stall(Op::Enqueue));
+        let mut under_way = pin!(client.enqueue(message("flushed")));
+        assert!(give_up(under_way.as_mut()).await.is_none());
+        assert!(give_up(client.close(LONG)).await.is_none());
+        let refused = client.enqueue(message("late")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Closed);
+        broker.set_faults(Faults::default());
+        under_way.await.unwrap();
+        assert!(matches!(consumer.next().await, None | Some(Err(_))));
+        assert!(consumer.next().await.is_none());
+        let refused = client.consume("orders").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Closed);
+    });
+}
+
+#[test]
+fn an_abandoned_connect_leaves_nothing_behind() {
+    let broker = broker();
+    block_on(async {
+        let url = broker.url();
+        for _ in 0..20 {
+            assert!(give_up(Client::connect(url.as_str())).await.is_none());
+        }
+        let client = Client::connect(url.as_str()).await.unwrap();
+        assert!(give_up(client.consume("orders")).await.is_none());
+        assert!(client.close(LONG).await.unknown == 0);
+    });
+    assert!(broker.wait_until(LONG, |machine| machine.connections() == 0));
+}
