@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "not a library for others")]
 
 pub mod adapter;
+pub mod bench;
 pub mod broker;
 pub mod env;
 pub mod golden;

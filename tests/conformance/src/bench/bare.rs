@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{PAYLOAD, Rate};
 use super::null_server::{PUSHED, consume_frame, enqueue_frame};
+use super::{PAYLOAD, Rate};
 use crate::script::PREAMBLE;
 
 /// Counts whole frames in a stream of bytes by their length fields.
 #[derive(Debug, Default)]
-pub struct FrameCounter {
+pub(super) struct FrameCounter {
     /// Bytes until the frame under way ends.
     left: usize,
     head: [u8; 4],
@@ -19,7 +19,7 @@ pub struct FrameCounter {
 
 impl FrameCounter {
     /// How many frames end within these bytes.
-    pub fn count(&mut self, mut bytes: &[u8]) -> usize {
+    pub(super) fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut frames = 0;
         while !bytes.is_empty() {
             if self.left == 0 {
@@ -46,7 +46,7 @@ impl FrameCounter {
 
 /// A connection without a client.
 #[derive(Debug)]
-pub struct Bare {
+pub(super) struct Bare {
     stream: TcpStream,
     counter: FrameCounter,
     buffer: Vec<u8>,
@@ -58,7 +58,7 @@ impl Bare {
     /// # Panics
     ///
     /// The server refuses.
-    pub fn connect(addr: SocketAddr) -> Self {
+    pub(super) fn connect(addr: SocketAddr) -> Self {
         let mut stream = TcpStream::connect(addr).expect("a server");
         stream.set_nodelay(true).expect("a connected socket");
         stream.write_all(&PREAMBLE).expect("a server");
@@ -77,7 +77,7 @@ impl Bare {
     }
 
     /// One message at a time.
-    pub fn ping_pong(&mut self, slice: Duration) -> Rate {
+    pub(super) fn ping_pong(&mut self, slice: Duration) -> Rate {
         self.pipeline(&enqueue_frame("bench", 1), 1, 1, slice)
     }
 
@@ -86,7 +86,7 @@ impl Bare {
     /// # Panics
     ///
     /// The server closes.
-    pub fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
         let frames = frame.repeat(window);
         let start = Instant::now();
         let mut answered = 0;
@@ -109,12 +109,12 @@ impl Bare {
     /// # Panics
     ///
     /// The server closes.
-    pub fn consume(&mut self) {
+    pub(super) fn consume(&mut self) {
         self.stream.write_all(&consume_frame("bench")).expect("a server");
     }
 
     /// Reads and counts deliveries.
-    pub fn count(&mut self, slice: Duration) -> Rate {
+    pub(super) fn count(&mut self, slice: Duration) -> Rate {
         let start = Instant::now();
         let mut deliveries = 0;
         while start.elapsed() < slice {
@@ -125,7 +125,7 @@ impl Bare {
 }
 
 /// A message like those in [`enqueue_frame`].
-pub fn message() -> fibp_proto::Message {
+pub(super) fn message() -> fibp_proto::Message {
     static PAYLOAD_BYTES: [u8; PAYLOAD] = [7; PAYLOAD];
     fibp_proto::Message::new(queue(), bytes::Bytes::from_static(&PAYLOAD_BYTES))
 }

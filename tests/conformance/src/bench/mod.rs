@@ -5,6 +5,7 @@
 
 mod bare;
 mod figures;
+mod in_flight;
 mod memory;
 mod null_server;
 mod runtime;
@@ -67,7 +68,7 @@ impl Rate {
 }
 
 /// Runs client and baseline in turn and prints the figure.
-pub fn compare(
+pub(crate) fn compare(
     options: &Options,
     name: &str,
     adapter: &str,
@@ -93,17 +94,17 @@ pub fn compare(
 }
 
 /// Prints one figure against its baseline.
-pub fn print_figure(name: &str, adapter: &str, unit: &str, value: f64, baseline: f64, ratio: f64) {
+pub(crate) fn print_figure(name: &str, adapter: &str, unit: &str, value: f64, baseline: f64, ratio: f64) {
     println!("bench {name} {adapter} value={value:.0} unit={unit} baseline={baseline:.0} ratio={ratio:.2}");
 }
 
 /// Prints a figure that stands alone.
-pub fn print_value(name: &str, adapter: &str, unit: &str, value: f64) {
+pub(crate) fn print_value(name: &str, adapter: &str, unit: &str, value: f64) {
     println!("bench {name} {adapter} value={value:.1} unit={unit}");
 }
 
 /// The middle of the values; zero of none.
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use crate::script::{PREAMBLE, delivery, frame_bytes, message_id};
+use crate::script::{PREAMBLE, delivery, frame_bytes};
 
 const ENQUEUE: u8 = 0x01;
 const CONSUME: u8 = 0x02;
@@ -13,14 +13,14 @@ const NACK: u8 = 0x04;
 const FLOW: u8 = 0x20;
 
 /// How many deliveries a push carries: the most that real servers put into one.
-pub const PUSHED: u32 = 64;
+pub(super) const PUSHED: u32 = 64;
 
 /// Starts a server that lives as long as the process, and returns its address.
 ///
 /// # Panics
 ///
 /// The loopback interface has no free port.
-pub fn start() -> SocketAddr {
+pub(super) fn start() -> SocketAddr {
     serve_with(|stream| {
         let writer = stream.try_clone();
         if let Ok(mut writer) = writer {
@@ -34,7 +34,7 @@ pub fn start() -> SocketAddr {
 /// # Panics
 ///
 /// The loopback interface has no free port.
-pub fn serve_with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+pub(super) fn serve_with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let addr = listener.local_addr().expect("a bound listener has an address");
     let serve = Arc::new(serve);
@@ -49,7 +49,7 @@ pub fn serve_with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAd
 }
 
 /// Answers until the client closes.
-pub fn answer_all(mut from: impl Read, to: &mut impl Write) {
+pub(super) fn answer_all(mut from: impl Read, to: &mut impl Write) {
     let mut opening = [0; PREAMBLE.len()];
     if from.read_exact(&mut opening).is_err() || to.write_all(&PREAMBLE).is_err() {
         return;
@@ -89,8 +89,10 @@ fn push_for_ever(to: &mut impl Write) {
 /// # Panics
 ///
 /// Never: the deliveries fit.
-pub fn push_frame() -> Vec<u8> {
-    let deliveries = (1..=PUSHED).map(|n| delivery("bench", n, vec![7; super::PAYLOAD])).collect();
+pub(super) fn push_frame() -> Vec<u8> {
+    let deliveries = (1..=PUSHED)
+        .map(|n| delivery("bench", n, vec![7; super::PAYLOAD]))
+        .collect();
     let push = fibp_proto::Push { deliveries };
     let bytes = push.encode(crate::broker::P1, 0, fibp_proto::frame::Limits::default());
     bytes.expect("a push that fits").to_vec()
@@ -119,7 +121,9 @@ impl Answers {
 
     fn answer_one(&mut self, op: u8, id: [u8; 4], body: &[u8]) {
         let count = match (op, body) {
-            (ENQUEUE, [a, b, rest @ ..]) => rest.get(usize::from(u16::from_be_bytes([*a, *b]))..).unwrap_or_default(),
+            (ENQUEUE, [a, b, rest @ ..]) => rest
+                .get(usize::from(u16::from_be_bytes([*a, *b]))..)
+                .unwrap_or_default(),
             (ACK | NACK, body) => body,
             _ => &[],
         };
@@ -157,7 +161,7 @@ impl Answers {
 /// # Panics
 ///
 /// The loopback interface has no free port.
-pub fn start_idle() -> SocketAddr {
+pub(super) fn start_idle() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let addr = listener.local_addr().expect("a bound listener has an address");
     std::thread::spawn(move || {
@@ -173,7 +177,7 @@ pub fn start_idle() -> SocketAddr {
 }
 
 /// An enqueue frame with `messages` messages, as the clients send it.
-pub fn enqueue_frame(queue: &str, messages: usize) -> Vec<u8> {
+pub(super) fn enqueue_frame(queue: &str, messages: usize) -> Vec<u8> {
     let mut body = (queue.len() as u16).to_be_bytes().to_vec();
     body.extend_from_slice(queue.as_bytes());
     body.extend_from_slice(&(messages as u16).to_be_bytes());
@@ -186,7 +190,7 @@ pub fn enqueue_frame(queue: &str, messages: usize) -> Vec<u8> {
 }
 
 /// The consume frame of the bare loops.
-pub fn consume_frame(queue: &str) -> Vec<u8> {
+pub(super) fn consume_frame(queue: &str) -> Vec<u8> {
     let mut body = (queue.len() as u16).to_be_bytes().to_vec();
     body.extend_from_slice(queue.as_bytes());
     body.extend_from_slice(&(1u32 << 30).to_be_bytes());
@@ -209,7 +213,9 @@ mod tests {
         assert_eq!(answers.answer(&frame), frame.len());
         let mut decoder = Decoder::new(Limits::default());
         decoder.feed(&answers.out);
-        let Ok(Some(Item::Frame(frame))) = decoder.next_item() else { panic!("no frame") };
+        let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {
+            panic!("no frame")
+        };
         let response = Response::decode(crate::broker::P1, Op::Enqueue, &frame).expect("an answer");
         assert_eq!(response, Response::Enqueue(vec![Ok(message_id_of_all()); 3]));
     }

@@ -14,21 +14,18 @@ use super::null_server::{PUSHED, consume_frame};
 use crate::script::PREAMBLE;
 
 /// An asynchronous adapter's client.
-pub trait AsyncClient: Clone + Send + Sync + 'static {
+pub(super) trait AsyncClient: Clone + Send + Sync + 'static {
     type Consumer: AsyncConsumer;
 
     fn connect(config: Config) -> impl Future<Output = Result<Self, Error>> + Send;
     fn enqueue(&self, message: Message) -> impl Future<Output = Result<MessageId, SendError>> + Send;
-    fn enqueue_many(
-        &self,
-        messages: Vec<Message>,
-    ) -> impl Future<Output = Vec<Result<MessageId, SendError>>> + Send;
+    fn enqueue_many(&self, messages: Vec<Message>) -> impl Future<Output = Vec<Result<MessageId, SendError>>> + Send;
     fn consume(&self, queue: &str) -> impl Future<Output = Result<Self::Consumer, Error>> + Send;
     fn stats(&self) -> Stats;
 }
 
 /// An asynchronous adapter's consumer.
-pub trait AsyncConsumer: Send + 'static {
+pub(super) trait AsyncConsumer: Send + 'static {
     /// What settles one delivery.
     type Acker: Send + 'static;
 
@@ -38,7 +35,7 @@ pub trait AsyncConsumer: Send + 'static {
 }
 
 /// A runtime, and the adapter that runs on it.
-pub trait AsyncRuntime: Clone + Send + Sync + 'static {
+pub(super) trait AsyncRuntime: Clone + Send + Sync + 'static {
     type Client: AsyncClient;
     type Stream: Send + 'static;
 
@@ -95,7 +92,7 @@ impl_client!(fila_client_asyncstd);
 
 /// tokio, current-thread or multi-thread.
 #[derive(Debug, Clone)]
-pub struct OnTokio {
+pub(super) struct OnTokio {
     name: &'static str,
     runtime: std::sync::Arc<tokio::runtime::Runtime>,
 }
@@ -104,7 +101,7 @@ impl OnTokio {
     /// # Panics
     ///
     /// The runtime cannot be built.
-    pub fn current_thread() -> Self {
+    pub(super) fn current_thread() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Self {
             name: "tokio",
@@ -115,8 +112,11 @@ impl OnTokio {
     /// # Panics
     ///
     /// The runtime cannot be built.
-    pub fn multi_thread() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    pub(super) fn multi_thread() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
         Self {
             name: "tokio_multi",
             runtime: std::sync::Arc::new(runtime.expect("a runtime")),
@@ -156,7 +156,7 @@ impl AsyncRuntime for OnTokio {
 
 /// async-std's process-wide runtime.
 #[derive(Debug, Clone)]
-pub struct OnAsyncStd;
+pub(super) struct OnAsyncStd;
 
 impl AsyncRuntime for OnAsyncStd {
     type Client = fila_client_asyncstd::Client;
@@ -188,7 +188,7 @@ impl AsyncRuntime for OnAsyncStd {
 }
 
 /// A connection without a client, on a runtime. As [`super::bare::Bare`], which is explained there.
-pub struct AsyncBare<R: AsyncRuntime> {
+pub(super) struct AsyncBare<R: AsyncRuntime> {
     stream: R::Stream,
     counter: FrameCounter,
     buffer: Vec<u8>,
@@ -198,7 +198,7 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server refuses.
-    pub async fn connect(addr: SocketAddr) -> Self {
+    pub(super) async fn connect(addr: SocketAddr) -> Self {
         let mut stream = R::connect(addr).await.expect("a server");
         R::write_all(&mut stream, &PREAMBLE).await.expect("a server");
         let mut opening = [0; PREAMBLE.len()];
@@ -220,7 +220,7 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server closes.
-    pub async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    pub(super) async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
         let frames = frame.repeat(window);
         let start = Instant::now();
         let mut answered = 0;
@@ -230,7 +230,9 @@ impl<R: AsyncRuntime> AsyncBare<R> {
             let done = self.read().await;
             answered += done as u64 * messages;
             if start.elapsed() < slice {
-                R::write_all(&mut self.stream, &frames[..done * frame.len()]).await.expect("a server");
+                R::write_all(&mut self.stream, &frames[..done * frame.len()])
+                    .await
+                    .expect("a server");
             } else {
                 in_flight -= done;
             }
@@ -241,11 +243,13 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server closes.
-    pub async fn consume(&mut self) {
-        R::write_all(&mut self.stream, &consume_frame("bench")).await.expect("a server");
+    pub(super) async fn consume(&mut self) {
+        R::write_all(&mut self.stream, &consume_frame("bench"))
+            .await
+            .expect("a server");
     }
 
-    pub async fn count(&mut self, slice: Duration) -> Rate {
+    pub(super) async fn count(&mut self, slice: Duration) -> Rate {
         let start = Instant::now();
         let mut deliveries = 0;
         while start.elapsed() < slice {

@@ -1,0 +1,119 @@
+//! The blocking adapter, and what its threads cost without a socket.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use fibp_proto::config::Config;
+use fila_client_blocking::Client;
+
+use super::Rate;
+use super::bare::message;
+
+/// Connects a client to the null server.
+///
+/// # Panics
+///
+/// The server refuses.
+pub(super) fn client(addr: SocketAddr) -> Client {
+    Client::connect(Config::new(addr).dialect(crate::broker::P1)).expect("a client")
+}
+
+/// One call after another.
+pub(super) fn sequential(client: &Client, slice: Duration) -> Rate {
+    let start = Instant::now();
+    let mut calls = 0;
+    while start.elapsed() < slice {
+        client.enqueue(message()).expect("confirmed");
+        calls += 1;
+    }
+    Rate::since(start, calls)
+}
+
+/// The same work from many threads at once, for one slice.
+pub(super) fn concurrently(threads: usize, slice: Duration, work: impl Fn() -> u64 + Send + Sync + 'static) -> Rate {
+    let (work, stop, done) = (
+        Arc::new(work),
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let start = Instant::now();
+    let workers: Vec<_> = (0..threads)
+        .map(|_| {
+            let (work, stop, done) = (work.clone(), stop.clone(), done.clone());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    done.fetch_add(work(), Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(slice);
+    stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.join().expect("workers do not panic");
+    }
+    Rate::since(start, done.load(Ordering::Relaxed))
+}
+
+/// What threads that wait for another thread cost by themselves: callers put themselves in line, one thread answers
+/// all that are in line with one wake-up, as a client does for the calls of one frame.
+#[derive(Debug, Default)]
+pub(super) struct WakeUps {
+    state: Mutex<Line>,
+    asked: Condvar,
+    answered: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    next: u64,
+    answered: u64,
+    stop: bool,
+}
+
+impl WakeUps {
+    /// With the thread that answers.
+    pub(super) fn start() -> Arc<Self> {
+        let line = Arc::new(Self::default());
+        std::thread::spawn({
+            let line = line.clone();
+            move || line.answer()
+        });
+        line
+    }
+
+    /// One call.
+    pub(super) fn call(&self) {
+        let mut state = self.lock();
+        state.next += 1;
+        let mine = state.next;
+        self.asked.notify_one();
+        while state.answered < mine {
+            state = self.answered.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the thread that answers.
+    pub(super) fn stop(&self) {
+        self.lock().stop = true;
+        self.asked.notify_one();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Line> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self) {
+        let mut state = self.lock();
+        while !state.stop {
+            if state.answered == state.next {
+                state = self.asked.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                state.answered = state.next;
+                self.answered.notify_all();
+            }
+        }
+    }
+}
