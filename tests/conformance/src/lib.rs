@@ -1,5 +1,5 @@
 //! One conformance suite for the three adapters, and what it needs: a scripted server, a fault proxy, an embedded
-//! broker.
+//! broker. And the simulation of the core on virtual time.
 
 #![allow(missing_docs, reason = "not a library for others")]
 
@@ -11,3 +11,4 @@ pub mod golden;
 pub mod poll;
 pub mod proxy;
 pub mod script;
+pub mod sim;

@@ -1,0 +1,613 @@
+//! The simulated cluster: nodes, one of which leads, and the server's side of each connection.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use fibp_proto::frame::Transmit;
+use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
+use fibp_proto::{
+    Dialect, Endpoint, ErrorKind, MessageId, Op, Push, QueueName, Request, Response, Secret, ServerError,
+};
+use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Leadership, Output, Settings, Snapshot};
+
+use super::network::{End, Pipe, Read, Weather};
+use super::plan::Plan;
+use super::random::Random;
+use super::truth::{Tag, Truth};
+
+/// Pushes are encoded only while less than this waits to be written.
+const ENCODE_AHEAD: usize = 64 * 1024;
+
+/// The id of heartbeats from servers.
+const BEAT: u32 = 7;
+
+/// Both directions of a connection, and its server's end while that is there.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) node: usize,
+    pub(super) up: Pipe,
+    pub(super) down: Pipe,
+    server: Option<Server>,
+    /// The client's end is there.
+    pub(super) client: bool,
+    /// What was pushed, in order, and where in the stream it ends.
+    pub(super) pushed: Vec<(MessageId, u64)>,
+}
+
+#[derive(Debug)]
+struct Server {
+    connection: ServerConnection,
+    opened: Option<(Dialect, Option<Secret>)>,
+    pushes: VecDeque<(u32, Push)>,
+    encoded: usize,
+    transmit: Transmit,
+    writing: bool,
+}
+
+#[derive(Debug)]
+struct Node {
+    machine: BrokerMachine,
+    up: bool,
+}
+
+/// What the broker was asked and has not answered.
+#[derive(Debug)]
+enum Asked {
+    Enqueue(Vec<Tag>),
+}
+
+#[derive(Debug)]
+pub(super) struct Cluster {
+    settings: Settings,
+    dialect: Dialect,
+    queues: Vec<QueueName>,
+    nodes: Vec<Node>,
+    /// `None` while a leader is elected; what it will start with is kept meanwhile.
+    leader: Option<usize>,
+    limbo: Option<Snapshot>,
+    faults: Faults,
+    /// Connections to other nodes whose requests the leader executes.
+    forwarded: BTreeSet<ConnectionId>,
+    asked: BTreeMap<(ConnectionId, u32), Asked>,
+    /// Whether the order of a producer's messages is certain.
+    ordered: bool,
+    pub(super) wires: BTreeMap<ConnectionId, Wire>,
+    next_wire: u64,
+    weather: Weather,
+    /// Dials may fail, too.
+    pub(super) stormy: bool,
+}
+
+impl Cluster {
+    pub(super) fn new(plan: &Plan, start: Instant, seed: u64, ordered: bool) -> Self {
+        let mut settings = Settings::new(start, 1_700_000_000_000);
+        settings.seed = seed;
+        settings.visibility_timeout = plan.visibility;
+        settings.api_key = plan.key.then(|| Secret::from("simulated-key"));
+        let queues: Vec<QueueName> = (0..plan.queues).map(|n| format!("queue-{n}").into()).collect();
+        let mut faults = Faults::default();
+        if let Some(on) = plan.credit_loss {
+            faults = faults.credit_loss(on);
+        }
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            settings,
+            dialect: plan.server,
+            queues,
+            leader: Some(0),
+            limbo: None,
+            faults,
+            forwarded: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            ordered,
+            wires: BTreeMap::new(),
+            next_wire: 0,
+            weather: plan.weather,
+            stormy: true,
+        };
+        for _ in 0..plan.nodes {
+            let machine = BrokerMachine::new(cluster.settings.clone());
+            cluster.nodes.push(Node { machine, up: true });
+        }
+        cluster.create_queues();
+        cluster.spread_faults();
+        cluster
+    }
+
+    pub(super) fn queues(&self) -> &[QueueName] {
+        &self.queues
+    }
+
+    fn create_queues(&mut self) {
+        for node in &mut self.nodes {
+            for queue in &self.queues {
+                node.machine.create_queue(QueueName::clone(queue));
+            }
+        }
+    }
+
+    /// The messages in a queue, if the cluster is in a state to tell.
+    pub(super) fn depth(&self, queue: &QueueName) -> Option<usize> {
+        let leader = self.nodes.get(self.leader?).filter(|node| node.up)?;
+        let figures = leader.machine.queue(queue)?;
+        usize::try_from(figures.depth).ok()
+    }
+
+    // ---- connections ----
+
+    /// A client connects: its wire, unless nobody listens.
+    pub(super) fn accept(&mut self, now: Instant, endpoint: &Endpoint) -> Option<ConnectionId> {
+        let node = (0..self.nodes.len()).find(|node| Plan::endpoint(*node) == *endpoint)?;
+        self.nodes.get(node).filter(|node| node.up)?;
+        self.next_wire += 1;
+        let id = ConnectionId(self.next_wire);
+        let server = Server {
+            connection: ServerConnection::new(ServerConfig::new(vec![self.dialect])),
+            opened: None,
+            pushes: VecDeque::new(),
+            encoded: 0,
+            transmit: Transmit::new(),
+            writing: false,
+        };
+        self.wires.insert(
+            id,
+            Wire {
+                node,
+                up: Pipe::new(now, self.weather),
+                down: Pipe::new(now, self.weather),
+                server: Some(server),
+                client: true,
+                pushed: Vec::new(),
+            },
+        );
+        Some(id)
+    }
+
+    /// The server's end goes away.
+    fn leave(&mut self, now: Instant, id: ConnectionId, end: End) {
+        let Some(wire) = self.wires.get_mut(&id) else { return };
+        if wire.server.take().is_none() {
+            return;
+        }
+        wire.down.end(now, end);
+        if end == End::Reset {
+            wire.up.end(now, End::Reset);
+        }
+        let node = wire.node;
+        let ending = match end {
+            End::Fin => Ending::Clean,
+            End::Reset => Ending::Reset,
+        };
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.machine.disconnect(now, id, ending);
+        }
+        if self.forwarded.remove(&id) {
+            if let Some(node) = self.leader.and_then(|leader| self.nodes.get_mut(leader)) {
+                node.machine.disconnect(now, id, ending);
+            }
+        }
+        self.asked.retain(|(connection, _), _| *connection != id);
+    }
+
+    /// Forgets wires that nobody holds any more, except for what was pushed through them.
+    pub(super) fn is_abandoned(&self, id: ConnectionId) -> bool {
+        self.wires
+            .get(&id)
+            .is_some_and(|wire| !wire.client && wire.server.is_none())
+    }
+
+    // ---- running ----
+
+    /// When a node has to look again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.nodes
+            .iter()
+            .filter(|node| node.up)
+            .filter_map(|node| node.machine.poll_timeout())
+            .min()
+    }
+
+    /// Lets every node and every connection do what it can.
+    pub(super) fn run(&mut self, now: Instant, random: &mut Random, truth: &mut Truth) -> Result<bool, String> {
+        let mut progress = false;
+        for index in 0..self.nodes.len() {
+            if let Some(node) = self.nodes.get_mut(index).filter(|node| node.up) {
+                if node.machine.poll_timeout().is_some_and(|at| at <= now) {
+                    node.machine.handle_timeout(now);
+                    progress = true;
+                }
+            }
+            self.route(index, truth)?;
+        }
+        let ids: Vec<ConnectionId> = self.wires.keys().copied().collect();
+        for id in ids {
+            progress |= self.serve(now, id, random, truth)?;
+        }
+        Ok(progress)
+    }
+
+    fn serve(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        random: &mut Random,
+        truth: &mut Truth,
+    ) -> Result<bool, String> {
+        let mut progress = false;
+        loop {
+            let Some(wire) = self.wires.get_mut(&id) else { break };
+            let Some(server) = &mut wire.server else { break };
+            let mut again = false;
+            if wire.up.is_readable(now) {
+                if let Some(mut buffer) = server.connection.take_read_buffer() {
+                    let read = wire.up.read(now, random, buffer.unfilled());
+                    match read {
+                        Read::Data(n) => {
+                            buffer.advance(n);
+                            again = true;
+                        }
+                        Read::Nothing => {}
+                        Read::End(End::Fin) => server.connection.handle_eof(),
+                        Read::End(End::Reset) => {
+                            self.leave(now, id, End::Reset);
+                            return Ok(true);
+                        }
+                    }
+                    server.connection.handle_input(buffer);
+                }
+            }
+            while let Some(event) = self
+                .wires
+                .get_mut(&id)
+                .and_then(|wire| wire.server.as_mut())
+                .and_then(|server| server.connection.poll_event())
+            {
+                self.handle_event(now, id, event, truth)?;
+                again = true;
+            }
+            again |= self.write(now, id, random);
+            for node in 0..self.nodes.len() {
+                self.route(node, truth)?;
+            }
+            let finished = self
+                .wires
+                .get(&id)
+                .and_then(|wire| wire.server.as_ref())
+                .is_some_and(|server| server.connection.is_finished() && !server.writing);
+            if finished {
+                self.leave(now, id, End::Fin);
+                again = true;
+            }
+            progress |= again;
+            if !again {
+                break;
+            }
+        }
+        Ok(progress)
+    }
+
+    fn write(&mut self, now: Instant, id: ConnectionId, random: &mut Random) -> bool {
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return false;
+        };
+        let Some(server) = &mut wire.server else { return false };
+        while server.connection.buffered() < ENCODE_AHEAD {
+            let Some((consume, push)) = server.pushes.pop_front() else {
+                break;
+            };
+            server.encoded += 1;
+            if server.connection.push_to(consume, &push).is_err() {
+                server.connection.close();
+                break;
+            }
+            let end = wire.down.written + server.connection.buffered() as u64;
+            for delivery in push.deliveries {
+                wire.pushed.push((delivery.id, end));
+            }
+        }
+        if !server.writing {
+            server.writing = server.connection.take_transmit(&mut server.transmit);
+        }
+        let mut progress = false;
+        let mut failed = false;
+        while server.writing {
+            match wire.down.write(now, random, server.transmit.chunk()) {
+                Ok(0) => break,
+                Ok(n) => {
+                    server.connection.transmitted(&mut server.transmit, n);
+                    progress = true;
+                }
+                Err(_) => {
+                    failed = true;
+                    break;
+                }
+            }
+            server.writing = !server.transmit.is_empty();
+        }
+        if failed {
+            self.leave(now, id, End::Reset);
+            return true;
+        }
+        if !server.writing && server.connection.buffered() == 0 && server.encoded > 0 {
+            let pushes = std::mem::take(&mut server.encoded);
+            let node = wire.node;
+            if let Some(node) = self.nodes.get_mut(node) {
+                node.machine.pushes_written(now, id, pushes);
+            }
+            progress = true;
+        }
+        progress
+    }
+
+    fn handle_event(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        event: ServerEvent,
+        truth: &mut Truth,
+    ) -> Result<(), String> {
+        let Some(wire) = self.wires.get_mut(&id) else {
+            return Ok(());
+        };
+        let (index, dialect) = (wire.node, self.dialect);
+        let Some(node) = self.nodes.get_mut(index) else {
+            return Ok(());
+        };
+        match event {
+            ServerEvent::Opened { dialect, key } => {
+                let opened = node.machine.connect(now, id, dialect, key.as_ref());
+                if let Some(server) = &mut wire.server {
+                    match opened {
+                        Ok(()) => server.connection.accept(),
+                        Err(refusal) => server.connection.refuse(refusal),
+                    }
+                    server.opened = Some((dialect, key));
+                }
+            }
+            ServerEvent::Request {
+                id: request,
+                request: body,
+            } => {
+                self.handle_request(now, id, index, request, body, truth)?;
+            }
+            // Other dialects' first bytes are no requests; a client of ours sends nothing else that is malformed.
+            // The probe of the admin revision is malformed on purpose.
+            ServerEvent::Malformed {
+                id: request,
+                op: op @ Some(Op::ProbeAdmin | Op::Redrive),
+                answer,
+            } => node.machine.handle_malformed(id, request, op, answer),
+            // The answer to a heartbeat, which no server sends today, is no request.
+            ServerEvent::Malformed { op: None, .. } if dialect == Dialect::Framed => {}
+            ServerEvent::Malformed { id: request, op, .. } => {
+                return Err(format!("a client sent a malformed {op:?} with id {request}"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        index: usize,
+        request: RequestId,
+        body: Request,
+        truth: &mut Truth,
+    ) -> Result<(), String> {
+        let framed = self.dialect == Dialect::Framed;
+        let hot = matches!(request.op, Op::Enqueue | Op::Ack | Op::Nack);
+        let local = matches!(
+            request.op,
+            Op::Consume | Op::CancelConsume | Op::Flow | Op::Heartbeat | Op::Authenticate | Op::ProbeAdmin
+        );
+        let here = self.leader == Some(index) || local || (framed && hot);
+        if let (Request::Enqueue(messages), true) = (&body, !here || self.leader == Some(index)) {
+            if self.leader.is_some() {
+                let tags = truth.executing(messages, self.ordered)?;
+                self.asked.insert((id, request.id), Asked::Enqueue(tags));
+            }
+        }
+        let target = if here { Some(index) } else { self.leader };
+        match target.and_then(|target| self.nodes.get_mut(target)) {
+            Some(node) if here => node.machine.handle(now, id, request, body),
+            Some(node) if node.up => {
+                if self.forwarded.insert(id) {
+                    // Clusters are simulated without keys.
+                    let _ = node.machine.connect(now, id, self.dialect, None);
+                }
+                node.machine.handle(now, id, request, body);
+            }
+            _ => {
+                self.asked.remove(&(id, request.id));
+                let response = no_leader(&body);
+                if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
+                    if server.connection.respond(request, &response).is_err() {
+                        server.connection.close();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a node's outputs to the connections.
+    fn route(&mut self, index: usize, truth: &mut Truth) -> Result<(), String> {
+        while let Some(output) = self.nodes.get_mut(index).and_then(|node| node.machine.poll_output()) {
+            let id = output.connection();
+            if let Output::Answer { request, response, .. } = &output {
+                self.note_answer(id, request.id, response, truth);
+            }
+            let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) else {
+                continue;
+            };
+            match output {
+                Output::Answer { request, response, .. } => {
+                    if server.connection.respond(request, &response).is_err() {
+                        return Err(format!("the answer to {:?} cannot be encoded", request.op));
+                    }
+                }
+                Output::Refuse { id, error, .. } => server.connection.respond_error(id, &error),
+                Output::Push { consume_id, push, .. } => server.pushes.push_back((consume_id, push)),
+                Output::Close { .. } => server.connection.close(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn note_answer(&mut self, id: ConnectionId, request: u32, response: &Response, truth: &mut Truth) {
+        if let Some(Asked::Enqueue(tags)) = self.asked.remove(&(id, request)) {
+            if let Response::Enqueue(results) = response {
+                for (tag, result) in tags.into_iter().zip(results) {
+                    if let Ok(id) = result {
+                        truth.stored(tag, id);
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- faults ----
+
+    /// Changes what nodes do wrong.
+    pub(super) fn set_faults(&mut self, change: impl FnOnce(Faults) -> Faults) {
+        self.faults = change(std::mem::take(&mut self.faults));
+        self.spread_faults();
+    }
+
+    fn spread_faults(&mut self) {
+        let cluster = self.nodes.len() > 1;
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            let mut faults = self.faults.clone().cluster(cluster);
+            if self.leader != Some(index) {
+                let leadership = match self.leader {
+                    Some(leader) => Leadership::Elsewhere(Plan::endpoint(leader).to_string()),
+                    None => Leadership::Electing,
+                };
+                for queue in &self.queues {
+                    faults = faults.leader(QueueName::clone(queue), leadership.clone());
+                }
+            }
+            node.machine.set_faults(faults);
+        }
+    }
+
+    /// A node's process dies, or is stopped, with all its connections.
+    pub(super) fn stop(&mut self, now: Instant, index: usize, end: End) {
+        let Some(node) = self.nodes.get_mut(index) else { return };
+        node.up = false;
+        let ids: Vec<ConnectionId> = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wire.node == index)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.leave(now, id, end);
+        }
+    }
+
+    /// A stopped node comes back with what it had stored.
+    pub(super) fn start(&mut self, index: usize) {
+        let Some(node) = self.nodes.get_mut(index).filter(|node| !node.up) else {
+            return;
+        };
+        let snapshot = node.machine.snapshot();
+        let faults = node.machine.settings().faults.clone();
+        node.machine = BrokerMachine::from_snapshot(self.settings.clone(), snapshot);
+        node.machine.set_faults(faults);
+        node.up = true;
+        if self.leader == Some(index) {
+            self.forwarded.clear();
+        }
+    }
+
+    /// The leader steps down; nobody leads until [`elect`](Self::elect).
+    pub(super) fn step_down(&mut self, now: Instant, truth: &mut Truth) -> Result<(), String> {
+        let Some(old) = self.leader.take() else { return Ok(()) };
+        // What it held back is not told any more by somebody who no longer leads.
+        self.set_faults(|_| Faults::default());
+        self.route(old, truth)?;
+        if let Some(node) = self.nodes.get_mut(old) {
+            self.limbo = Some(node.machine.snapshot());
+            node.machine = BrokerMachine::new(self.settings.clone());
+        }
+        self.forwarded.clear();
+        self.asked.clear();
+        self.create_queues();
+        self.reintroduce(now, old);
+        self.spread_faults();
+        Ok(())
+    }
+
+    /// A node takes over.
+    pub(super) fn elect(&mut self, now: Instant, index: usize) {
+        let Some(snapshot) = self.limbo.take() else { return };
+        self.leader = Some(index);
+        self.start(index);
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.machine = BrokerMachine::from_snapshot(self.settings.clone(), snapshot);
+        }
+        self.asked.clear();
+        self.reintroduce(now, index);
+        self.spread_faults();
+    }
+
+    pub(super) fn has_leader(&self) -> bool {
+        self.leader.is_some()
+    }
+
+    /// Tells a node's new machine of the connections that the node has.
+    fn reintroduce(&mut self, now: Instant, index: usize) {
+        let Some(node) = self.nodes.get_mut(index) else { return };
+        for (id, wire) in self.wires.iter_mut().filter(|(_, wire)| wire.node == index) {
+            let Some(server) = &mut wire.server else { continue };
+            server.encoded = 0;
+            server.pushes.clear();
+            if let Some((dialect, key)) = &server.opened {
+                let _ = node.machine.connect(now, *id, *dialect, key.as_ref());
+            }
+        }
+    }
+
+    /// All networks are well again, those of later connections too.
+    pub(super) fn calm(&mut self, weather: Weather) {
+        self.weather = weather;
+        for wire in self.wires.values_mut() {
+            wire.up.calm(weather);
+            wire.down.calm(weather);
+        }
+    }
+
+    /// The server closes a connection.
+    pub(super) fn hang_up(&mut self, now: Instant, id: ConnectionId, end: End) {
+        if end == End::Reset {
+            return self.leave(now, id, End::Reset);
+        }
+        if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
+            server.connection.close();
+        }
+    }
+
+    /// A sign of life that no server sends today.
+    pub(super) fn beat(&mut self, id: ConnectionId) {
+        if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
+            server.connection.heartbeat(BEAT);
+        }
+    }
+}
+
+/// How servers of a cluster refuse what they would have forwarded (spec/preamble.md 2.4).
+fn no_leader(request: &Request) -> Response {
+    let item = || ServerError::new(ErrorKind::NotLeader, "no leader available").with_code(2);
+    match request {
+        Request::Enqueue(messages) => Response::Enqueue(messages.iter().map(|_| Err(Box::new(item()))).collect()),
+        Request::Ack(items) => Response::Ack(items.iter().map(|_| Err(Box::new(item()))).collect()),
+        Request::Nack(items) => Response::Nack(items.iter().map(|_| Err(Box::new(item()))).collect()),
+        _ => Response::Error(
+            ServerError::new(ErrorKind::NotLeader, "invalid payload: no leader available").with_code(0x10),
+        ),
+    }
+}

@@ -1,0 +1,167 @@
+//! What a seed decides before a run begins.
+
+use std::time::Duration;
+
+use fibp_proto::config::{
+    Backoff, Batching, Config, ConsumerSettings, Credit, OnFull, ProducerSettings, Reconnect, Replay,
+};
+use fibp_proto::simulation::{Flaw, Knobs};
+use fibp_proto::{AdminRevision, Dialect, Endpoint};
+
+use super::network::Weather;
+use super::random::Random;
+
+/// The port of the first node; the others follow.
+const FIRST_PORT: u16 = 6001;
+
+/// A run, before it begins.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) server: Dialect,
+    pub(super) client: Dialect,
+    pub(super) nodes: usize,
+    pub(super) queues: usize,
+    pub(super) clients: usize,
+    pub(super) consumers: usize,
+    pub(super) key: bool,
+    pub(super) credit_loss: Option<bool>,
+    pub(super) visibility: Duration,
+    /// How long faults happen and users have ideas.
+    pub(super) storm: Duration,
+    /// Between two ideas of a user.
+    pub(super) pause: usize,
+    /// Between two faults, in milliseconds.
+    pub(super) calm: usize,
+    pub(super) messages: usize,
+    pub(super) largest: usize,
+    pub(super) weather: Weather,
+    pub(super) knobs: Knobs,
+}
+
+impl Plan {
+    pub(super) fn new(random: &mut Random, flaw: Option<Flaw>) -> Self {
+        let server = random
+            .pick(&[
+                Dialect::Preamble(AdminRevision::P1),
+                Dialect::Preamble(AdminRevision::P2),
+                Dialect::Preamble(AdminRevision::P3),
+                Dialect::Framed,
+            ])
+            .unwrap_or(Dialect::Framed);
+        let queues = random.between(1, 3);
+        let nodes = if random.chance(60) { 1 } else { random.between(2, 3) };
+        let largest = random.pick(&[50, 300, 3000, 30_000]).unwrap_or(50);
+        let knobs = Knobs::default().lowest_free_ids(random.chance(50));
+        Self {
+            server,
+            client: if random.chance(60) { Dialect::Auto } else { server },
+            nodes,
+            queues,
+            clients: random.between(1, 2),
+            consumers: random.between(queues, queues + 2),
+            key: nodes == 1 && random.chance(30),
+            credit_loss: random.pick(&[None, Some(false), Some(true)]).flatten(),
+            visibility: random.millis(1500, 6000),
+            storm: random.millis(1000, 20_000),
+            pause: random.pick(&[2, 20, 100, 400]).unwrap_or(20),
+            calm: random.pick(&[100, 400, 1500, 6000]).unwrap_or(400),
+            messages: random.between(20, 300),
+            largest,
+            weather: Weather {
+                latency: random.millis(0, 60),
+                capacity: random.pick(&[300, 4000, 64_000]).unwrap_or(4000),
+                portion: random.pick(&[7, 200, 3000, 64_000]).unwrap_or(200).max(largest / 100),
+            },
+            knobs: match flaw {
+                Some(flaw) => knobs.flaw(flaw),
+                None => knobs,
+            },
+        }
+    }
+
+    pub(super) fn endpoint(node: usize) -> Endpoint {
+        Endpoint {
+            host: "127.0.0.1".to_owned(),
+            port: FIRST_PORT.saturating_add(u16::try_from(node).unwrap_or(0)),
+        }
+    }
+
+    /// A client's settings.
+    pub(super) fn config(&self, random: &mut Random) -> Config {
+        let listed = random.between(1, self.nodes);
+        let addresses: Vec<String> = (0..listed).map(|node| Self::endpoint(node).to_string()).collect();
+        let max_bytes = random.pick(&[200, 3000, 100_000]).unwrap_or(3000);
+        let initial = random.millis(1, 100);
+        let mut config = Config::new(addresses.join(","))
+            .dialect(self.client)
+            .connect_timeout(random.millis(300, 5000))
+            .request_timeout(random.millis(100, 8000))
+            .reconnect(Reconnect::Backoff(Backoff {
+                initial,
+                max: initial * 10,
+                max_attempts: None,
+            }))
+            .max_in_flight(random.spread(64), random.between(500, 100_000))
+            .on_full(if random.chance(80) { OnFull::Wait } else { OnFull::Fail })
+            .replay(
+                random
+                    .pick(&[Replay::Never, Replay::SafeOps, Replay::IncludingEnqueue])
+                    .unwrap_or_default(),
+            )
+            .batching(batching(random))
+            .batch_max_messages(random.spread(100))
+            .batch_max_bytes(max_bytes)
+            .buffer(max_bytes + random.below(100_000))
+            .max_redirects(u32::try_from(random.between(3, 8)).unwrap_or(3));
+        config = if random.chance(80) {
+            config.heartbeat(
+                random.millis(300, 3000),
+                u32::try_from(random.between(1, 3)).unwrap_or(1),
+            )
+        } else {
+            config.no_heartbeat()
+        };
+        if random.chance(10) {
+            config = config.request_timeout(None);
+        }
+        if self.key {
+            config = config.api_key("simulated-key");
+        }
+        config
+    }
+
+    pub(super) fn producer(random: &mut Random) -> ProducerSettings {
+        let max_bytes = random.pick(&[200, 3000, 100_000]).unwrap_or(3000);
+        ProducerSettings::default()
+            .batching(batching(random))
+            .max_messages(random.spread(100))
+            .max_bytes(max_bytes)
+            .buffer(max_bytes + random.below(20_000))
+            .on_full(if random.chance(80) { OnFull::Wait } else { OnFull::Fail })
+    }
+
+    pub(super) fn consumer(&self, random: &mut Random) -> ConsumerSettings {
+        // A leader that goes away without a word is noticed by silence alone.
+        let silence = (self.nodes > 1 || random.chance(50)).then(|| random.millis(1500, 8000));
+        ConsumerSettings::default()
+            .prefetch(random.spread(200))
+            .credit(
+                random
+                    .pick(&[Credit::Auto, Credit::Standing, Credit::Window])
+                    .unwrap_or_default(),
+            )
+            .visibility_timeout(self.visibility)
+            .idle_resubscribe(silence)
+    }
+}
+
+fn batching(random: &mut Random) -> Batching {
+    match random.below(3) {
+        0 => Batching::Auto,
+        1 => Batching::Disabled,
+        _ => Batching::Linger {
+            delay: random.millis(1, 300),
+            max_messages: random.spread(50),
+        },
+    }
+}

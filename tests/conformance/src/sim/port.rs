@@ -1,0 +1,426 @@
+//! A link and the simulated adapter that drives it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
+
+use fibp_proto::config::{Credentials, Endpoint};
+use fibp_proto::frame::{ReadBuffer, Transmit};
+use fibp_proto::link::{Action, Completion, DialId, Lease, Parcel};
+use fibp_proto::{Fault, FaultKind, Link, MessageId};
+use fila_test_broker::ConnectionId;
+
+use super::broker::Cluster;
+use super::network::{End, Read};
+use super::plan::Plan;
+use super::random::Random;
+use super::token::Token;
+
+/// About how much is encoded for one write.
+const WRITE_SIZE: usize = 16 * 1024;
+
+/// A turn that does more rounds than this is going in circles.
+const MAX_ROUNDS: usize = 10_000;
+
+/// A machine that is still due after this many timeouts at one instant is going in circles.
+const MAX_TIMEOUTS: usize = 8;
+
+/// What a link is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Role {
+    Main,
+    Node(Endpoint),
+    Consumer,
+}
+
+#[derive(Debug)]
+struct Dialing {
+    id: DialId,
+    endpoint: Endpoint,
+    at: Instant,
+    /// What keeps it from succeeding.
+    fault: Option<FaultKind>,
+}
+
+/// Work for the link to another node; `None` is the main link.
+pub(super) type Rerouted = (Option<Endpoint>, Parcel<Token>);
+
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) link: Link<Token>,
+    pub(super) client: usize,
+    pub(super) role: Role,
+    credentials: Credentials,
+    wire: Option<ConnectionId>,
+    dialing: Option<Dialing>,
+    buffer: Option<ReadBuffer>,
+    transmit: Transmit,
+    sleep: Option<Instant>,
+    /// Buffers of connections that are gone, which come back late.
+    stale: Vec<(Instant, Stale)>,
+    /// The connections whose deliveries are awaited, oldest first, and how many were taken of the first.
+    trail: VecDeque<ConnectionId>,
+    taken: usize,
+    /// Connections that ended while the consumer had no room.
+    excused: BTreeSet<ConnectionId>,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+enum Stale {
+    Buffer(ReadBuffer),
+    Transmit(Transmit),
+}
+
+/// What a turn left for others to do.
+#[derive(Debug, Default)]
+pub(super) struct Yield {
+    pub(super) progress: bool,
+    pub(super) completions: Vec<Completion<Token>>,
+    pub(super) rerouted: Vec<Rerouted>,
+}
+
+impl Port {
+    pub(super) fn new(link: Link<Token>, client: usize, role: Role, credentials: Credentials) -> Self {
+        Self {
+            link,
+            credentials,
+            client,
+            role,
+            wire: None,
+            dialing: None,
+            buffer: None,
+            transmit: Transmit::new(),
+            sleep: None,
+            stale: Vec::new(),
+            trail: VecDeque::new(),
+            taken: 0,
+            excused: BTreeSet::new(),
+            sequence: 0,
+        }
+    }
+
+    /// Whether nothing of it is left in the simulated process.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.stale.is_empty() && self.wire.is_none()
+    }
+
+    /// What it is, and what it waits for.
+    pub(super) fn describe(&self) -> String {
+        let Self {
+            role,
+            wire,
+            dialing,
+            sleep,
+            ..
+        } = self;
+        let over = self.link.is_terminated();
+        format!("{role:?} (terminated: {over}, {wire:?}, dialing: {dialing:?}, sleeps until {sleep:?})")
+    }
+
+    /// When to look again, for what is not under way in the network.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let dial = self.dialing.as_ref().map(|dialing| dialing.at);
+        let stale = self.stale.iter().map(|(at, _)| *at).min();
+        [self.sleep, dial, stale].into_iter().flatten().min()
+    }
+
+    /// When bytes arrive that the link wants.
+    pub(super) fn readable_at(&self, cluster: &Cluster) -> Option<Instant> {
+        let wire = cluster.wires.get(&self.wire?)?;
+        self.buffer.as_ref()?;
+        wire.down.readable_at()
+    }
+
+    /// What a driver does when it is woken, if there is a reason to wake it.
+    pub(super) fn drive(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> Result<Yield, String> {
+        let mut out = Yield::default();
+        for round in 0.. {
+            if round > MAX_ROUNDS {
+                return Err(format!("the link to {:?} goes on for ever at one instant", self.role));
+            }
+            let mut news = self.feed(now, cluster, random)?;
+            if news || self.link.needs_driver() {
+                news = true;
+                self.take(now, cluster, random, &mut out);
+            }
+            if !news {
+                break;
+            }
+            out.progress = true;
+        }
+        Ok(out)
+    }
+
+    /// Tells the link what happened.
+    fn feed(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> Result<bool, String> {
+        // What was read in the same turn is not lost to what time does.
+        let mut news = self.feed_dial(now, cluster, random);
+        news |= self.feed_read(now, cluster, random);
+        news |= self.feed_written(now, cluster, random);
+        if self.sleep.is_some_and(|at| at <= now) {
+            let mut timeouts = 0;
+            loop {
+                self.link.handle_timeout(now);
+                timeouts += 1;
+                self.sleep = self.link.poll_timeout();
+                if self.sleep.is_none_or(|at| at > now) {
+                    break;
+                }
+                if timeouts > MAX_TIMEOUTS {
+                    let holdings = self.link.holdings();
+                    return Err(format!(
+                        "the link to {:?} is due again and again: {holdings:?}",
+                        self.role
+                    ));
+                }
+            }
+            news = true;
+        }
+        let mut due = Vec::new();
+        self.stale.retain_mut(|(at, stale)| {
+            let now_due = *at <= now;
+            if now_due {
+                due.push(std::mem::replace(stale, Stale::Transmit(Transmit::new())));
+            }
+            !now_due
+        });
+        for stale in due {
+            news = true;
+            match stale {
+                Stale::Buffer(buffer) => self.link.handle_input(now, buffer),
+                Stale::Transmit(mut transmit) => {
+                    let n = transmit.len() / 2;
+                    self.link.transmitted(now, &mut transmit, n);
+                    let fault = Fault::new(FaultKind::Reset, "a late fault");
+                    self.link.transmit_failed(now, transmit, fault);
+                }
+            }
+        }
+        Ok(news)
+    }
+
+    fn feed_dial(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
+        let Some(dialing) = self.dialing.take_if(|dialing| dialing.at <= now) else {
+            return false;
+        };
+        let fault = dialing.fault;
+        let wire = match fault {
+            Some(_) => None,
+            None => cluster.accept(now, &dialing.endpoint),
+        };
+        match wire {
+            Some(wire) => {
+                self.wire = Some(wire);
+                self.trail.push_back(wire);
+                self.link.handle_dialed(now, dialing.id, self.credentials.key());
+            }
+            None => {
+                let kind = fault.unwrap_or(FaultKind::Refused);
+                self.link
+                    .handle_dial_failed(now, dialing.id, Fault::new(kind, "the dial failed"));
+            }
+        }
+        if random.chance(5) {
+            // Nobody asked for this any more.
+            self.link
+                .handle_dial_failed(now, dialing.id, Fault::new(FaultKind::TimedOut, "late"));
+        }
+        true
+    }
+
+    fn feed_written(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
+        let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) else {
+            return false;
+        };
+        let mut news = false;
+        while !self.transmit.is_empty() {
+            match wire.up.write(now, random, self.transmit.chunk()) {
+                Ok(0) => break,
+                Ok(n) => self.link.transmitted(now, &mut self.transmit, n),
+                Err(_) => {
+                    let fault = Fault::new(FaultKind::Reset, "writing failed");
+                    let transmit = std::mem::take(&mut self.transmit);
+                    self.note_excuse();
+                    self.link.transmit_failed(now, transmit, fault);
+                    return true;
+                }
+            }
+            news = true;
+        }
+        news
+    }
+
+    fn feed_read(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
+        let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) else {
+            return false;
+        };
+        if !wire.down.is_readable(now) {
+            return false;
+        }
+        let Some(mut buffer) = self.buffer.take() else {
+            return false;
+        };
+        let read = wire.down.read(now, random, buffer.unfilled());
+        if let Read::Data(n) = read {
+            buffer.advance(n);
+        }
+        self.link.handle_input(now, buffer);
+        if let Read::End(_) = read {
+            self.note_excuse();
+        }
+        match read {
+            Read::Data(_) | Read::Nothing => {}
+            Read::End(End::Fin) => self.link.handle_eof(now),
+            Read::End(End::Reset) => {
+                let fault = Fault::new(FaultKind::Reset, "connection reset");
+                self.link.handle_transport_error(now, fault);
+            }
+        }
+        true
+    }
+
+    /// Takes what the link wants done, and ends the turn.
+    fn take(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random, out: &mut Yield) {
+        while let Some(action) = self.link.poll_action() {
+            match action {
+                Action::Dial { id, endpoint, deadline } => {
+                    let fault = if random.chance(85) {
+                        None
+                    } else {
+                        random.pick(&[FaultKind::Refused, FaultKind::TimedOut, FaultKind::Unreachable])
+                    };
+                    let at = match fault {
+                        Some(FaultKind::TimedOut) => deadline,
+                        _ => (now + random.millis(0, 40)).min(deadline),
+                    };
+                    let fault = fault.filter(|_| cluster.stormy);
+                    self.dialing = Some(Dialing {
+                        id,
+                        endpoint,
+                        at,
+                        fault,
+                    });
+                }
+                Action::HalfClose => {
+                    if let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) {
+                        wire.up.end(now, End::Fin);
+                    }
+                }
+                Action::Hangup => self.hang_up(now, cluster, random),
+                Action::Reroute { endpoint, parcel } => out.rerouted.push((endpoint, parcel)),
+                _ => {}
+            }
+        }
+        if self.transmit.is_empty() && self.wire.is_some() {
+            let _ = self.link.take_transmit(now, WRITE_SIZE, &mut self.transmit);
+        }
+        if self.buffer.is_none() && self.wire.is_some() {
+            self.buffer = self.link.take_read_buffer();
+        }
+        self.link.drain_completions(&mut out.completions);
+        self.sleep = self.link.poll_timeout();
+    }
+
+    fn hang_up(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) {
+        self.dialing = None;
+        let later = now + random.millis(0, 300);
+        if let Some(buffer) = self.buffer.take() {
+            match random.below(3) {
+                0 => self.stale.push((later, Stale::Buffer(buffer))),
+                1 => self.link.handle_input(now, buffer),
+                _ => {}
+            }
+        }
+        let transmit = std::mem::take(&mut self.transmit);
+        if !transmit.is_empty() && random.chance(50) {
+            self.stale.push((later, Stale::Transmit(transmit)));
+        }
+        let Some(id) = self.wire.take() else { return };
+        if let Some(wire) = cluster.wires.get_mut(&id) {
+            wire.client = false;
+            let end = if random.chance(50) { End::Fin } else { End::Reset };
+            wire.up.end(now, end);
+            // What arrives now meets a closed socket.
+            wire.down.end(now, End::Reset);
+        }
+    }
+
+    // ---- deliveries ----
+
+    /// The connection ends while nothing more is taken in: what waits behind is lost with it.
+    fn note_excuse(&mut self) {
+        if let (Some(wire), false) = (self.wire, self.link.wants_read()) {
+            self.excused.insert(wire);
+        }
+    }
+
+    /// The user gives the consumer up.
+    pub(super) fn excuse_all(&mut self) {
+        self.excused.extend(self.wire);
+    }
+
+    /// A delivery was taken: it must be the next that was pushed, or everything between was lost in the network.
+    pub(super) fn check_delivery(&mut self, lease: &Lease, cluster: &Cluster) -> Result<(), String> {
+        self.sequence += 1;
+        if lease.sequence != self.sequence {
+            return Err(format!(
+                "delivery {} follows delivery {}",
+                lease.sequence,
+                self.sequence - 1
+            ));
+        }
+        while let Some(id) = self.trail.front().copied() {
+            let Some(wire) = cluster.wires.get(&id) else {
+                return Err("a delivery arrived on a connection that is forgotten".to_owned());
+            };
+            match wire.pushed.get(self.taken) {
+                Some((pushed, end)) if *pushed == lease.received.id && *end <= wire.down.read => {
+                    self.taken += 1;
+                    return Ok(());
+                }
+                Some((skipped, end)) if *end <= wire.down.read && !self.excused.contains(&id) => {
+                    return Err(skip_report(id, skipped, &lease.received.id));
+                }
+                _ => {}
+            }
+            self.trail.pop_front();
+            self.taken = 0;
+        }
+        Err(format!("delivery {} was never pushed", lease.received.id.as_str()))
+    }
+
+    /// Whether deliveries of this connection are still compared.
+    pub(super) fn remembers(&self, id: ConnectionId) -> bool {
+        self.trail.contains(&id)
+    }
+
+    /// Checks that memory stays within what was configured.
+    pub(super) fn check_memory(&mut self, plan: &Plan, prefetch: usize) -> Result<(), String> {
+        let holdings = self.link.holdings();
+        // One push beyond the bound, and those that one read of the largest buffer can hold.
+        let push_bytes = 64 * (plan.largest + 200);
+        let decoder = 2 * push_bytes + 128 * 1024;
+        if holdings.deliveries > prefetch + 64 {
+            return Err(format!(
+                "{} deliveries wait, {prefetch} are allowed",
+                holdings.deliveries
+            ));
+        }
+        if holdings.decoder > decoder {
+            return Err(format!("the decoder holds {} bytes", holdings.decoder));
+        }
+        let frame = 200_000 + plan.largest;
+        if holdings.output > WRITE_SIZE + frame {
+            return Err(format!("{} bytes of output wait", holdings.output));
+        }
+        Ok(())
+    }
+}
+
+fn skip_report(id: ConnectionId, skipped: &MessageId, got: &MessageId) -> String {
+    format!(
+        "delivery {} was read from {id:?} and skipped; {} came next",
+        skipped.as_str(),
+        got.as_str()
+    )
+}

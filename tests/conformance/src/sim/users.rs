@@ -1,0 +1,642 @@
+//! Those who call: what they ask for, and what they do with what they get.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use fibp_proto::admin::QueueSpec;
+use fibp_proto::config::{Config, ConsumerSettings, Replay};
+use fibp_proto::event::Cursor;
+use fibp_proto::link::{CallId, Lease, Parcel, ProducerId, Settle};
+use fibp_proto::{Endpoint, Event, Link, QueueName, Request, Shared};
+
+use super::plan::Plan;
+use super::port::{Port, Role};
+use super::random::Random;
+use super::token::Token;
+use super::truth::Awaits;
+use super::world::{Phase, World};
+
+/// Keys whose value, once set, is the key itself.
+const KEYS: usize = 12;
+
+/// One client: what its links share, and its producers.
+#[derive(Debug)]
+pub(super) struct Client {
+    shared: Shared,
+    cursor: Cursor,
+    main: Option<usize>,
+    nodes: BTreeMap<Endpoint, usize>,
+    producers: Vec<Producer>,
+    /// Calls that may be abandoned.
+    calls: VecDeque<(usize, CallId, u64)>,
+    next: Instant,
+}
+
+/// Sends to one queue, in order.
+#[derive(Debug)]
+struct Producer {
+    id: ProducerId,
+    queue: QueueName,
+    name: u64,
+    place: u64,
+}
+
+/// A consumer and its user.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    client: usize,
+    queue: QueueName,
+    settings: ConsumerSettings,
+    state: Consuming,
+}
+
+#[derive(Debug)]
+enum Consuming {
+    /// Opens a consumer then.
+    Away(Instant),
+    Opening(usize),
+    Waiting(usize),
+    /// Settles these then.
+    Busy(usize, Instant, VecDeque<Lease>),
+}
+
+impl Consuming {
+    fn port(&self) -> Option<usize> {
+        match self {
+            Self::Away(_) => None,
+            Self::Opening(port) | Self::Waiting(port) | Self::Busy(port, ..) => Some(*port),
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn new(plan: &Plan, start: Instant, random: &mut Random) -> Option<Self> {
+        let config: Config = plan.config(random);
+        let shared = Shared::new(config).ok()?;
+        Some(Self {
+            cursor: shared.subscribe(),
+            shared,
+            main: None,
+            nodes: BTreeMap::new(),
+            producers: Vec::new(),
+            calls: VecDeque::new(),
+            next: start,
+        })
+    }
+
+    pub(super) fn replays_enqueues(&self) -> bool {
+        self.shared.config().settings().replay == Replay::IncludingEnqueue
+    }
+
+    pub(super) fn poll_timeout(&self, phase: Phase) -> Option<Instant> {
+        (phase == Phase::Storm).then_some(self.next)
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        self.shared.next_event(&mut self.cursor)
+    }
+}
+
+impl Consumer {
+    pub(super) fn new(client: usize, queue: QueueName, settings: ConsumerSettings, start: Instant) -> Self {
+        Self {
+            client,
+            queue,
+            settings,
+            state: Consuming::Away(start),
+        }
+    }
+
+    pub(super) fn poll_timeout(&self, phase: Phase) -> Option<Instant> {
+        match &self.state {
+            Consuming::Away(_) if matches!(phase, Phase::Close { .. }) => None,
+            Consuming::Away(at) | Consuming::Busy(_, at, _) => Some(*at),
+            Consuming::Opening(_) | Consuming::Waiting(_) => None,
+        }
+    }
+}
+
+impl World {
+    /// Everybody whose time has come does something.
+    pub(super) fn users_act(&mut self) -> Result<bool, String> {
+        let mut progress = false;
+        for client in 0..self.clients.len() {
+            let due = self
+                .clients
+                .get(client)
+                .and_then(|client| client.poll_timeout(self.phase))
+                .is_some_and(|at| at <= self.now);
+            if due {
+                let pause = self.random.millis(0, self.plan.pause);
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.next = self.now + pause + Duration::from_micros(1);
+                }
+                self.have_idea(client)?;
+                progress = true;
+            }
+        }
+        for consumer in 0..self.consumers.len() {
+            progress |= self.consume(consumer)?;
+        }
+        Ok(progress)
+    }
+
+    /// The requests link of a client; a new one if the last has ended.
+    fn main(&mut self, client: usize) -> usize {
+        let known = self.clients.get(client).and_then(|client| client.main);
+        if let Some(port) = known {
+            let ended = self.link(port).is_none_or(|link| link.is_terminated());
+            let may_replace = !matches!(self.phase, Phase::Close { .. });
+            if !ended || !may_replace {
+                return port;
+            }
+            self.retire(port);
+        }
+        // Tokens name the port that they will be at.
+        let port = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
+        let deadline = self
+            .clients
+            .get(client)
+            .and_then(|client| self.now.checked_add(client.shared.config().settings().connect_timeout));
+        let (_, token) = self.truth.token(Awaits::Opened(port), deadline);
+        let seed = self.random.next();
+        if let Some(user) = self.clients.get_mut(client) {
+            let link = Link::requests(&user.shared, self.now, seed, Some(token));
+            let credentials = user.shared.config().settings().credentials.clone();
+            user.main = Some(port);
+            user.producers.clear();
+            self.add_port(Port::new(link, client, Role::Main, credentials));
+        }
+        port
+    }
+
+    /// Hands work to another link of the client.
+    pub(super) fn reroute(&mut self, client: usize, endpoint: Option<Endpoint>, parcel: Parcel<Token>) {
+        self.note(|| format!("client {client} reroutes to {endpoint:?}"));
+        let now = self.now;
+        let port = match endpoint {
+            None => self.clients.get(client).and_then(|client| client.main),
+            Some(endpoint) => {
+                let known = self
+                    .clients
+                    .get(client)
+                    .and_then(|client| client.nodes.get(&endpoint).copied());
+                known.or_else(|| {
+                    let seed = self.random.next();
+                    let user = self.clients.get_mut(client)?;
+                    let link = Link::requests_to(&user.shared, endpoint.clone(), now, seed);
+                    let credentials = user.shared.config().settings().credentials.clone();
+                    let port = self.add_port(Port::new(link, client, Role::Node(endpoint.clone()), credentials));
+                    self.clients.get_mut(client)?.nodes.insert(endpoint, port);
+                    Some(port)
+                })
+            }
+        };
+        if let Some(link) = port.and_then(|port| self.link(port)) {
+            link.accept(now, parcel);
+        }
+    }
+
+    /// Forgets a port whose link has ended.
+    pub(super) fn retire(&mut self, port: usize) {
+        let used = self
+            .consumers
+            .iter()
+            .any(|consumer| consumer.state.port() == Some(port));
+        if used {
+            return;
+        }
+        if let Some(place) = self.ports.get_mut(port) {
+            *place = None;
+        }
+        for client in &mut self.clients {
+            client.nodes.retain(|_, known| *known != port);
+            client.calls.retain(|(known, ..)| *known != port);
+            if client.main == Some(port) {
+                client.main = None;
+            }
+        }
+    }
+
+    // ---- ideas ----
+
+    fn have_idea(&mut self, client: usize) -> Result<(), String> {
+        let may_produce = self.produced < self.plan.messages;
+        match self.random.below(100) {
+            0..=24 if may_produce => self.enqueue(client),
+            25..=34 if may_produce => self.enqueue_many(client),
+            35..=62 if may_produce => return self.send(client),
+            63..=65 => self.flush(client),
+            66..=67 => self.close_producer(client),
+            68..=84 => self.ask(client),
+            85..=93 => return self.abandon(client),
+            _ => {
+                // Timeouts that nobody asked for do nothing.
+                let (port, now) = (self.main(client), self.now);
+                if let Some(link) = self.link(port) {
+                    link.handle_timeout(now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A timeout to ask for, and the deadline that follows from it.
+    fn timeout(&mut self, client: usize) -> (Option<Duration>, Option<Instant>) {
+        let own = self.random.chance(30).then(|| self.random.millis(10, 3000));
+        let configured = self
+            .clients
+            .get(client)
+            .and_then(|client| client.shared.config().settings().request_timeout);
+        let deadline = own.or(configured).and_then(|timeout| self.now.checked_add(timeout));
+        (own, deadline)
+    }
+
+    fn any_queue(&mut self) -> QueueName {
+        let index = self.random.below(self.plan.queues);
+        self.cluster.queues().get(index).cloned().unwrap_or_else(|| "".into())
+    }
+
+    fn remember(&mut self, client: usize, port: usize, call: CallId, token: u64) {
+        if let Some(client) = self.clients.get_mut(client) {
+            client.calls.push_back((port, call, token));
+            if client.calls.len() > 200 {
+                client.calls.pop_front();
+            }
+        }
+    }
+
+    fn enqueue(&mut self, client: usize) {
+        let (port, now) = (self.main(client), self.now);
+        let (timeout, deadline) = self.timeout(client);
+        let queue = self.any_queue();
+        let size = self.random.spread(self.plan.largest);
+        self.produced += 1;
+        let (tag, message) = self.truth.message(&queue, size, None);
+        let (number, token) = self.truth.token(Awaits::Enqueued(tag), deadline);
+        if let Some(link) = self.link(port) {
+            let call = link.enqueue(now, message, timeout, token);
+            self.note(|| format!("port {port}: enqueue {tag} of {size} bytes, token {number}, {call:?}"));
+            self.remember(client, port, call, number);
+        }
+    }
+
+    fn enqueue_many(&mut self, client: usize) {
+        let (port, now) = (self.main(client), self.now);
+        let (timeout, deadline) = self.timeout(client);
+        let count = self.random.below(12);
+        self.produced += count;
+        let mut tags = Vec::new();
+        let mut messages = Vec::new();
+        for _ in 0..count {
+            let queue = self.any_queue();
+            let size = self.random.spread(self.plan.largest);
+            let (tag, message) = self.truth.message(&queue, size, None);
+            tags.push(tag);
+            messages.push(message);
+        }
+        self.note(|| format!("port {port}: enqueue {tags:?}"));
+        let (number, token) = self.truth.token(Awaits::EnqueuedMany(tags), deadline);
+        if let Some(link) = self.link(port) {
+            let call = link.enqueue_many(now, messages, timeout, token);
+            self.remember(client, port, call, number);
+        }
+    }
+
+    /// Sends by one of the client's producers.
+    fn send(&mut self, client: usize) -> Result<(), String> {
+        let (port, now) = (self.main(client), self.now);
+        let count = self.clients.get(client).map_or(0, |client| client.producers.len());
+        if count == 0 || (count < 3 && self.random.chance(5)) {
+            let settings = Plan::producer(&mut self.random);
+            let (queue, name) = (self.any_queue(), self.random.next());
+            if let Some(id) = self.link(port).map(|link| link.open_producer(settings)) {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.producers.push(Producer {
+                        id,
+                        queue,
+                        name,
+                        place: 0,
+                    });
+                }
+            }
+        }
+        let (timeout, deadline) = self.timeout(client);
+        let count = self.clients.get(client).map_or(0, |client| client.producers.len());
+        let chosen = self.random.below(count);
+        let Some(producer) = self
+            .clients
+            .get_mut(client)
+            .and_then(|client| client.producers.get_mut(chosen))
+        else {
+            return Ok(());
+        };
+        producer.place += 1;
+        let (id, place) = (producer.id, (producer.name, producer.place));
+        let queue = QueueName::clone(&producer.queue);
+        let size = self.random.spread(self.plan.largest);
+        self.produced += 1;
+        let (tag, message) = self.truth.message(&queue, size, Some(place));
+        let (receipt, receipt_token) = self.truth.token(Awaits::Enqueued(tag), deadline);
+        self.note(|| format!("port {port}: send {tag}, token {receipt}, by {id:?}"));
+        if self.random.chance(20) {
+            let Some(link) = self.link(port) else { return Ok(()) };
+            match link.try_send(now, id, message, timeout, receipt_token) {
+                Ok(call) => self.remember(client, port, call, receipt),
+                Err((refused, token)) => self.truth.refused(token, &refused.message)?,
+            }
+        } else {
+            let (number, admitted) = self.truth.token(Awaits::Admitted(receipt), deadline);
+            if let Some(link) = self.link(port) {
+                let call = link.send(now, id, message, timeout, admitted, receipt_token);
+                self.remember(client, port, call, number);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, client: usize) {
+        let (port, now) = (self.main(client), self.now);
+        let Some(id) = self
+            .clients
+            .get(client)
+            .and_then(|client| client.producers.first())
+            .map(|producer| producer.id)
+        else {
+            return;
+        };
+        let (timeout, deadline) = match self.random.chance(50) {
+            true => self.timeout(client),
+            false => (None, None),
+        };
+        let (number, token) = self.truth.token(Awaits::Flushed, deadline);
+        if let Some(link) = self.link(port) {
+            let call = link.flush(now, id, timeout, token);
+            self.remember(client, port, call, number);
+        }
+    }
+
+    fn close_producer(&mut self, client: usize) {
+        let port = self.main(client);
+        let Some(producer) = self.clients.get_mut(client).and_then(|client| client.producers.pop()) else {
+            return;
+        };
+        if let Some(link) = self.link(port) {
+            link.close_producer(producer.id);
+        }
+    }
+
+    /// A request of its own frame.
+    fn ask(&mut self, client: usize) {
+        let (port, now) = (self.main(client), self.now);
+        let (timeout, deadline) = self.timeout(client);
+        let key = format!("key-{}", self.random.below(KEYS));
+        let mut expected = None;
+        let request = match self.random.below(10) {
+            0..=4 => {
+                expected = Some(key.clone());
+                Request::GetConfig { key }
+            }
+            5 | 6 => Request::SetConfig {
+                value: key.clone(),
+                key,
+            },
+            7 => Request::QueueStats {
+                queue: self.any_queue(),
+            },
+            8 => Request::Heartbeat,
+            _ => match self.random.below(3) {
+                0 => Request::ListQueues,
+                1 => Request::CreateQueue(QueueSpec::new("passing")),
+                _ => Request::DeleteQueue {
+                    queue: "passing".into(),
+                },
+            },
+        };
+        let (number, token) = self.truth.token(Awaits::Answer(request.op(), expected), deadline);
+        self.note(|| format!("port {port}: {:?}, token {number}", request.op()));
+        if let Some(link) = self.link(port) {
+            let call = link.call(now, request, timeout, token);
+            self.remember(client, port, call, number);
+        }
+    }
+
+    fn abandon(&mut self, client: usize) -> Result<(), String> {
+        let count = self.clients.get(client).map_or(0, |client| client.calls.len());
+        let chosen = self.random.below(count);
+        let Some((port, call, number)) = self
+            .clients
+            .get_mut(client)
+            .and_then(|client| client.calls.remove(chosen))
+        else {
+            return Ok(());
+        };
+        let open = self.truth.is_open(number);
+        let token = self.link(port).and_then(|link| link.abandon(call));
+        self.note(|| format!("port {port}: abandon {call:?}, token {number}: {token:?}"));
+        match token {
+            Some(token) => self.truth.abandoned(token),
+            // Done, handed to another link, or about to be told.
+            None => {
+                let _ = open;
+                Ok(())
+            }
+        }
+    }
+
+    // ---- consuming ----
+
+    /// The bound of deliveries at a port.
+    pub(super) fn prefetch(&self, port: usize) -> usize {
+        self.consumers
+            .iter()
+            .find(|consumer| consumer.state.port() == Some(port))
+            .map_or(usize::MAX / 2, |consumer| consumer.settings.prefetch)
+    }
+
+    fn consume(&mut self, index: usize) -> Result<bool, String> {
+        let now = self.now;
+        let due = self
+            .consumers
+            .get(index)
+            .and_then(|consumer| consumer.poll_timeout(self.phase))
+            .is_some_and(|at| at <= now);
+        let Some(consumer) = self.consumers.get_mut(index).filter(|_| due) else {
+            return Ok(false);
+        };
+        match std::mem::replace(&mut consumer.state, Consuming::Away(now)) {
+            Consuming::Away(_) => self.open_consumer(index),
+            Consuming::Busy(port, _, leases) => {
+                let client = consumer.client;
+                self.settle_leases(client, leases);
+                self.wait(index, port);
+            }
+            other => consumer.state = other,
+        }
+        Ok(true)
+    }
+
+    fn open_consumer(&mut self, index: usize) {
+        let Some(consumer) = self.consumers.get(index) else {
+            return;
+        };
+        let client = consumer.client;
+        let (queue, settings) = (QueueName::clone(&consumer.queue), consumer.settings);
+        let port = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
+        let Some(shared) = self.clients.get(client).map(|client| client.shared.clone()) else {
+            return;
+        };
+        let deadline = self.now.checked_add(shared.config().settings().connect_timeout);
+        let (_, token) = self.truth.token(Awaits::Opened(port), deadline);
+        let seed = self.random.next();
+        let link = Link::consumer(&shared, queue, settings, self.now, seed, Some(token));
+        let credentials = shared.config().settings().credentials.clone();
+        self.add_port(Port::new(link, client, Role::Consumer, credentials));
+        if let Some(consumer) = self.consumers.get_mut(index) {
+            consumer.state = Consuming::Opening(port);
+        }
+    }
+
+    fn wait(&mut self, index: usize, port: usize) {
+        let now = self.now;
+        let (_, token) = self.truth.token(Awaits::Ready(port), None);
+        if let Some(link) = self.link(port) {
+            link.wait_delivery(now, token);
+        }
+        if let Some(consumer) = self.consumers.get_mut(index) {
+            consumer.state = Consuming::Waiting(port);
+        }
+    }
+
+    fn consumer_at(&self, port: usize) -> Option<usize> {
+        self.consumers
+            .iter()
+            .position(|consumer| consumer.state.port() == Some(port))
+    }
+
+    /// A link is open, or will never be.
+    pub(super) fn opened(&mut self, port: usize, ok: bool) -> Result<(), String> {
+        let Some(index) = self.consumer_at(port) else {
+            return Ok(());
+        };
+        if ok {
+            self.wait(index, port);
+        } else {
+            self.consumer_ended(index, port);
+        }
+        Ok(())
+    }
+
+    fn consumer_ended(&mut self, index: usize, port: usize) {
+        let pause = self.random.millis(1, 500);
+        if let Some(consumer) = self.consumers.get_mut(index) {
+            consumer.state = Consuming::Away(self.now + pause);
+        }
+        self.note(|| format!("port {port}: the consumer ended"));
+    }
+
+    /// A delivery waits at a port, or its consumer has ended.
+    pub(super) fn ready(&mut self, port: usize) -> Result<(), String> {
+        let Some(index) = self.consumer_at(port) else {
+            return Ok(());
+        };
+        let most = self.random.spread(200);
+        let mut leases = VecDeque::new();
+        let Some(at) = self.ports.get_mut(port).and_then(Option::as_mut) else {
+            return Ok(());
+        };
+        let taken = at.link.take_deliveries(self.now, most, &mut leases);
+        if taken != leases.len() || taken > most {
+            return Err(format!("{taken} deliveries are {}", leases.len()));
+        }
+        for lease in &leases {
+            at.check_delivery(lease, &self.cluster)?;
+        }
+        let end = at.link.poll_consumer_end();
+        for lease in &leases {
+            self.truth.delivered(&lease.received)?;
+        }
+        self.note(|| format!("port {port}: {taken} deliveries, end: {end:?}"));
+        match (taken, end) {
+            (0, None) => Err("a consumer was woken for nothing".to_owned()),
+            (0, Some(_)) => {
+                self.consumer_ended(index, port);
+                Ok(())
+            }
+            _ => {
+                let slow = self.phase == Phase::Storm && self.random.chance(10);
+                let pause = self.random.millis(0, if slow { 8000 } else { 30 });
+                if let Some(consumer) = self.consumers.get_mut(index) {
+                    consumer.state = Consuming::Busy(port, self.now + pause, leases);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn settle_leases(&mut self, client: usize, leases: VecDeque<Lease>) {
+        let has_main = self.clients.get(client).is_some_and(|client| client.main.is_some());
+        if matches!(self.phase, Phase::Close { .. }) && !has_main {
+            return;
+        }
+        let mut settles = Vec::new();
+        for lease in leases {
+            let fate = if self.phase == Phase::Storm {
+                self.random.below(100)
+            } else {
+                0
+            };
+            let nack = match fate {
+                0..=84 => {
+                    self.truth.ack_asked(&lease.received);
+                    None
+                }
+                85..=92 => Some("not now".to_owned()),
+                // Forgotten: its lease will expire.
+                _ => continue,
+            };
+            settles.push(Settle {
+                queue: lease.received.queue,
+                id: lease.received.id,
+                nack,
+                lease_deadline: lease.deadline,
+            });
+        }
+        let (port, now) = (self.main(client), self.now);
+        let (timeout, deadline) = self.timeout(client);
+        if self.random.chance(50) {
+            let (number, token) = self.truth.token(Awaits::SettledMany(settles.len()), deadline);
+            if let Some(link) = self.link(port) {
+                let call = link.settle_many(now, settles, timeout, token);
+                self.remember(client, port, call, number);
+            }
+            return;
+        }
+        for settle in settles {
+            let (number, token) = self.truth.token(Awaits::Settled, deadline);
+            if let Some(link) = self.link(port) {
+                let call = link.settle(now, settle, timeout, token);
+                self.remember(client, port, call, number);
+            }
+        }
+    }
+
+    /// Everybody closes what they have.
+    pub(super) fn leave(&mut self) {
+        let now = self.now;
+        for index in 0..self.ports.len() {
+            let Some(port) = self.ports.get_mut(index).and_then(Option::as_mut) else {
+                continue;
+            };
+            let deadline = Duration::from_secs(5);
+            if port.role == Role::Consumer {
+                port.excuse_all();
+                let (_, token) = self.truth.token(Awaits::Drained, now.checked_add(deadline));
+                port.link.stop_consuming(now, token);
+            } else {
+                let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(deadline));
+                port.link.close(now, deadline, token);
+            }
+        }
+    }
+}
