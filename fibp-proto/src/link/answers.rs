@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::Link;
 use super::completion::{Action, Completion, Reply};
 use super::submit::{CLIENT, Cargo, Parcel};
 use super::work::{Batch, Call, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Ticket, Waiter, Work};
+use super::{Link, Settle};
 use crate::config::{Endpoint, Replay};
 use crate::connection::{Connection, Expiry};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::event::{Event, LinkName};
-use crate::message::{MessageId, QueueName};
+use crate::message::QueueName;
 use crate::request::{Op, Request};
-use crate::response::{self, Response};
+use crate::response::{Response, ServerError};
 use crate::simulation::Flaw;
 
 /// How long to wait before asking again while a leader is being elected.
@@ -75,7 +75,7 @@ impl<T> Link<T> {
         let mut results = Results::of(response);
         let mut moved: Vec<(Endpoint, Vec<Item<T>>)> = Vec::new();
         let mut delayed = Vec::new();
-        for (payload, mut ticket) in payloads.into_iter().zip(tickets) {
+        for (payload, mut ticket) in payloads.into_vec().into_iter().zip(tickets) {
             let result = results.next(&payload, &ticket);
             if let Some(error) = result.error().filter(|error| error.kind() == ErrorKind::NotLeader)
                 && !matches!(ticket.waiter, Waiter::Told)
@@ -164,6 +164,7 @@ impl<T> Link<T> {
     fn delay_call(&mut self, now: Instant, call: Call<T>) {
         if let Some(until) = now.checked_add(ELECTION_PAUSE) {
             self.calls_soonest.add(Some(until));
+            self.calls_soonest.add(call.fate.deadline);
             self.delayed.push((Some(until), call));
         }
     }
@@ -385,7 +386,7 @@ impl<T> Link<T> {
                 Work::Batch(batch) => {
                     let again = goes_on && (!sent || self.is_replayable(batch.lane.kind.op()));
                     let mut items = Vec::new();
-                    for (payload, mut ticket) in batch.payloads.into_iter().zip(batch.tickets) {
+                    for (payload, mut ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
                         if again {
                             ticket.fate.replayed |= sent;
                             if !matches!(ticket.waiter, Waiter::Told) {
@@ -431,17 +432,13 @@ impl<T> Link<T> {
     pub(super) fn fail_everything(&mut self, error: &Error) {
         // What is encoded may be on its way at this moment, or go out before the goodbye.
         let unknown = error.clone().with_outcome(Outcome::Unknown);
-        let in_flight = self
-            .connection
-            .as_deref_mut()
-            .map(Connection::drain)
-            .unwrap_or_default();
+        let in_flight = self.connection.as_mut().map(Connection::drain).unwrap_or_default();
         for (work, _) in in_flight {
             match work {
                 Work::Subscribe => {}
                 Work::Call(call) => self.finish_call(call, Err(unknown.clone())),
                 Work::Batch(batch) => {
-                    for (payload, ticket) in batch.payloads.into_iter().zip(batch.tickets) {
+                    for (payload, ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
                         self.finish_item(ticket, ItemResult::failed(payload, unknown.clone()));
                     }
                 }
@@ -525,82 +522,59 @@ impl<T> Ticket<T> {
 
 /// The results of a batch, in order, with something for every item however many the server sent.
 struct Results {
-    items: Items,
-    rest: Rest,
-}
-
-enum Items {
-    Enqueued(std::vec::IntoIter<response::ItemResult<MessageId>>),
-    Settled(std::vec::IntoIter<response::ItemResult<()>>),
-}
-
-/// What becomes of items that got no result.
-enum Rest {
-    Missing,
-    Mismatched,
-    Failed(Error),
-}
-
-impl Rest {
-    fn error(&self) -> Error {
-        let text = match self {
-            Self::Missing => "the server answered fewer results than there were items",
-            Self::Mismatched => "the answer belongs to another operation",
-            Self::Failed(error) => return error.clone(),
-        };
-        Error::new(ErrorKind::Protocol, text).with_outcome(Outcome::Unknown)
-    }
-
-    /// One refusal for a whole frame is how an empty queue name is answered (spec/preamble.md 1.5).
-    fn after<R>(results: &[response::ItemResult<R>]) -> Self {
-        match results {
-            [Err(only)] if only.kind() == ErrorKind::InvalidArgument => {
-                Self::Failed(Error::from_server((**only).clone()))
-            }
-            _ => Self::Missing,
-        }
-    }
+    items: std::vec::IntoIter<Result<Option<crate::MessageId>, Box<ServerError>>>,
+    /// For items that got none.
+    rest: Error,
 }
 
 impl Results {
     fn of(response: Result<Response, Error>) -> Self {
-        let (items, rest) = match response {
-            Ok(Response::Enqueue(results)) => {
-                let rest = Rest::after(&results);
-                (Items::Enqueued(results.into_iter()), rest)
-            }
+        let missing = Error::new(
+            ErrorKind::Protocol,
+            "the server answered fewer results than there were items",
+        )
+        .with_outcome(Outcome::Unknown);
+        let (items, rest): (Vec<_>, Error) = match response {
+            Ok(Response::Enqueue(results)) => (results.into_iter().map(|r| r.map(Some)).collect(), missing),
             Ok(Response::Ack(results) | Response::Nack(results)) => {
-                let rest = Rest::after(&results);
-                (Items::Settled(results.into_iter()), rest)
+                (results.into_iter().map(|r| r.map(|()| None)).collect(), missing)
             }
-            Ok(_) => (Items::Settled(Vec::new().into_iter()), Rest::Mismatched),
-            Err(error) => (Items::Settled(Vec::new().into_iter()), Rest::Failed(error)),
+            Ok(_) => (
+                Vec::new(),
+                Error::new(ErrorKind::Protocol, "the answer belongs to another operation")
+                    .with_outcome(Outcome::Unknown),
+            ),
+            Err(error) => (Vec::new(), error),
         };
-        Self { items, rest }
+        // One refusal for a whole frame is how an empty queue name is answered (spec/preamble.md 1.5).
+        let rest = match items.as_slice() {
+            [Err(only)] if only.kind() == ErrorKind::InvalidArgument => Error::from_server((**only).clone()),
+            _ => rest,
+        };
+        Self {
+            items: items.into_iter(),
+            rest,
+        }
     }
 
     fn next<T>(&mut self, payload: &Payload, ticket: &Ticket<T>) -> ItemResult {
-        let error = match (payload, &mut self.items) {
-            (Payload::Message(_), Items::Enqueued(results)) => match results.next() {
-                Some(Ok(id)) => return ItemResult::Enqueued(Ok(id)),
-                Some(Err(error)) => Error::from_server(*error),
-                None => self.rest.error(),
-            },
-            (Payload::Settle(settle), Items::Settled(results)) => match results.next() {
-                Some(Ok(())) => return ItemResult::Settled(Ok(())),
-                // The first attempt worked; the second finds no lease any more.
-                Some(Err(error))
-                    if ticket.fate.replayed && settle.nack.is_none() && error.kind() == ErrorKind::MessageNotFound =>
-                {
-                    return ItemResult::Settled(Ok(()));
-                }
-                Some(Err(error)) => Error::from_server(*error),
-                None => self.rest.error(),
-            },
-            (Payload::Message(_), Items::Settled(_)) => self.rest.error(),
-            (Payload::Settle(_), Items::Enqueued(_)) => Rest::Mismatched.error(),
+        let result = match self.items.next() {
+            Some(Ok(id)) => Ok(id),
+            Some(Err(error)) => Err(Error::from_server(*error)),
+            None => Err(self.rest.clone()),
         };
-        ItemResult::failed(payload.clone(), error)
+        match (payload, result) {
+            (Payload::Message(_), Ok(Some(id))) => ItemResult::Enqueued(Ok(id)),
+            (Payload::Settle(_), Ok(_)) => ItemResult::Settled(Ok(())),
+            // The first attempt worked; the second finds no lease any more.
+            (Payload::Settle(Settle { nack: None, .. }), Err(error))
+                if ticket.fate.replayed && error.kind() == ErrorKind::MessageNotFound =>
+            {
+                ItemResult::Settled(Ok(()))
+            }
+            (_, Err(error)) => ItemResult::failed(payload.clone(), error),
+            (Payload::Message(_), Ok(None)) => ItemResult::failed(payload.clone(), self.rest.clone()),
+        }
     }
 }
 

@@ -49,10 +49,6 @@ impl<T> Lane<T> {
         self.items.front()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
-    }
-
     pub(super) fn pop_front(&mut self) -> Option<Item<T>> {
         let item = self.items.pop_front()?;
         self.bytes = self.bytes.saturating_sub(item.ticket.cost);
@@ -107,8 +103,6 @@ pub(super) struct Lanes<T> {
     lanes: Vec<Option<Lane<T>>>,
     free: Vec<usize>,
     by_key: HashMap<LaneKey, usize, BuildHasherDefault<DefaultHasher>>,
-    /// The lane used last: most clients stay with it.
-    latest: usize,
     /// Lanes that may send now, each once.
     ready: VecDeque<usize>,
     soonest: Soonest,
@@ -121,7 +115,6 @@ impl<T> Lanes<T> {
             lanes: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::default(),
-            latest: 0,
             ready: VecDeque::new(),
             soonest: Soonest::default(),
             items: 0,
@@ -173,7 +166,7 @@ impl<T> Lanes<T> {
 
     /// The lane of this key sends nothing before `until`.
     pub(super) fn hold(&mut self, now: Instant, key: &LaneKey, until: Instant) {
-        if let Some(index) = self.find(key) {
+        if let Some(index) = self.by_key.get(key).copied() {
             if let Some(lane) = self.lane_mut(index) {
                 lane.not_before = Some(until);
             }
@@ -209,7 +202,7 @@ impl<T> Lanes<T> {
 
     /// A frame of this lane was answered, or given up.
     pub(super) fn answered(&mut self, now: Instant, key: &LaneKey) {
-        if let Some(index) = self.find(key) {
+        if let Some(index) = self.by_key.get(key).copied() {
             if let Some(lane) = self.lane_mut(index) {
                 lane.in_flight = lane.in_flight.saturating_sub(1);
             }
@@ -317,16 +310,8 @@ impl<T> Lanes<T> {
         }
     }
 
-    fn find(&mut self, key: &LaneKey) -> Option<usize> {
-        let latest = self.lanes.get(self.latest).and_then(Option::as_ref);
-        if latest.is_none_or(|lane| lane.key != *key) {
-            self.latest = *self.by_key.get(key)?;
-        }
-        Some(self.latest)
-    }
-
     fn lane_index(&mut self, key: LaneKey, policy: Policy) -> usize {
-        if let Some(index) = self.find(&key) {
+        if let Some(index) = self.by_key.get(&key).copied() {
             // The account may belong to another producer than when the lane was made.
             if let Some(lane) = self.lane_mut(index) {
                 lane.policy = policy;

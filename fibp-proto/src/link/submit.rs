@@ -489,8 +489,9 @@ impl<T> Link<T> {
                 waiters.push(std::mem::replace(&mut item.ticket.waiter, Waiter::Told));
                 self.release(&item.ticket, None);
             }
-            self.forget_in_flight(id);
-            return first_token(waiters);
+            // Other parts of the call may be under way; all of them share one token.
+            let token = first_token(waiters);
+            return self.forget_in_flight(id).or(token);
         }
         self.forget_in_flight(id)
     }

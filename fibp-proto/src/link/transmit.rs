@@ -4,9 +4,7 @@ use std::time::Instant;
 
 use super::Link;
 use super::subscription::Subscription;
-use super::work::{
-    Batch, Item, ItemResult, LaneKey, LaneKind, Payload, Payloads, Ticket, Work, ack_request, nack_request,
-};
+use super::work::{Batch, Item, ItemResult, LaneKind, Payload, Payloads, Ticket, Work, ack_request, nack_request};
 use crate::config::Batching;
 use crate::connection::Connection;
 use crate::dialect::EncodeError;
@@ -87,26 +85,30 @@ impl<T> Link<T> {
 
     /// Encodes one frame of a lane.
     fn encode_frame(&mut self, now: Instant, connection: &mut Connection<Work<T>>, index: usize) {
+        let mut picked = Picked {
+            items: Vec::new(),
+            refused: Vec::new(),
+            taken: 0,
+        };
         let Some(lane) = self.lanes.lane_mut(index) else { return };
         let key = lane.key.clone();
         let frame = FrameRoom::new(connection, key.kind, &key.queue, lane.policy.max_bytes);
         let max_items = lane.policy.max_messages.min(connection.rules().max_items);
         let one_call = matches!(lane.policy.batching, Batching::Disabled);
-        let expected = lane.len().min(max_items);
-        let mut picked = Picked::new(key.kind, expected);
-        let mut refused = Vec::new();
-        let mut taken = 0;
         let mut len = frame.base;
         while let Some(next) = lane.front() {
-            if picked.tickets.len() >= max_items {
+            if picked.items.len() >= max_items {
                 break;
             }
-            let same_call = picked.tickets.last().is_none_or(|last| last.call == next.ticket.call);
+            let same_call = picked
+                .items
+                .last()
+                .is_none_or(|last: &Item<T>| last.ticket.call == next.ticket.call);
             if one_call && !same_call {
                 break;
             }
             let refusal = match frame.item_len(connection, &next.payload) {
-                Ok(item_len) if !picked.tickets.is_empty() && len.saturating_add(item_len) > frame.limit => break,
+                Ok(item_len) if !picked.items.is_empty() && len.saturating_add(item_len) > frame.limit => break,
                 Ok(item_len) => {
                     len = len.saturating_add(item_len);
                     None
@@ -114,33 +116,48 @@ impl<T> Link<T> {
                 Err(error) => Some(error),
             };
             let Some(item) = lane.pop_front() else { break };
-            taken += 1;
+            picked.taken += 1;
             match refusal {
-                None => picked.push(item),
-                Some(error) => refused.push((item, error)),
+                None => picked.items.push(item),
+                Some(error) => picked.refused.push((item, error)),
             }
         }
-        let sent = self.send_batch(connection, key, picked);
-        self.lanes.taken(now, index, taken, sent);
-        for (item, error) in refused {
+        let sent = self.send_batch(connection, key, picked.items);
+        self.lanes.taken(now, index, picked.taken, sent);
+        for (item, error) in picked.refused {
             self.finish_item(item.ticket, ItemResult::failed(item.payload, error.into()));
         }
     }
 
-    fn send_batch(&mut self, connection: &mut Connection<Work<T>>, lane: LaneKey, picked: Picked<T>) -> bool {
-        let Picked {
-            payloads,
-            tickets,
-            deadline,
-        } = picked;
-        if tickets.is_empty() {
+    fn send_batch(
+        &mut self,
+        connection: &mut Connection<Work<T>>,
+        lane: super::work::LaneKey,
+        items: Vec<Item<T>>,
+    ) -> bool {
+        if items.is_empty() {
             return false;
         }
         let kind = lane.kind;
-        let encoded = match &payloads {
-            Payloads::Messages(request) => connection.encode(request),
-            Payloads::Settles(settles) if kind == LaneKind::Nack => connection.encode(&nack_request(settles)),
-            Payloads::Settles(settles) => connection.encode(&ack_request(settles)),
+        let mut messages = Vec::new();
+        let mut settles = Vec::new();
+        let mut tickets: Vec<Ticket<T>> = Vec::with_capacity(items.len());
+        let mut deadline = None;
+        for Item { payload, ticket } in items {
+            match payload {
+                Payload::Message(message) => messages.push(message),
+                Payload::Settle(settle) => settles.push(settle),
+            }
+            deadline = earlier(deadline, ticket.fate.deadline);
+            tickets.push(ticket);
+        }
+        let (encoded, payloads) = match kind {
+            LaneKind::Enqueue => {
+                let request = Request::Enqueue(messages);
+                (connection.encode(&request), Payloads::Messages(request))
+            }
+            LaneKind::Ack => (connection.encode(&ack_request(&settles)), Payloads::Settles(settles)),
+            LaneKind::Nack => (connection.encode(&nack_request(&settles)), Payloads::Settles(settles)),
         };
         match encoded {
             Ok(id) => {
@@ -159,7 +176,7 @@ impl<T> Link<T> {
             }
             Err(error) => {
                 let error = Error::from(error);
-                for (payload, ticket) in payloads.into_iter().zip(tickets) {
+                for (payload, ticket) in payloads.into_vec().into_iter().zip(tickets) {
                     self.finish_item(ticket, ItemResult::failed(payload, error.clone()));
                 }
                 false
@@ -168,36 +185,10 @@ impl<T> Link<T> {
     }
 }
 
-/// The items of a frame in the making.
 struct Picked<T> {
-    payloads: Payloads,
-    tickets: Vec<Ticket<T>>,
-    /// The earliest among theirs.
-    deadline: Option<Instant>,
-}
-
-impl<T> Picked<T> {
-    fn new(kind: LaneKind, expected: usize) -> Self {
-        Self {
-            payloads: match kind {
-                LaneKind::Enqueue => Payloads::Messages(Request::Enqueue(Vec::with_capacity(expected))),
-                LaneKind::Ack | LaneKind::Nack => Payloads::Settles(Vec::with_capacity(expected)),
-            },
-            tickets: Vec::with_capacity(expected),
-            deadline: None,
-        }
-    }
-
-    fn push(&mut self, item: Item<T>) {
-        self.deadline = earlier(self.deadline, item.ticket.fate.deadline);
-        self.tickets.push(item.ticket);
-        match (&mut self.payloads, item.payload) {
-            (Payloads::Messages(Request::Enqueue(messages)), Payload::Message(message)) => messages.push(message),
-            (Payloads::Settles(settles), Payload::Settle(settle)) => settles.push(settle),
-            // A lane holds items of one kind.
-            _ => {}
-        }
-    }
+    items: Vec<Item<T>>,
+    refused: Vec<(Item<T>, EncodeError)>,
+    taken: usize,
 }
 
 /// How much fits one frame of a lane.
@@ -278,7 +269,7 @@ impl<T> Link<T> {
 
     pub(super) fn open_work(&self) -> usize {
         let parked: usize = self.accounts.iter().flatten().map(super::Account::parked).sum();
-        let in_flight = self.connection.as_deref().map_or(0, Connection::in_flight);
+        let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
         let subscribing = usize::from(self.subscription.as_ref().is_some_and(Subscription::is_pending));
         let in_flight = in_flight.saturating_sub(subscribing);
         self.calls.len() + self.delayed.len() + self.lanes.len() + parked + in_flight

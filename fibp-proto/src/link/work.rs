@@ -305,14 +305,12 @@ pub(super) enum Payloads {
 }
 
 impl Payloads {
-    pub(super) fn into_iter(self) -> impl DoubleEndedIterator<Item = Payload> {
-        let (messages, settles) = match self {
-            Self::Messages(Request::Enqueue(messages)) => (messages, Vec::new()),
-            Self::Messages(_) => (Vec::new(), Vec::new()),
-            Self::Settles(settles) => (Vec::new(), settles),
-        };
-        let messages = messages.into_iter().map(Payload::Message);
-        messages.chain(settles.into_iter().map(Payload::Settle))
+    pub(super) fn into_vec(self) -> Vec<Payload> {
+        match self {
+            Self::Messages(Request::Enqueue(messages)) => messages.into_iter().map(Payload::Message).collect(),
+            Self::Messages(_) => Vec::new(),
+            Self::Settles(settles) => settles.into_iter().map(Payload::Settle).collect(),
+        }
     }
 
     pub(super) fn clone_one(&self, index: usize) -> Option<Payload> {
