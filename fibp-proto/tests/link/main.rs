@@ -3,6 +3,7 @@
 
 #![allow(clippy::type_complexity)]
 
+mod calls;
 mod harness;
 mod host;
 mod opening;

@@ -96,7 +96,8 @@ impl Codec for Framed {
     fn classify(&self, head: Head) -> Incoming {
         match head.opcode {
             opcode if opcode == self.numbers.delivery() => Incoming::Push,
-            PING | PONG => Incoming::Heartbeat,
+            PING => Incoming::Heartbeat,
+            PONG => Incoming::Answer,
             DISCONNECT => Incoming::Goodbye,
             opcode if self.numbers.is_answer(opcode) => Incoming::Answer,
             _ => Incoming::Unknown,
