@@ -1,6 +1,7 @@
 //! Owned buffers that change hands between the core and its driver.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::IoSlice;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +18,7 @@ const KEEP_CAPACITY: usize = 16 * 1024;
 ///
 /// The buffer carries the epoch of the connection it belongs to, so that one that comes back after a
 /// reconnect is recognised as stale.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ReadBuffer {
     /// Initialised to its whole length.
     pub(super) storage: BytesMut,
@@ -76,7 +77,6 @@ impl ReadBuffer {
     }
 }
 
-#[derive(Debug)]
 enum Chunk {
     Owned(Vec<u8>),
     Shared(Bytes),
@@ -92,7 +92,7 @@ impl Chunk {
 }
 
 /// Encoded bytes on their way out: a contiguous run of small pieces, broken only by large shared payloads.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct OutBuf {
     chunks: VecDeque<Chunk>,
     tail: Vec<u8>,
@@ -202,7 +202,7 @@ impl OutBuf {
 ///
 /// Write [`chunk`](Self::chunk) or [`slices`](Self::slices) to the socket and report the number of bytes
 /// taken to the machine that filled it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Transmit {
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that are written already.
@@ -285,6 +285,31 @@ impl Transmit {
 
     pub(crate) fn clear(&mut self) {
         self.advance(self.len);
+    }
+}
+
+// What waits in buffers are payloads and keys, which are not for logs.
+
+impl fmt::Debug for ReadBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBuffer")
+            .field("filled", &self.filled)
+            .field("capacity", &self.storage.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OutBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutBuf").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Transmit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transmit")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

@@ -169,7 +169,13 @@ impl<T> Link<T> {
     #[must_use]
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         self.needs_driver = false;
-        self.sleeping_until = self.next_timeout();
+        self.sleeping_until = if self.completions.is_empty() && self.actions.is_empty() {
+            self.next_timeout()
+        } else {
+            // What came up since they were drained, such as the refusal of a message that cannot be encoded, is
+            // worth another turn.
+            Some(self.latest)
+        };
         self.sleeping_until
     }
 

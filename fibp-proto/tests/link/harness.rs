@@ -223,6 +223,7 @@ impl Sim {
     /// Lets everything happen that needs no time to pass.
     pub(crate) fn settle(&mut self) -> &mut Self {
         let mut turns = 0;
+        let mut idle = 0;
         loop {
             turns += 1;
             assert!(turns < MAX_TURNS, "no end of turns at {:?}", self.at());
@@ -231,9 +232,16 @@ impl Sim {
             moved |= self.write();
             moved |= self.run_host();
             moved |= self.read();
-            if !moved {
+            if moved {
+                idle = 0;
+                continue;
+            }
+            if self.link.poll_timeout().is_none_or(|at| at > self.now) {
                 break;
             }
+            idle += 1;
+            assert!(idle < 50, "the timeout does not move from {:?}", self.at());
+            self.link.handle_timeout(self.now);
         }
         while let Some(event) = self.shared.next_event(&mut self.cursor) {
             self.events.push(event);
@@ -252,10 +260,7 @@ impl Sim {
     pub(crate) fn advance(&mut self, by: Duration) -> &mut Self {
         let until = self.now + by;
         self.settle();
-        let mut idle = 0;
         while let Some(at) = self.link.poll_timeout().filter(|at| *at <= until) {
-            idle = if at > self.now { 0 } else { idle + 1 };
-            assert!(idle < 50, "the timeout does not move from {:?}", self.at());
             self.now = self.now.max(at);
             self.link.handle_timeout(self.now);
             self.settle();
@@ -494,7 +499,10 @@ impl Sim {
     #[track_caller]
     pub(crate) fn reply(&self, token: Token) -> Reply<Token> {
         let reply = self.ledger.borrow_mut().replies.remove(&token);
-        reply.unwrap_or_else(|| panic!("token {token} is still out at {:?}", self.at()))
+        match reply {
+            Some(reply) => reply,
+            None => panic!("token {token} is still out at {:?}", self.at()),
+        }
     }
 
     pub(crate) fn is_open(&self, token: Token) -> bool {

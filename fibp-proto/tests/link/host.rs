@@ -65,10 +65,8 @@ pub(crate) fn obliging(request: &Request) -> Act {
             messages
                 .iter()
                 .map(|message| {
-                    Ok(MessageId::from(format!(
-                        "of-{}",
-                        String::from_utf8_lossy(&message.payload)
-                    )))
+                    let start = &message.payload[..message.payload.len().min(20)];
+                    Ok(MessageId::from(format!("of-{}", String::from_utf8_lossy(start))))
                 })
                 .collect(),
         ),

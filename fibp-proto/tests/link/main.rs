@@ -3,7 +3,9 @@
 
 #![allow(clippy::type_complexity)]
 
+mod batching;
 mod calls;
 mod harness;
 mod host;
 mod opening;
+mod producers;
