@@ -116,9 +116,11 @@ impl<T> Link<T> {
         let Some(here) = self.session.endpoint().cloned() else {
             return Next::Later;
         };
-        let leader = error
+        let hinted = error
             .leader()
             .and_then(|hint| Endpoint::from_leader_hint(hint, &here).ok());
+        // The framed dialect names no leader per item, but a consumer may have been told.
+        let leader = hinted.or_else(|| self.shared.directory().leader(Purpose::Consume, queue?));
         match leader {
             Some(leader) if leader != here => {
                 if fate.hops >= self.shared.config().settings().max_redirects {
