@@ -299,3 +299,28 @@ impl From<SendError> for Error {
         failed.error
     }
 }
+
+/// Why an ack or a nack is not confirmed, with what it was tried on: nothing is lost.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{error}")]
+pub struct AckError<D> {
+    /// The delivery, or whatever settles it, to try again with.
+    pub delivery: D,
+    /// Why it is not confirmed.
+    #[source]
+    pub error: Error,
+}
+
+impl<D> AckError<D> {
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+}
+
+impl<D> From<AckError<D>> for Error {
+    fn from(failed: AckError<D>) -> Self {
+        failed.error
+    }
+}

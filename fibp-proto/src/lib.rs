@@ -30,7 +30,7 @@ mod trace;
 
 pub use config::{Config, Endpoint};
 pub use dialect::{AdminRevision, Dialect};
-pub use error::{Error, ErrorKind, Outcome, SendError};
+pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
 pub use event::{Event, LinkName, State, Stats};
 pub use fault::{Fault, FaultKind};
 pub use link::Link;

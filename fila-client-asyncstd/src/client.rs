@@ -1,6 +1,5 @@
 //! The client.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -29,7 +28,7 @@ use crate::producer::ProducerBuilder;
 /// [`close`](Self::close) to know what became of it.
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) handle: Handle<Socket>,
     /// Instead of the configured request timeout.
@@ -245,14 +244,6 @@ impl Client {
         let now = Instant::now();
         let main = self.handle.main();
         main.submit(now, |link, waiter| call(link, now, self.timeout, waiter))
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("state", &self.state())
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,9 +1,7 @@
 //! Receiving and settling.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,7 +9,7 @@ use bytes::Bytes;
 use fibp_proto::config::{ConsumerSettings, Credit};
 use fibp_proto::link::{Lease, Settle};
 use fibp_proto::task::{Call, Deliveries, settled};
-use fibp_proto::{Error, ErrorKind, Headers, MessageId, QueueName, Received};
+use fibp_proto::{Error, Headers, MessageId, QueueName, Received};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
@@ -83,7 +81,7 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] for an option that cannot work, the server's refusal ([`ErrorKind::Forbidden`], [`ErrorKind::QueueNotFound`] where servers check), or why there
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an option that cannot work, the server's refusal ([`ErrorKind::Forbidden`](crate::ErrorKind::Forbidden), [`ErrorKind::QueueNotFound`](crate::ErrorKind::QueueNotFound) where servers check), or why there
     /// is no connection within `connect_timeout`.
     ///
     /// # Cancel safety
@@ -115,6 +113,7 @@ impl ConsumerBuilder {
 /// A lost connection is mended and the subscription renewed; both are [events](crate::Events), not items. An `Err` item
 /// is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it holds
 /// come back to the queue when their leases expire.
+#[derive(Debug)]
 pub struct Consumer {
     client: Client,
     deliveries: Deliveries<Socket>,
@@ -172,14 +171,9 @@ impl Drop for Consumer {
     }
 }
 
-impl fmt::Debug for Consumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").finish_non_exhaustive()
-    }
-}
-
 /// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
 /// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
+#[derive(Debug)]
 #[must_use = "a delivery that is not settled comes back"]
 pub struct Delivery {
     lease: Lease,
@@ -257,7 +251,7 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// Why it is not confirmed, with the delivery. [`ErrorKind::LeaseLost`] or [`ErrorKind::MessageNotFound`]: the lease
+    /// Why it is not confirmed, with the delivery. [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) or [`ErrorKind::MessageNotFound`](crate::ErrorKind::MessageNotFound): the lease
     /// has ended, and the message is or was delivered again.
     ///
     /// # Cancel safety
@@ -304,29 +298,16 @@ impl Delivery {
     /// The message, and what settles it: for handing them to different tasks.
     pub fn into_parts(self) -> (Received, Acker) {
         let Self { lease, client } = self;
-        let acker = Acker {
-            queue: Arc::clone(&lease.received.queue),
-            id: lease.received.id.clone(),
-            deadline: lease.deadline,
-            client,
-        };
+        let ack = lease.settle(None);
+        let acker = Acker { ack, client };
         (lease.received, acker)
     }
 }
 
-impl fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery")
-            .field("received", &self.lease.received)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Settles the message of a [`Delivery`] that was taken apart.
+#[derive(Debug)]
 pub struct Acker {
-    queue: QueueName,
-    id: MessageId,
-    deadline: Option<Instant>,
+    ack: Settle,
     client: Client,
 }
 
@@ -358,12 +339,8 @@ impl Acker {
     }
 
     async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
-        let settle = Settle {
-            queue: Arc::clone(&self.queue),
-            id: self.id.clone(),
-            nack: nack.map(str::to_owned),
-            lease_deadline: self.deadline,
-        };
+        let mut settle = self.ack.clone();
+        settle.nack = nack.map(str::to_owned);
         match self.client.settle(settle).await {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
@@ -371,51 +348,11 @@ impl Acker {
     }
 }
 
-impl fmt::Debug for Acker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acker")
-            .field("queue", &self.queue)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why an ack or a nack is not confirmed, with what it was tried on.
-#[derive(Debug)]
-pub struct AckError<D = Delivery> {
-    /// The delivery (or its acker), to try again with.
-    pub delivery: D,
-    /// Why it is not confirmed.
-    pub error: Error,
-}
-
-impl<D> AckError<D> {
-    /// What went wrong.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        self.error.kind()
-    }
-}
-
-impl<D> fmt::Display for AckError<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.error, f)
-    }
-}
-
-impl<D: fmt::Debug> std::error::Error for AckError<D> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl<D> From<AckError<D>> for Error {
-    fn from(failed: AckError<D>) -> Self {
-        failed.error
-    }
-}
+/// Why an ack or a nack is not confirmed, with the delivery (or its acker), to try again with.
+pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 
 /// A queued ack: ready when the server has answered. Keeps the client alive; if it is dropped, the ack still goes.
+#[derive(Debug)]
 #[must_use = "without the receipt, nobody learns of a failed ack"]
 pub struct AckReceipt {
     call: Call<Socket>,
@@ -427,11 +364,5 @@ impl Future for AckReceipt {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.call).poll(cx).map(settled)
-    }
-}
-
-impl fmt::Debug for AckReceipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AckReceipt").finish_non_exhaustive()
     }
 }

@@ -134,11 +134,14 @@ impl Driver {
         }
         if let Some(socket) = &self.socket
             && !self.transmit.is_empty()
+            && let Poll::Ready(result) = poll_write(socket, &self.transmit, cx)
         {
-            news.written = when_ready(poll_write(socket, &self.transmit, cx));
+            news.written = Some(result);
         }
-        if let (Some(socket), Some(buffer)) = (&self.socket, &mut self.buffer) {
-            news.read = when_ready(poll_read(socket, buffer, cx));
+        if let (Some(socket), Some(buffer)) = (&self.socket, &mut self.buffer)
+            && let Poll::Ready(result) = poll_read(socket, buffer, cx)
+        {
+            news.read = Some(result);
         }
         // Not worth its price while there is something else to do: looked at before the driver sleeps.
         if let Some((_, sleeping)) = &mut self.timer
@@ -276,13 +279,6 @@ impl Drop for Driver {
         drop(socket);
         complete(&mut self.completions);
         self.hub.notify();
-    }
-}
-
-fn when_ready<T>(poll: Poll<T>) -> Option<T> {
-    match poll {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
     }
 }
 

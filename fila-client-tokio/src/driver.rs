@@ -135,11 +135,14 @@ impl Driver {
         }
         if let Some(writer) = &self.writer
             && !self.transmit.is_empty()
+            && let Poll::Ready(result) = poll_write(writer, &self.transmit, cx)
         {
-            news.written = when_ready(poll_write(writer, &self.transmit, cx));
+            news.written = Some(result);
         }
-        if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer) {
-            news.read = when_ready(poll_read(reader, buffer, cx));
+        if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer)
+            && let Poll::Ready(result) = poll_read(reader, buffer, cx)
+        {
+            news.read = Some(result);
         }
         // Not worth its price while there is something else to do: looked at before the driver sleeps.
         if let (Some(_), Some(timer)) = (self.armed, &mut self.timer)
@@ -281,13 +284,6 @@ impl Drop for Driver {
         drop(socket);
         complete(&mut self.completions);
         self.hub.notify();
-    }
-}
-
-fn when_ready<T>(poll: Poll<T>) -> Option<T> {
-    match poll {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
     }
 }
 

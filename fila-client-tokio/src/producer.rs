@@ -1,6 +1,5 @@
 //! Sending without waiting for each confirmation.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -74,9 +73,10 @@ impl ProducerBuilder {
 /// Sends messages through a buffer of its own, in batches. Clones share the buffer.
 ///
 /// When the last clone is dropped, what the buffer holds is still sent.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Producer(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
     client: Client,
     id: ProducerId,
@@ -145,12 +145,6 @@ impl Producer {
     }
 }
 
-impl fmt::Debug for Producer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").finish_non_exhaustive()
-    }
-}
-
 impl Drop for Inner {
     fn drop(&mut self) {
         self.client.handle.main().with(|link| link.close_producer(self.id));
@@ -159,6 +153,7 @@ impl Drop for Inner {
 
 /// A message under way: ready when the broker has answered. Keeps the client alive; if it is dropped, the message
 /// still goes, and its failure is an event.
+#[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
 pub struct Receipt {
     call: Call<Socket>,
@@ -171,11 +166,5 @@ impl Future for Receipt {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = Pin::new(&mut self.call).poll(cx);
         reply.map(|reply| enqueued(reply).map_err(Error::from))
-    }
-}
-
-impl fmt::Debug for Receipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt").finish_non_exhaustive()
     }
 }

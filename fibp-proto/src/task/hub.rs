@@ -193,15 +193,13 @@ impl<S> Clone for Handle<S> {
 
 impl<S> fmt::Debug for Handle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Handle").field(self.hub()).finish()
+        f.debug_tuple("Handle").field(&self.hub().shared.state()).finish()
     }
 }
 
 impl<S> fmt::Debug for Hub<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub")
-            .field("shared", &self.shared)
-            .finish_non_exhaustive()
+        f.debug_struct("Hub").finish_non_exhaustive()
     }
 }
 
