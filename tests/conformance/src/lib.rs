@@ -11,4 +11,5 @@ pub mod golden;
 pub mod poll;
 pub mod proxy;
 pub mod script;
+pub mod session;
 pub mod sim;

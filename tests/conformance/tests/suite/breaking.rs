@@ -2,93 +2,15 @@
 
 use std::time::Duration;
 
-use fibp_proto::config::{Backoff, Config, ConsumerSettings, Reconnect};
 use fibp_proto::frame::{Decoder, Item, Limits, PREFIX_LEN};
-use fibp_proto::{ErrorKind, Message, Outcome};
-use fila_conformance::broker::P1;
 use fila_conformance::cases;
 use fila_conformance::env::{Env, PATIENCE};
 use fila_conformance::proxy::{Fault, Flow, Passed, Plan, Proxy};
 use fila_conformance::script::PREAMBLE;
+use fila_conformance::session::{self, SESSION_QUEUE};
 
 /// How many connections a session makes when nothing breaks: one for requests, one for the consumer.
 const CONNECTIONS: usize = 2;
-
-fn config(proxy: &Proxy) -> Config {
-    let backoff = Backoff {
-        initial: Duration::from_millis(1),
-        max: Duration::from_millis(10),
-        max_attempts: None,
-    };
-    Config::new(proxy.addr())
-        .dialect(P1)
-        .reconnect(Reconnect::Backoff(backoff))
-        .connect_timeout(Duration::from_secs(5))
-        .request_timeout(Duration::from_secs(5))
-        .heartbeat(Duration::from_millis(200), 2)
-}
-
-/// A whole session. Whatever breaks, every call returns, what is confirmed is stored, and what is stored is delivered.
-async fn session(env: &Env, proxy: &Proxy, what: &str) {
-    let client = env
-        .connect(config(proxy))
-        .await
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
-    let queue = "session";
-    match client.create_queue(queue.into()).await {
-        Ok(_) => {}
-        // Created by an attempt whose answer was lost.
-        Err(error) => assert_eq!(error.kind(), ErrorKind::QueueExists, "{what}: {error}"),
-    }
-    let mut confirmed = Vec::new();
-    for n in 0..2u8 {
-        match client.enqueue(Message::new(queue, vec![n; 50])).await {
-            Ok(id) => confirmed.push(id),
-            Err(error) => {
-                assert_eq!(
-                    (error.kind(), error.outcome()),
-                    (ErrorKind::Disconnected, Outcome::Unknown),
-                    "{what}: {error}"
-                );
-            }
-        }
-    }
-    let last = loop {
-        match client.enqueue(Message::new(queue, "last")).await {
-            Ok(id) => break id,
-            Err(error) => assert_eq!(error.outcome(), Outcome::Unknown, "{what}: {error}"),
-        }
-    };
-    confirmed.push(last);
-
-    let settings = ConsumerSettings::default().idle_resubscribe(Duration::from_millis(500));
-    let mut consumer = client
-        .consumer(queue, settings)
-        .await
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
-    while !confirmed.is_empty() {
-        let taken = consumer
-            .next_within(PATIENCE)
-            .await
-            .unwrap_or_else(|| panic!("{what}: {} never came", confirmed.len()));
-        let delivery = taken
-            .expect("not ended")
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
-        confirmed.retain(|id| *id != delivery.received().id);
-        if let Err((error, _)) = delivery.ack().await {
-            let kinds = [
-                ErrorKind::Disconnected,
-                ErrorKind::LeaseLost,
-                ErrorKind::MessageNotFound,
-                ErrorKind::Timeout,
-            ];
-            assert!(kinds.contains(&error.kind()), "{what}: {error}");
-        }
-    }
-    drop(consumer);
-    let report = client.close(PATIENCE).await;
-    assert_eq!((report.failed, report.unknown), (0, 0), "{what}");
-}
 
 /// The offsets at which frames end, and one byte to either side.
 fn edges(bytes: &[u8]) -> Vec<usize> {
@@ -120,7 +42,7 @@ fn start_broker(env: &Env) {
 
 async fn passed_in_a_whole_session(env: &Env) -> Vec<Passed> {
     let proxy = Proxy::start(env.broker().addr(), |_| Plan::Pass);
-    session(env, &proxy, "unbroken").await;
+    session::perform(env, session::config(proxy.addr()), "unbroken").await;
     let passed = proxy.passed();
     assert_eq!(passed.len(), CONNECTIONS);
     delete_queue(env).await;
@@ -129,7 +51,7 @@ async fn passed_in_a_whole_session(env: &Env) -> Vec<Passed> {
 
 async fn delete_queue(env: &Env) {
     let client = env.client().await;
-    client.delete_queue("session").await.expect("deleted");
+    client.delete_queue(SESSION_QUEUE).await.expect("deleted");
     client.close(PATIENCE).await;
 }
 
@@ -148,9 +70,9 @@ async fn walk(env: &Env, fault: Fault) {
                     }
                 };
                 let proxy = Proxy::start(env.broker().addr(), plan);
-                session(
+                session::perform(
                     env,
-                    &proxy,
+                    session::config(proxy.addr()),
                     &format!("{fault:?} of connection {broken} {flow:?} after {after} bytes"),
                 )
                 .await;
@@ -187,7 +109,7 @@ cases! {
                 let after = bytes.len() / 2;
                 let plan = move |number| if number == broken { Plan::Break { flow, after, fault: Fault::Stall } } else { Plan::Pass };
                 let proxy = Proxy::start(env.broker().addr(), plan);
-                session(env, &proxy, &format!("stall of connection {broken} {flow:?} after {after} bytes")).await;
+                session::perform(env, session::config(proxy.addr()), &format!("stall of connection {broken} {flow:?} after {after} bytes")).await;
                 drop(proxy);
                 delete_queue(env).await;
             }
@@ -199,7 +121,7 @@ cases! {
         start_broker(env);
         for plan in [Plan::Split(1), Plan::Split(7), Plan::Throttle(64)] {
             let proxy = Proxy::start(env.broker().addr(), move |_| plan);
-            session(env, &proxy, &format!("{plan:?}")).await;
+            session::perform(env, session::config(proxy.addr()), &format!("{plan:?}")).await;
             assert_eq!(proxy.accepted(), CONNECTIONS, "{plan:?}: nothing was lost");
             drop(proxy);
             delete_queue(env).await;

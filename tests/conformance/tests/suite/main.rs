@@ -12,5 +12,6 @@ mod flow;
 mod operations;
 mod recovery;
 mod settings;
+mod tls;
 mod transcript;
 mod wire;

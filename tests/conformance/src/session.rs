@@ -1,0 +1,94 @@
+//! A whole session that survives whatever breaks below it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fibp_proto::config::{Backoff, Config, ConsumerSettings, Reconnect};
+use fibp_proto::{ErrorKind, Message, Outcome};
+
+use crate::broker::P1;
+use crate::env::{Env, PATIENCE};
+
+/// The queue that the session creates and leaves behind.
+pub const SESSION_QUEUE: &str = "session";
+
+/// A configuration that notices quickly what breaks, and dials again at once.
+pub fn config(addr: SocketAddr) -> Config {
+    let backoff = Backoff {
+        initial: Duration::from_millis(1),
+        max: Duration::from_millis(10),
+        max_attempts: None,
+    };
+    Config::new(addr)
+        .dialect(P1)
+        .reconnect(Reconnect::Backoff(backoff))
+        .connect_timeout(Duration::from_secs(5))
+        .request_timeout(Duration::from_secs(5))
+        .heartbeat(Duration::from_millis(200), 2)
+}
+
+/// A whole session. Whatever breaks, every call returns, what is confirmed is stored, and what is stored is delivered.
+///
+/// # Panics
+///
+/// One of these does not hold; `what` is part of the message.
+pub async fn perform(env: &Env, config: Config, what: &str) {
+    let client = env
+        .connect(config)
+        .await
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let queue = SESSION_QUEUE;
+    match client.create_queue(queue.into()).await {
+        Ok(_) => {}
+        // Created by an attempt whose answer was lost.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::QueueExists, "{what}: {error}"),
+    }
+    let mut confirmed = Vec::new();
+    for n in 0..2u8 {
+        match client.enqueue(Message::new(queue, vec![n; 50])).await {
+            Ok(id) => confirmed.push(id),
+            Err(error) => {
+                assert_eq!(
+                    (error.kind(), error.outcome()),
+                    (ErrorKind::Disconnected, Outcome::Unknown),
+                    "{what}: {error}"
+                );
+            }
+        }
+    }
+    let last = loop {
+        match client.enqueue(Message::new(queue, "last")).await {
+            Ok(id) => break id,
+            Err(error) => assert_eq!(error.outcome(), Outcome::Unknown, "{what}: {error}"),
+        }
+    };
+    confirmed.push(last);
+
+    let settings = ConsumerSettings::default().idle_resubscribe(Duration::from_millis(500));
+    let mut consumer = client
+        .consumer(queue, settings)
+        .await
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    while !confirmed.is_empty() {
+        let taken = consumer
+            .next_within(PATIENCE)
+            .await
+            .unwrap_or_else(|| panic!("{what}: {} never came", confirmed.len()));
+        let delivery = taken
+            .expect("not ended")
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        confirmed.retain(|id| *id != delivery.received().id);
+        if let Err((error, _)) = delivery.ack().await {
+            let kinds = [
+                ErrorKind::Disconnected,
+                ErrorKind::LeaseLost,
+                ErrorKind::MessageNotFound,
+                ErrorKind::Timeout,
+            ];
+            assert!(kinds.contains(&error.kind()), "{what}: {error}");
+        }
+    }
+    drop(consumer);
+    let report = client.close(PATIENCE).await;
+    assert_eq!((report.failed, report.unknown), (0, 0), "{what}");
+}
