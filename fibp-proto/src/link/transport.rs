@@ -230,8 +230,13 @@ impl<T> Link<T> {
     }
 
     fn ended(&mut self, reset: bool) -> Option<Broken> {
-        if let Some(Err(error)) = self.transport.tls.as_mut().map(|tls| tls.pipe.handle_eof()) {
-            return Some(Broken::new(error));
+        if let Some(tls) = &mut self.transport.tls {
+            let handshaking = tls.pipe.is_handshaking();
+            if let Err(error) = tls.pipe.handle_eof() {
+                // A server that restarts, or a proxy before it, cuts handshakes short: no reason to give up for good.
+                let kind = if handshaking { ErrorKind::Disconnected } else { error.kind() };
+                return Some(Broken::new(error.with_kind(kind)));
+            }
         }
         self.connection
             .as_ref()
