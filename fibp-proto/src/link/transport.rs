@@ -234,7 +234,11 @@ impl<T> Link<T> {
             let handshaking = tls.pipe.is_handshaking();
             if let Err(error) = tls.pipe.handle_eof() {
                 // A server that restarts, or a proxy before it, cuts handshakes short: no reason to give up for good.
-                let kind = if handshaking { ErrorKind::Disconnected } else { error.kind() };
+                let kind = if handshaking {
+                    ErrorKind::Disconnected
+                } else {
+                    error.kind()
+                };
                 return Some(Broken::new(error.with_kind(kind)));
             }
         }

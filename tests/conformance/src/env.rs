@@ -45,12 +45,16 @@ pub fn external_url() -> Option<String> {
     std::env::var("FILA_URL").ok().filter(|url| !url.is_empty())
 }
 
-/// Says that a test did not run. Written past the test harness, which hides the output of tests that pass.
+/// Says that a test did not run.
 pub fn announce_skip(test: &str, why: &str) {
+    announce(&format!("skipped: {test}: {why}"));
+}
+
+/// Prints a line past the test harness, which hides the output of tests that pass.
+pub fn announce(line: &str) {
     use std::io::Write;
     // In one piece: other tests write, too.
-    let line = format!("skipped: {test}: {why}\n");
-    let _closed = std::io::stderr().write_all(line.as_bytes()).is_err();
+    let _closed = std::io::stderr().write_all(format!("{line}\n").as_bytes()).is_err();
 }
 
 /// The surroundings of one case.
@@ -92,6 +96,11 @@ impl Env {
     /// The adapter under test.
     pub fn adapter(&self) -> &Arc<dyn Adapter> {
         &self.adapter
+    }
+
+    /// The name of the test.
+    pub fn test(&self) -> &str {
+        &self.test
     }
 
     /// The dialect under test.

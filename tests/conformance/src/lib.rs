@@ -8,6 +8,7 @@ pub mod bench;
 pub mod broker;
 pub mod env;
 pub mod golden;
+pub mod memory;
 pub mod poll;
 pub mod proxy;
 pub mod script;

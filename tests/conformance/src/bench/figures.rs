@@ -11,8 +11,9 @@ use fibp_proto::tls::Tls;
 use super::bare::{Bare, message};
 use super::null_server::{self, enqueue_frame};
 use super::runtime::{AsyncBare, AsyncClient, AsyncConsumer, AsyncRuntime, OnAsyncStd, OnTokio};
-use super::{Options, Rate, compare, memory, print_figure, print_value, threads, tls};
+use super::{Options, Rate, compare, print_figure, print_value, threads, tls};
 use crate::broker::P1;
+use crate::memory;
 
 /// How many callers share a client in the figure `fanin`.
 const CALLERS: usize = 64;

@@ -6,7 +6,6 @@
 mod bare;
 mod figures;
 mod in_flight;
-mod memory;
 mod null_server;
 mod runtime;
 mod threads;

@@ -8,6 +8,7 @@ mod breaking;
 mod closing;
 mod connecting;
 mod consuming;
+mod endurance;
 mod flow;
 mod operations;
 mod recovery;

@@ -1,9 +1,9 @@
-//! What idle connections hold.
+//! The memory of this process.
 
 use std::net::SocketAddr;
 
 /// Resident memory of this process, in bytes; `None` where there is no `/proc`.
-pub(super) fn resident() -> Option<u64> {
+pub fn resident() -> Option<u64> {
     const PAGE: u64 = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
@@ -11,7 +11,7 @@ pub(super) fn resident() -> Option<u64> {
 }
 
 /// Bytes per connection that `count` idle clients hold, the server's share included.
-pub(super) fn per_client<C>(addr: SocketAddr, count: u64, mut connect: impl FnMut(SocketAddr) -> C) -> Option<f64> {
+pub fn per_client<C>(addr: SocketAddr, count: u64, mut connect: impl FnMut(SocketAddr) -> C) -> Option<f64> {
     // What the first ones allocate once for all does not count.
     let first: Vec<C> = (0..count / 10 + 1).map(|_| connect(addr)).collect();
     let before = resident()?;
