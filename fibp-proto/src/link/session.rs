@@ -407,7 +407,7 @@ impl<T> Link<T> {
     /// The connection, or the attempt to make one, is over.
     pub(super) fn handle_broken(&mut self, now: Instant, broken: Broken) {
         let Broken {
-            error,
+            mut error,
             try_other_dialect,
         } = broken;
         if let Phase::Leaving { .. } = self.session.phase {
@@ -420,7 +420,13 @@ impl<T> Link<T> {
         if try_other_dialect && self.try_other_dialect(now, here.as_ref(), &error) {
             return;
         }
-        self.session.other_dialect = None;
+        let guessed = self.session.other_dialect.take().is_some();
+        if guessed && try_other_dialect {
+            // It speaks the first dialect after all: what counts is why that failed, most likely a restart.
+            if let Some(first) = self.session.last_error.take() {
+                error = first;
+            }
+        }
         if let Some(here) = &here {
             self.shared.directory().forget_leader(here);
         }
