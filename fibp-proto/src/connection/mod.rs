@@ -495,9 +495,12 @@ impl<W> Connection<W> {
                     "the server answers no heartbeats",
                 )));
             }
-            Some(Beat::Send) => self
-                .request_own(&Request::Heartbeat, Ticket::Heartbeat)
-                .map_err(|error| Broken::new(error.into()))?,
+            Some(Beat::Send) => {
+                // A quiet connection keeps no memory of its busy times.
+                self.out.shrink();
+                self.request_own(&Request::Heartbeat, Ticket::Heartbeat)
+                    .map_err(|error| Broken::new(error.into()))?;
+            }
         }
         Ok(())
     }

@@ -166,6 +166,7 @@ pub(crate) fn encode_frame<B: Body + ?Sized>(
     if len > limit as usize {
         return Err(EncodeError::FrameTooLarge { len, limit });
     }
+    out.reserve_up_to(len + frame::PREFIX_LEN);
     frame::encode_head(layout, head, body_len, out);
     body.put(out)
 }

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 /// contiguous buffer, which is cheaper than a slice each.
 const SHARE_FROM: usize = 16 * 1024;
 
-/// Output buffers up to this capacity are kept for reuse.
-const KEEP_CAPACITY: usize = 16 * 1024;
+/// Output buffers up to this capacity are kept for reuse while the connection is busy.
+const KEEP_CAPACITY: usize = 256 * 1024;
 
 /// What arrived and what is still free: read into [`unfilled`](Self::unfilled), then
 /// [`advance`](Self::advance).
@@ -136,6 +136,19 @@ impl OutBuf {
     /// Appends a big-endian number.
     pub fn put_u64(&mut self, value: u64) {
         self.put_slice(&value.to_be_bytes());
+    }
+
+    /// Makes room for a frame of `len` bytes, so that it is not moved while it grows. The large payloads of a large
+    /// frame are shared and need none.
+    pub(crate) fn reserve_up_to(&mut self, len: usize) {
+        if len <= KEEP_CAPACITY {
+            self.tail.reserve(len);
+        }
+    }
+
+    /// Gives back the memory kept for reuse.
+    pub(crate) fn shrink(&mut self) {
+        self.tail.shrink_to_fit();
     }
 
     /// Appends bytes by copying them.

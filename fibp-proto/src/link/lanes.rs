@@ -103,6 +103,8 @@ pub(super) struct Lanes<T> {
     lanes: Vec<Option<Lane<T>>>,
     free: Vec<usize>,
     by_key: HashMap<LaneKey, usize, BuildHasherDefault<DefaultHasher>>,
+    /// The lane used last: most clients stay with it.
+    latest: usize,
     /// Lanes that may send now, each once.
     ready: VecDeque<usize>,
     soonest: Soonest,
@@ -115,6 +117,7 @@ impl<T> Lanes<T> {
             lanes: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::default(),
+            latest: 0,
             ready: VecDeque::new(),
             soonest: Soonest::default(),
             items: 0,
@@ -166,7 +169,7 @@ impl<T> Lanes<T> {
 
     /// The lane of this key sends nothing before `until`.
     pub(super) fn hold(&mut self, now: Instant, key: &LaneKey, until: Instant) {
-        if let Some(index) = self.by_key.get(key).copied() {
+        if let Some(index) = self.find(key) {
             if let Some(lane) = self.lane_mut(index) {
                 lane.not_before = Some(until);
             }
@@ -202,7 +205,7 @@ impl<T> Lanes<T> {
 
     /// A frame of this lane was answered, or given up.
     pub(super) fn answered(&mut self, now: Instant, key: &LaneKey) {
-        if let Some(index) = self.by_key.get(key).copied() {
+        if let Some(index) = self.find(key) {
             if let Some(lane) = self.lane_mut(index) {
                 lane.in_flight = lane.in_flight.saturating_sub(1);
             }
@@ -310,8 +313,16 @@ impl<T> Lanes<T> {
         }
     }
 
+    fn find(&mut self, key: &LaneKey) -> Option<usize> {
+        let latest = self.lanes.get(self.latest).and_then(Option::as_ref);
+        if latest.is_none_or(|lane| lane.key != *key) {
+            self.latest = *self.by_key.get(key)?;
+        }
+        Some(self.latest)
+    }
+
     fn lane_index(&mut self, key: LaneKey, policy: Policy) -> usize {
-        if let Some(index) = self.by_key.get(&key).copied() {
+        if let Some(index) = self.find(&key) {
             // The account may belong to another producer than when the lane was made.
             if let Some(lane) = self.lane_mut(index) {
                 lane.policy = policy;
