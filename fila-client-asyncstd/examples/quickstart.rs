@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use fila_client_asyncstd::{Client, Config, Message, Outcome};
+use fila_client_asyncstd::{Client, Config, Message, Outcome, QueueStats};
 use fila_test_broker::Broker;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -38,10 +38,20 @@ async fn quickstart() -> Result<()> {
 
     let report = client.close(Duration::from_secs(5)).await;
     println!("closed: {} failed, {} unknown", report.failed, report.unknown);
-    result
+
+    let stats = result?;
+    println!("the queue's statistics, before it was deleted:");
+    println!(
+        "  messages         {} ({} of them leased)",
+        stats.depth, stats.in_flight
+    );
+    println!("  fairness keys    {}", stats.active_fairness_keys);
+    println!("  consumers        {}", stats.active_consumers);
+    println!("  quantum          {}", stats.quantum);
+    Ok(())
 }
 
-async fn tour(client: &Client, queue: &str) -> Result<()> {
+async fn tour(client: &Client, queue: &str) -> Result<QueueStats> {
     client
         .enqueue(Message::new(queue, "first").header("tenant", "acme"))
         .await?;
@@ -99,10 +109,5 @@ async fn tour(client: &Client, queue: &str) -> Result<()> {
     }
 
     drop(consumer);
-    let stats = client.admin().queue_stats(queue).await?;
-    println!(
-        "the queue holds {} messages, {} of them leased",
-        stats.depth, stats.in_flight
-    );
-    Ok(())
+    Ok(client.admin().queue_stats(queue).await?)
 }
