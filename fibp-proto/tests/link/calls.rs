@@ -628,7 +628,7 @@ fn a_goodbye_of_the_server_fails_or_moves_what_is_pending() {
 #[test]
 fn heartbeats_keep_a_silent_connection_and_end_a_dead_one() {
     let alive = config().heartbeat(Duration::from_secs(1), 2);
-    let mut sim = connected(alive.clone(), Mode::Whole, P2);
+    let mut sim = connected(alive, Mode::Whole, P2);
     sim.advance_secs(10);
     assert_eq!(sim.asked.len(), 10);
     assert_eq!(sim.dials.len(), 1);

@@ -5,6 +5,7 @@
 
 mod batching;
 mod calls;
+mod consumers;
 mod harness;
 mod host;
 mod opening;

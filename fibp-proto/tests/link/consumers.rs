@@ -1,0 +1,660 @@
+//! Consumers: subscribing, credit, deliveries, pauses.
+
+use std::time::Duration;
+
+use fibp_proto::config::{ConsumerSettings, Credit};
+use fibp_proto::link::Reply;
+use fibp_proto::response::ServerError;
+use fibp_proto::{AdminRevision, Dialect, ErrorKind, Request, Response};
+
+use crate::harness::{MODES, Mode, Sim, Token, config, deliveries, in_every_mode};
+use crate::host::{Act, End, Host, obliging};
+
+const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
+
+pub(crate) fn subscribed(settings: ConsumerSettings, dialect: Dialect, mode: Mode) -> Sim {
+    let mut sim = Sim::consumer(config().dialect(dialect).no_heartbeat(), mode, settings);
+    sim.dialed = Box::new(move |_, _| Host::of(dialect));
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim
+}
+
+fn prefetch(n: usize) -> ConsumerSettings {
+    ConsumerSettings::default().prefetch(n)
+}
+
+/// What was granted so far, the initial credit first.
+fn grants(sim: &Sim) -> Vec<u32> {
+    sim.asked
+        .iter()
+        .filter_map(|asked| match asked.request {
+            Request::Consume { credit, .. } | Request::Flow { credit } => Some(credit),
+            _ => None,
+        })
+        .collect()
+}
+
+fn drain(sim: &mut Sim) -> Token {
+    let token = sim.token();
+    sim.link.stop_consuming(sim.now, token);
+    sim.settle();
+    token
+}
+
+#[test]
+fn deliveries_arrive_whole_and_in_order() {
+    for dialect in [P1, P3, Dialect::Framed] {
+        in_every_mode(|mode| {
+            let mut sim = subscribed(prefetch(100), dialect, mode);
+            assert!(!sim.wait_delivery());
+            sim.push(&["1", "2", "3"]);
+            sim.push(&["4"]);
+            assert!(sim.wait_delivery(), "deliverable at once");
+            let leases = sim.take(2);
+            assert_eq!(leases[0].received.id.as_str(), "id-1");
+            assert_eq!(&*leases[0].received.queue, "orders");
+            assert_eq!((leases[0].sequence, leases[1].sequence), (1, 2));
+            assert_eq!(sim.payloads(100), ["3", "4"]);
+            assert!(sim.take(10).is_empty());
+            assert!(sim.link.poll_consumer_end().is_none());
+            sim
+        });
+    }
+}
+
+#[test]
+fn the_confirmation_and_the_first_push_in_one_segment() {
+    for dialect in [P1, Dialect::Framed] {
+        for mode in MODES {
+            let mut sim = Sim::consumer(config().dialect(dialect), mode, prefetch(10));
+            sim.dialed = Box::new(move |_, _| Host::of(dialect));
+            sim.serve = Box::new(|_, _| Act::Silence);
+            sim.settle();
+            let asked = sim.last_asked();
+            sim.answer(
+                &asked,
+                &Response::Consume {
+                    consumer_id: Some("c".to_owned()),
+                },
+            );
+            sim.push(&["1", "2"]);
+            sim.settle();
+            assert!(sim.opened().is_ok());
+            assert_eq!(sim.payloads(10), ["1", "2"]);
+            sim.finish();
+        }
+    }
+}
+
+#[test]
+fn a_push_before_the_confirmation() {
+    for mode in MODES {
+        let mut sim = Sim::consumer(config().dialect(P1), mode, prefetch(10));
+        sim.serve = Box::new(|_, _| Act::Silence);
+        sim.settle();
+        sim.push(&["early"]);
+        sim.settle();
+        assert!(sim.is_open(sim.opened), "not confirmed yet");
+        let asked = sim.last_asked();
+        sim.answer(&asked, &Response::Consume { consumer_id: None });
+        sim.settle();
+        assert!(sim.opened().is_ok());
+        assert_eq!(sim.payloads(10), ["early"]);
+        sim.finish();
+    }
+}
+
+#[test]
+fn a_refusal_is_the_result_of_opening() {
+    for (kind, text) in [
+        (
+            ErrorKind::Forbidden,
+            "permission denied: key does not have consume permission on queue \"orders\"",
+        ),
+        (ErrorKind::InvalidArgument, "queue name must not be empty"),
+        (ErrorKind::QueueNotFound, "invalid payload: queue raft group not found"),
+        (ErrorKind::Auth, "authentication required: send OP_AUTH frame first"),
+    ] {
+        in_every_mode(|mode| {
+            let mut sim = Sim::consumer(config().dialect(P1), mode, prefetch(10));
+            sim.serve = Box::new(move |_, _| Act::error(kind, text));
+            let waiting = sim.token();
+            sim.link.wait_delivery(sim.now, waiting);
+            sim.advance_secs(20);
+            let error = sim.opened().unwrap_err();
+            assert_eq!((error.kind(), error.server_text()), (kind, Some(text)));
+            assert!(matches!(sim.reply(waiting), Reply::Ready));
+            let end = sim.link.poll_consumer_end();
+            assert_eq!(end.unwrap().unwrap().kind(), kind, "one error");
+            assert!(matches!(sim.link.poll_consumer_end(), Some(None)), "then the end");
+            assert_eq!(sim.dials.len(), 1);
+            sim
+        });
+    }
+}
+
+#[test]
+fn an_overloaded_server_is_asked_again_until_the_connect_timeout() {
+    let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(10));
+    sim.serve = Box::new(|_, connection| {
+        if connection < 3 {
+            Act::error(
+                ErrorKind::Overloaded,
+                "broker unavailable: scheduler command channel full",
+            )
+        } else {
+            obliging(&Request::Consume {
+                queue: "orders".into(),
+                credit: 1,
+            })
+        }
+    });
+    sim.advance_secs(5);
+    assert!(sim.opened().is_ok());
+    sim.finish();
+
+    let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(10));
+    sim.serve = Box::new(|_, _| {
+        Act::error(
+            ErrorKind::Overloaded,
+            "broker unavailable: scheduler command channel full",
+        )
+    });
+    sim.advance_secs(6);
+    assert!(sim.opened().is_err());
+    sim.finish();
+}
+
+#[test]
+fn a_consume_that_is_never_confirmed() {
+    let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(10));
+    sim.serve = Box::new(|_, connection| match connection {
+        2 => Act::Silence,
+        _ => obliging(&Request::Consume {
+            queue: "orders".into(),
+            credit: 1,
+        }),
+    });
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.socket().end(End::Reset);
+    sim.advance_secs(4);
+    assert_eq!(sim.dials.len(), 2);
+    sim.advance_secs(4);
+    assert_eq!(sim.dials.len(), 3, "not waited for for ever");
+    sim.push(&["m"]);
+    sim.settle();
+    assert_eq!(sim.payloads(1), ["m"]);
+    sim.finish();
+
+    let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(10));
+    sim.serve = Box::new(|_, _| Act::Silence);
+    sim.advance_secs(5);
+    assert_eq!(sim.opened().unwrap_err().kind(), ErrorKind::Timeout);
+    sim.finish();
+}
+
+#[test]
+fn standing_credit_is_large_and_topped_up_by_what_was_received() {
+    for (dialect, credit) in [(P1, Credit::Auto), (P3, Credit::Standing)] {
+        let mut sim = subscribed(prefetch(1_000_000).credit(credit), dialect, Mode::Whole);
+        assert_eq!(grants(&sim), [1 << 30]);
+        // Received, not taken: a consumer that takes nothing is paused by not being read.
+        for _ in 0..100 {
+            sim.push(&["m"; 64]);
+            sim.settle();
+        }
+        assert_eq!(grants(&sim), [1 << 30], "far from used up");
+        sim.finish();
+    }
+}
+
+#[test]
+fn a_window_is_topped_up_by_what_was_taken() {
+    for (dialect, credit) in [(P3, Credit::Auto), (P1, Credit::Window)] {
+        in_every_mode(|mode| {
+            let mut sim = subscribed(prefetch(10).credit(credit), dialect, mode);
+            assert_eq!(grants(&sim), [10]);
+            sim.push(&["m"; 10]);
+            sim.settle();
+            assert_eq!(grants(&sim), [10], "nothing is free before it is taken");
+            assert_eq!(sim.take(4).len(), 4);
+            sim.settle();
+            assert_eq!(grants(&sim), [10]);
+            assert_eq!(sim.take(2).len(), 2);
+            sim.settle();
+            assert_eq!(grants(&sim), [10, 6], "from half of the window on");
+            assert_eq!(sim.take(10).len(), 4);
+            sim.settle();
+            sim.push(&["n"; 6]);
+            sim.settle();
+            assert_eq!(sim.take(10).len(), 6);
+            sim.settle();
+            let total: u32 = grants(&sim).iter().sum();
+            assert_eq!(total, 26, "never more than the window on its way");
+            sim
+        });
+    }
+}
+
+#[test]
+fn a_windows_credit_is_its_own_connections() {
+    let mut sim = subscribed(prefetch(10), P3, Mode::Whole);
+    sim.push(&["old"; 10]);
+    sim.settle();
+    sim.socket().end(End::Reset);
+    // Paused: the loss shows when it reads again.
+    assert_eq!(sim.take(5).len(), 5);
+    assert!(sim.wait_delivery());
+    sim.advance_secs(1);
+    assert_eq!(sim.dials.len(), 2);
+    assert_eq!(sim.take(10).len(), 5, "what was received stays");
+    sim.settle();
+    assert_eq!(grants(&sim), [10, 5, 10], "not credited to the new connection");
+    sim.finish();
+}
+
+#[test]
+fn a_small_window_never_stops() {
+    let mut sim = subscribed(prefetch(1), P3, Mode::Whole);
+    for n in 0..50 {
+        sim.push(&[&n.to_string()]);
+        assert!(sim.wait_delivery());
+        assert_eq!(sim.payloads(1), [n.to_string()]);
+        sim.settle();
+        let granted: u32 = grants(&sim).iter().sum();
+        assert_eq!(granted, n + 2);
+    }
+    sim.finish();
+}
+
+#[test]
+fn dialects_without_credit_grant_none() {
+    for credit in [Credit::Auto, Credit::Standing, Credit::Window] {
+        let mut sim = subscribed(prefetch(10).credit(credit), Dialect::Framed, Mode::Whole);
+        for _ in 0..20 {
+            sim.push(&["m"]);
+            sim.settle();
+            assert_eq!(sim.take(1).len(), 1);
+        }
+        assert!(
+            sim.asked
+                .iter()
+                .all(|asked| !matches!(asked.request, Request::Flow { .. }))
+        );
+        sim.finish();
+    }
+}
+
+#[test]
+fn prefetch_bounds_what_is_decoded() {
+    in_every_mode(|mode| {
+        let mut sim = subscribed(prefetch(5), P1, mode);
+        for n in 0..20 {
+            sim.push(&[&n.to_string()]);
+        }
+        sim.settle();
+        assert_eq!(sim.shared.stats().deliveries, 5);
+        assert!(!sim.link.wants_read(), "the rest waits in the socket");
+        let mut seen = Vec::new();
+        while sim.wait_delivery() {
+            let some = sim.payloads(3);
+            // What was handed out last counts until more is asked for.
+            sim.advance_ms(0);
+            let waiting = usize::try_from(sim.shared.stats().deliveries).unwrap() - seen.len();
+            assert!(waiting <= 5, "{waiting}");
+            seen.extend(some);
+        }
+        let expected: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+        assert_eq!(seen, expected, "none lost, in order");
+        sim
+    });
+}
+
+#[test]
+fn a_push_of_many_comes_in_whole() {
+    // A frame is decoded as a whole: the bound may be passed by the rest of one push.
+    let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+    let payloads: Vec<_> = (0..64).map(|n| n.to_string()).collect();
+    let payloads: Vec<_> = payloads.iter().map(String::as_str).collect();
+    sim.push(&payloads);
+    sim.push(&payloads);
+    sim.settle();
+    assert_eq!(sim.shared.stats().deliveries, 64);
+    let mut seen = 0;
+    while sim.wait_delivery() {
+        seen += sim.take(7).len();
+    }
+    assert_eq!(seen, 128);
+    sim.finish();
+}
+
+#[test]
+fn a_paused_consumer_is_not_dead() {
+    let beating = config().dialect(P1).heartbeat(Duration::from_secs(1), 1);
+    let mut sim = Sim::consumer(
+        beating,
+        Mode::Whole,
+        prefetch(2).idle_resubscribe(Duration::from_secs(10)),
+    );
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.push(&["1"]);
+    sim.push(&["2"]);
+    sim.push(&["3"]);
+    sim.serve = Box::new(|request, _| match request {
+        Request::Heartbeat => Act::Silence,
+        _ => obliging(request),
+    });
+    sim.advance_secs(3_600);
+    assert_eq!(sim.dials.len(), 1, "neither heartbeats nor the idle watchdog run");
+    assert!(sim.asked.iter().all(|asked| asked.request != Request::Heartbeat));
+    sim.serve = Box::new(|request, _| obliging(request));
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["1", "2"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["3"]);
+    assert!(!sim.wait_delivery());
+    sim.advance_ms(9_500);
+    assert_eq!(sim.dials.len(), 1, "silence counts from the end of the pause");
+    sim.advance_secs(1);
+    assert_eq!(sim.dials.len(), 2);
+    sim.finish();
+}
+
+#[test]
+fn silence_leads_to_a_new_subscription() {
+    in_every_mode(|mode| {
+        let mut sim = subscribed(prefetch(10).idle_resubscribe(Duration::from_secs(60)), P1, mode);
+        sim.advance_secs(59);
+        sim.push(&["m"]);
+        sim.settle();
+        assert_eq!(sim.take(1).len(), 1);
+        sim.advance_secs(59);
+        assert_eq!(sim.dials.len(), 1, "counted from the last delivery");
+        sim.advance_secs(1);
+        assert_eq!(sim.dials.len(), 2);
+        assert!(
+            sim.events
+                .iter()
+                .any(|event| matches!(event, fibp_proto::Event::Resubscribed { .. }))
+        );
+        assert!(sim.link.poll_consumer_end().is_none(), "an event, not an item");
+        sim.push(&["n"]);
+        assert!(sim.wait_delivery());
+        sim
+    });
+}
+
+#[test]
+fn silence_can_be_trusted() {
+    let mut sim = subscribed(prefetch(10).idle_resubscribe(None), P1, Mode::Whole);
+    sim.advance_secs(86_400);
+    assert_eq!(sim.dials.len(), 1);
+    sim.finish();
+}
+
+#[test]
+fn a_consumer_that_is_full_reconnects_and_then_waits() {
+    let beating = config().dialect(P1).heartbeat(Duration::from_secs(1), 1);
+    let mut sim = Sim::consumer(beating, Mode::Whole, prefetch(2));
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.push(&["1"]);
+    sim.settle();
+    sim.push(&["2", "3"]);
+    // The loss is seen while there is room; what came before it fills the room.
+    sim.socket().end(End::Eof);
+    sim.advance_secs(600);
+    assert_eq!(sim.dials.len(), 1, "not seen while it does not read");
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(1), ["1"]);
+    sim.advance_secs(600);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["2", "3"]);
+    assert!(!sim.wait_delivery());
+    sim.advance_secs(5);
+    assert_eq!(sim.dials.len(), 2);
+    sim.push(&["4"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["4"]);
+    sim.finish();
+}
+
+#[test]
+fn a_new_connection_is_opened_however_full_the_consumer_is() {
+    let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+    sim.push(&["1"]);
+    sim.settle();
+    // A write that fails shows the loss even though the second delivery filled the room.
+    sim.push(&["2"]);
+    sim.settle();
+    let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "write failed");
+    sim.link.handle_transport_error(sim.now, fault);
+    sim.advance_secs(30);
+    assert_eq!(sim.dials.len(), 2, "opened once, not again and again");
+    assert_eq!(sim.asked_ops(), ["Consume", "Consume"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["1", "2"]);
+    assert!(!sim.wait_delivery());
+    sim.push(&["3"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["3"]);
+    sim.finish();
+}
+
+#[test]
+fn what_arrived_before_a_loss_is_delivered() {
+    for end in [End::Eof, End::Reset] {
+        let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+        for n in 0..6 {
+            sim.push(&[&n.to_string()]);
+        }
+        sim.settle();
+        assert_eq!(sim.shared.stats().deliveries, 2, "the rest is in the client, undecoded");
+        match end {
+            End::Eof => sim.link.handle_eof(sim.now),
+            End::Reset => {
+                let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "reset");
+                sim.link.handle_transport_error(sim.now, fault);
+            }
+        }
+        sim.settle();
+        let mut seen = Vec::new();
+        while sim.wait_delivery() {
+            seen.extend(sim.payloads(2));
+        }
+        assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+        sim.finish();
+    }
+}
+
+#[test]
+fn a_delivery_that_cannot_be_decoded_ends_the_consumer_and_loses_no_other() {
+    for mode in MODES {
+        let mut sim = subscribed(prefetch(10), P1, mode);
+        sim.push(&["1", "2"]);
+        sim.settle();
+        // A message id that is not UTF-8.
+        sim.socket().say(b"\0\0\0\x0b\x04\x02\0\0\0\0\0\x01\0\x01\xff");
+        sim.settle();
+        assert_eq!(sim.payloads(10), ["1", "2"]);
+        let error = sim.link.poll_consumer_end().unwrap().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        assert!(error.to_string().contains("\"orders\""), "{error}");
+        assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+        assert_eq!(sim.dials.len(), 1, "it would come again and again");
+        sim.finish();
+    }
+    // What had arrived after it is there too.
+    let mut sim = subscribed(prefetch(10), P1, Mode::Whole);
+    sim.socket().say(b"\0\0\0\x0b\x04\x02\0\0\0\0\0\x01\0\x01\xff");
+    sim.push(&["after"]);
+    sim.settle();
+    assert_eq!(sim.payloads(10), ["after"]);
+    assert!(matches!(sim.link.poll_consumer_end(), Some(Some(_))));
+    sim.finish();
+}
+
+#[test]
+fn an_oversized_push_ends_the_consumer() {
+    let mut sim = Sim::consumer(
+        config().dialect(P1).max_frame_size(4096, 4096),
+        Mode::Whole,
+        prefetch(10),
+    );
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.push(&["1"]);
+    sim.push(&[&"x".repeat(5_000)]);
+    sim.settle();
+    assert_eq!(sim.payloads(10), ["1"]);
+    let error = sim.link.poll_consumer_end().unwrap().unwrap();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert!(error.to_string().contains("max_frame_size"), "{error}");
+    sim.finish();
+}
+
+#[test]
+fn lease_deadlines_reckon_from_when_the_socket_was_last_empty() {
+    let visibility = Duration::from_secs(30);
+    let mut sim = subscribed(prefetch(2).visibility_timeout(visibility), P1, Mode::Whole);
+    let opened = sim.now;
+    sim.advance_secs(10);
+    sim.push(&["1"]);
+    sim.settle();
+    let leases = sim.take(9);
+    assert_eq!(
+        leases[0].deadline,
+        Some(opened + visibility),
+        "it may have been leased since then"
+    );
+    let drained = sim.now;
+    sim.advance_secs(5);
+    sim.push(&["2"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.take(9)[0].deadline, Some(drained + visibility));
+    sim.finish();
+}
+
+#[test]
+fn draining_keeps_what_was_received_and_ends_cleanly() {
+    for dialect in [P1, Dialect::Framed] {
+        in_every_mode(|mode| {
+            let mut sim = subscribed(prefetch(10), dialect, mode);
+            sim.push(&["1", "2"]);
+            sim.settle();
+            let token = drain(&mut sim);
+            assert!(matches!(sim.reply(token), Reply::Drained));
+            assert!(sim.link.poll_consumer_end().is_none(), "deliveries first");
+            assert_eq!(sim.payloads(9), ["1", "2"]);
+            assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+            assert!(sim.wait_delivery(), "nobody waits for ever");
+            assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Framed));
+            assert_eq!(sim.hangups, 1);
+            sim
+        });
+    }
+}
+
+#[test]
+fn draining_takes_in_what_comes_before_the_servers_end() {
+    let mut sim = subscribed(prefetch(10), Dialect::Framed, Mode::Whole);
+    sim.socket().closes_after_client = false;
+    sim.serve = Box::new(|_, _| Act::Silence);
+    let token = sim.token();
+    sim.link.stop_consuming(sim.now, token);
+    // Still on its way when the client said goodbye.
+    sim.push(&["late"]);
+    sim.settle();
+    sim.advance_secs(1);
+    assert!(matches!(sim.reply(token), Reply::Drained));
+    assert_eq!(sim.payloads(9), ["late"]);
+    assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+    sim.finish();
+}
+
+#[test]
+fn stopping_at_any_stage_tells_everybody() {
+    for stage in 0..4 {
+        let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(10));
+        match stage {
+            0 => sim.dialed = Box::new(|_, _| Host::Unreachable),
+            1 => sim.dialed = Box::new(|_, _| Host::Raw(Vec::new(), None)),
+            2 => sim.serve = Box::new(|_, _| Act::Silence),
+            _ => {}
+        }
+        let waiting = sim.token();
+        sim.link.wait_delivery(sim.now, waiting);
+        sim.settle();
+        let token = drain(&mut sim);
+        assert!(matches!(sim.reply(token), Reply::Drained));
+        assert!(matches!(sim.reply(waiting), Reply::Ready));
+        match sim.reply(sim.opened) {
+            Reply::Opened(result) => assert_eq!(result.is_ok(), stage == 3),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+        assert_eq!(sim.link.poll_timeout(), None);
+        sim.finish();
+    }
+}
+
+#[test]
+fn abandoned_waits_come_back() {
+    let mut sim = subscribed(prefetch(10), Dialect::Framed, Mode::Whole);
+    sim.socket().closes_after_client = false;
+    let waiting = sim.token();
+    let id = sim.link.wait_delivery(sim.now, waiting);
+    // A second wait takes the place of the first.
+    let second = sim.token();
+    let second_id = sim.link.wait_delivery(sim.now, second);
+    sim.settle();
+    assert!(matches!(sim.reply(waiting), Reply::Ready));
+    assert_eq!(sim.link.abandon(id), None);
+    sim.abandon(second, second_id);
+    sim.finish();
+}
+
+#[test]
+fn deliveries_without_a_consumer_are_a_protocol_error() {
+    let mut sim = crate::calls::connected(config(), Mode::Whole, P1);
+    let pending = sim.enqueue("orders", "m");
+    sim.serve = Box::new(|_, _| Act::Silence);
+    sim.settle();
+    let push = deliveries(&["stray"]);
+    sim.socket().server().push(&push).unwrap();
+    sim.settle();
+    assert_eq!(sim.enqueued(pending).unwrap_err().kind(), ErrorKind::Protocol);
+    sim.finish();
+}
+
+#[test]
+fn a_consumers_methods_on_a_link_without_one() {
+    let mut sim = crate::calls::connected(config(), Mode::Whole, P1);
+    assert!(sim.take(5).is_empty());
+    assert!(sim.link.poll_consumer_end().is_none());
+    assert!(sim.wait_delivery());
+    sim.finish();
+}
+
+#[test]
+fn a_refusal_of_a_later_consume_is_terminal() {
+    let mut sim = subscribed(prefetch(10), P1, Mode::Whole);
+    sim.push(&["1"]);
+    sim.settle();
+    sim.serve = Box::new(|_, _| {
+        Act::Answer(Response::Error(ServerError::new(
+            ErrorKind::QueueNotFound,
+            "invalid payload: queue raft group not found",
+        )))
+    });
+    sim.socket().end(End::Eof);
+    sim.advance_secs(5);
+    assert_eq!(sim.payloads(9), ["1"], "earlier deliveries first");
+    let error = sim.link.poll_consumer_end().unwrap().unwrap();
+    assert_eq!(error.kind(), ErrorKind::QueueNotFound);
+    sim.finish();
+}
