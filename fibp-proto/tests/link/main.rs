@@ -10,3 +10,5 @@ mod harness;
 mod host;
 mod opening;
 mod producers;
+mod reconnect;
+mod replay;
