@@ -5,10 +5,12 @@
 
 mod batching;
 mod calls;
+mod closing;
 mod consumers;
 mod harness;
 mod host;
 mod opening;
 mod producers;
 mod reconnect;
+mod redirects;
 mod replay;
