@@ -95,11 +95,8 @@ impl Ledger {
 /// A request that reached a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    /// The number of the connection, from 1.
-    pub(crate) connection: usize,
     pub(crate) id: RequestId,
     pub(crate) request: Request,
-    pub(crate) at: Duration,
 }
 
 type Dialed = Box<dyn FnMut(&Endpoint, usize) -> Host>;
@@ -361,15 +358,12 @@ impl Sim {
     fn run_host(&mut self) -> bool {
         let Some(socket) = &mut self.socket else { return false };
         let asked = &mut self.asked;
-        let at = self.now - self.base;
         let connection = self.connections;
         let serve = &mut self.serve;
         socket.run(|id, request| {
             asked.push(Asked {
-                connection,
                 id,
                 request: request.clone(),
-                at,
             });
             serve(request, connection)
         })
@@ -679,7 +673,7 @@ pub(crate) fn deliveries(payloads: &[&str]) -> Push {
     let deliveries = payloads
         .iter()
         .map(|payload| {
-            let id = MessageId::from(format!("id-{payload}"));
+            let id = MessageId::from(format!("id-{payload:.20}"));
             Received::new(
                 id,
                 "orders",

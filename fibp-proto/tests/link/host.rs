@@ -17,6 +17,7 @@ pub(crate) enum Host {
     /// The dial never ends.
     Unreachable,
     Fila(ServerConfig),
+    #[allow(dead_code, reason = "only builds with TLS use it")]
     FilaTls(ServerConfig, Arc<rustls::ServerConfig>),
     /// Says this as soon as the client spoke, then ends.
     Raw(Vec<u8>, Option<End>),
@@ -140,6 +141,8 @@ pub(crate) struct Socket {
     /// The server said goodbye to the client's goodbye: reads nothing more.
     pub(crate) server_closed: bool,
     pub(crate) raw_received: Vec<u8>,
+    /// Plain bytes that the server did not want yet.
+    unread: Vec<u8>,
     failed: bool,
 }
 
@@ -172,6 +175,7 @@ impl Socket {
             closes_after_client: true,
             server_closed: false,
             raw_received: Vec::new(),
+            unread: Vec::new(),
             failed: false,
         }
     }
@@ -213,7 +217,9 @@ impl Socket {
         if let Peer::Tls(_, tls) = &mut self.peer {
             input = decrypt(tls, &input, &mut self.failed);
         }
-        moved |= self.feed(&input);
+        let mut unread = std::mem::take(&mut self.unread);
+        unread.append(&mut input);
+        moved |= self.feed(&unread);
         moved |= self.serve(&mut serve);
         if self.client_half_closed && !self.told_eof && self.closes_after_client {
             self.told_eof = true;
@@ -235,9 +241,7 @@ impl Socket {
         while !input.is_empty() {
             let Some(mut buffer) = self.server().take_read_buffer() else {
                 // It reads on when it has answered.
-                for byte in input.iter().rev() {
-                    self.to_server.push_front(*byte);
-                }
+                self.unread = input.to_vec();
                 break;
             };
             let n = input.len().min(buffer.unfilled().len());

@@ -3,10 +3,15 @@
 
 #![allow(clippy::type_complexity)]
 
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
+#[path = "../tls/authority.rs"]
+#[allow(dead_code, reason = "the TLS pipe's tests use the rest")]
+mod authority;
 mod batching;
 mod calls;
 mod closing;
 mod consumers;
+mod cuts;
 mod harness;
 mod host;
 mod opening;
@@ -14,3 +19,5 @@ mod producers;
 mod reconnect;
 mod redirects;
 mod replay;
+#[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
+mod tls;
