@@ -16,19 +16,18 @@ impl<T> Link<T> {
 
     pub(crate) fn count_holdings(&mut self) -> Holdings {
         let accounts = || self.accounts.iter().flatten();
-        let mut holdings = Holdings::default();
-        holdings.calls = self.calls.len();
-        holdings.delayed = self.delayed.len();
-        holdings.lane_items = self.lanes.len();
-        holdings.parked = accounts().map(Account::parked).sum();
-        holdings.charged_requests = self
-            .accounts
-            .get(CLIENT)
-            .and_then(Option::as_ref)
-            .map_or(0, |account| account.charged().0);
-        holdings.charged_bytes = accounts().map(|account| account.charged().1).sum();
-        holdings.deliveries = self.waiting_deliveries();
-        holdings.unclaimed = self.completions.len() + self.actions.len();
+        let client = self.accounts.get(CLIENT).and_then(Option::as_ref);
+        let mut holdings = Holdings {
+            calls: self.calls.len(),
+            delayed: self.delayed.len(),
+            lane_items: self.lanes.len(),
+            parked: accounts().map(Account::parked).sum(),
+            charged_requests: client.map_or(0, |account| account.charged().0),
+            charged_bytes: accounts().map(|account| account.charged().1).sum(),
+            deliveries: self.waiting_deliveries(),
+            unclaimed: self.completions.len() + self.actions.len(),
+            ..Holdings::default()
+        };
         if let Some(connection) = &mut self.connection {
             holdings.in_flight = Connection::in_flight(connection);
             holdings.tombstones = connection.tombstones();
