@@ -1,6 +1,6 @@
 //! The dialects of FIBP: how typed requests and answers become frames.
 //!
-//! Everything that differs between dialects lives below this module, behind [`Codec`]; the machines above
+//! Everything that differs between dialects lives below this module, behind the trait `Codec`; the machines above
 //! it never ask which dialect is in use. Adding one means a folder here and a row in the detection.
 
 pub(crate) mod contents;
