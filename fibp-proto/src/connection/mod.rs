@@ -24,6 +24,9 @@ pub(crate) use table::Expiry;
 /// A server that leaves this many abandoned requests unanswered is not answering at all.
 const MAX_TOMBSTONES: usize = 65_536;
 
+/// With more output waiting than this, in bytes, heartbeats of the server stay unanswered.
+const MAX_OUTPUT_OF_ECHOES: usize = 16 * 1024;
+
 /// What a connection needs to know.
 #[derive(Debug)]
 pub(crate) struct Options {
@@ -57,6 +60,8 @@ pub(crate) struct Connection<W> {
     /// How many requests in the table are the connection's own.
     own: usize,
     heartbeat: Heartbeat,
+    /// The heartbeat of the server that was answered last.
+    echoed: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +166,7 @@ impl<W> Connection<W> {
             table: Table::new(),
             own: 0,
             heartbeat: Heartbeat::new(heartbeat, heartbeat_missed),
+            echoed: None,
         })
     }
 
@@ -364,12 +370,7 @@ impl<W> Connection<W> {
             }
             Incoming::Goodbye => Ok(Some(Arrival::Goodbye(self.codec.decode_goodbye(frame)))),
             Incoming::Heartbeat if self.table.op(head.id) != Some(Op::Heartbeat) => {
-                let before = self.out.len();
-                // A heartbeat's answer has no part that could fail to encode.
-                let _ = self
-                    .codec
-                    .encode_response(head.id, Op::Heartbeat, &Response::Heartbeat, &mut self.out);
-                self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
+                self.answer_heartbeat(head.id);
                 Ok(None)
             }
             Incoming::Unknown => Ok(None),
@@ -391,6 +392,24 @@ impl<W> Connection<W> {
                 self.deliver(ticket, response)
             }
         }
+    }
+
+    /// Answers a heartbeat of the server's own.
+    fn answer_heartbeat(&mut self, id: u32) {
+        // In the preamble dialect an answer looks like a question, and servers answer every one: their answer to ours
+        // must not have an answer.
+        let echo = self.echoed.take() == Some(id) && self.codec.layout() == Layout::FlagsFirst;
+        let before = self.out.len();
+        // Nor may a server that sends but does not read fill our memory.
+        if echo || before > MAX_OUTPUT_OF_ECHOES {
+            return;
+        }
+        self.echoed = Some(id);
+        // A heartbeat's answer has no part that could fail to encode.
+        let _ = self
+            .codec
+            .encode_response(id, Op::Heartbeat, &Response::Heartbeat, &mut self.out);
+        self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
     }
 
     fn deliver(&mut self, ticket: Ticket<W>, response: Result<Response, Error>) -> Result<Option<Arrival<W>>, Broken> {
