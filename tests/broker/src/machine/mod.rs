@@ -140,6 +140,8 @@ pub struct BrokerMachine {
     last_command: Instant,
     /// With slow refill: a consumer has room that the scheduler has not noticed.
     refill_waits: bool,
+    /// When it last looked for room by itself.
+    last_refill: Instant,
 }
 
 /// What a request comes to.
@@ -191,6 +193,7 @@ impl BrokerMachine {
             default_key: "default".into(),
             last_command: settings.start,
             refill_waits: false,
+            last_refill: settings.start,
             settings,
         }
     }
@@ -446,14 +449,14 @@ impl BrokerMachine {
     /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let expiry = self.scheduler.next_expiry();
-        let due = match (expiry, self.refill_waits) {
-            (_, true) => self.last_command,
-            (Some(expiry), false) => expiry,
-            (None, false) => return None,
+        let after = |since: Instant| since.checked_add(self.settings.idle_timeout);
+        let idle = after(self.last_command)?;
+        let expiry = self.scheduler.next_expiry().map(|expiry| expiry.max(idle));
+        let refill = match self.refill_waits {
+            true => after(self.last_command.max(self.last_refill)),
+            false => None,
         };
-        let idle = self.last_command.checked_add(self.settings.idle_timeout)?;
-        Some(due.max(idle))
+        [expiry, refill].into_iter().flatten().min()
     }
 
     /// Time has passed. Reclaims expired leases if the scheduler was idle for long enough; calls that come too
@@ -464,6 +467,7 @@ impl BrokerMachine {
         }
         let mut touched = self.scheduler.reclaim(now);
         if std::mem::take(&mut self.refill_waits) {
+            self.last_refill = now;
             touched = self.scheduler.waiting();
         }
         for queue in touched {
