@@ -6,7 +6,7 @@ use std::time::Instant;
 use fibp_proto::frame::Transmit;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{
-    Dialect, Endpoint, ErrorKind, MessageId, Op, Push, QueueName, Request, Response, Secret, ServerError,
+    Dialect, Endpoint, ErrorKind, MessageId, Op, Push, QueueName, Received, Request, Response, Secret, ServerError,
 };
 use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Leadership, Output, Settings, Snapshot};
 
@@ -30,8 +30,23 @@ pub(super) struct Wire {
     server: Option<Server>,
     /// The client's end is there.
     pub(super) client: bool,
-    /// What was pushed, in order, and where in the stream it ends.
-    pub(super) pushed: Vec<(MessageId, u64)>,
+    /// What was pushed, in order.
+    pub(super) pushed: Vec<Pushed>,
+}
+
+/// A delivery on its way.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    id: MessageId,
+    attempt: u32,
+    /// Where in the stream it ends.
+    pub(super) end: u64,
+}
+
+impl Pushed {
+    pub(super) fn is(&self, received: &Received) -> bool {
+        self.id == received.id && self.attempt == received.attempt_count
+    }
 }
 
 #[derive(Debug)]
@@ -50,12 +65,6 @@ struct Node {
     up: bool,
 }
 
-/// What the broker was asked and has not answered.
-#[derive(Debug)]
-enum Asked {
-    Enqueue(Vec<Tag>),
-}
-
 #[derive(Debug)]
 pub(super) struct Cluster {
     settings: Settings,
@@ -68,7 +77,10 @@ pub(super) struct Cluster {
     faults: Faults,
     /// Connections to other nodes whose requests the leader executes.
     forwarded: BTreeSet<ConnectionId>,
-    asked: BTreeMap<(ConnectionId, u32), Asked>,
+    /// Enqueues that were not answered yet.
+    asked: BTreeMap<(ConnectionId, u32), Vec<Tag>>,
+    /// Nodes refer requests to the leader instead of passing them on.
+    refers: bool,
     /// Whether the order of a producer's messages is certain.
     ordered: bool,
     pub(super) wires: BTreeMap<ConnectionId, Wire>,
@@ -99,6 +111,7 @@ impl Cluster {
             faults,
             forwarded: BTreeSet::new(),
             asked: BTreeMap::new(),
+            refers: plan.refers,
             ordered,
             wires: BTreeMap::new(),
             next_wire: 0,
@@ -181,10 +194,10 @@ impl Cluster {
         if let Some(node) = self.nodes.get_mut(node) {
             node.machine.disconnect(now, id, ending);
         }
-        if self.forwarded.remove(&id) {
-            if let Some(node) = self.leader.and_then(|leader| self.nodes.get_mut(leader)) {
-                node.machine.disconnect(now, id, ending);
-            }
+        if self.forwarded.remove(&id)
+            && let Some(node) = self.leader.and_then(|leader| self.nodes.get_mut(leader))
+        {
+            node.machine.disconnect(now, id, ending);
         }
         self.asked.retain(|(connection, _), _| *connection != id);
     }
@@ -211,11 +224,11 @@ impl Cluster {
     pub(super) fn run(&mut self, now: Instant, random: &mut Random, truth: &mut Truth) -> Result<bool, String> {
         let mut progress = false;
         for index in 0..self.nodes.len() {
-            if let Some(node) = self.nodes.get_mut(index).filter(|node| node.up) {
-                if node.machine.poll_timeout().is_some_and(|at| at <= now) {
-                    node.machine.handle_timeout(now);
-                    progress = true;
-                }
+            if let Some(node) = self.nodes.get_mut(index).filter(|node| node.up)
+                && node.machine.poll_timeout().is_some_and(|at| at <= now)
+            {
+                node.machine.handle_timeout(now);
+                progress = true;
             }
             self.route(index, truth)?;
         }
@@ -234,27 +247,26 @@ impl Cluster {
         truth: &mut Truth,
     ) -> Result<bool, String> {
         let mut progress = false;
-        loop {
-            let Some(wire) = self.wires.get_mut(&id) else { break };
+        while let Some(wire) = self.wires.get_mut(&id) {
             let Some(server) = &mut wire.server else { break };
             let mut again = false;
-            if wire.up.is_readable(now) {
-                if let Some(mut buffer) = server.connection.take_read_buffer() {
-                    let read = wire.up.read(now, random, buffer.unfilled());
-                    match read {
-                        Read::Data(n) => {
-                            buffer.advance(n);
-                            again = true;
-                        }
-                        Read::Nothing => {}
-                        Read::End(End::Fin) => server.connection.handle_eof(),
-                        Read::End(End::Reset) => {
-                            self.leave(now, id, End::Reset);
-                            return Ok(true);
-                        }
+            if wire.up.is_readable(now)
+                && let Some(mut buffer) = server.connection.take_read_buffer()
+            {
+                let read = wire.up.read(now, random, buffer.unfilled());
+                match read {
+                    Read::Data(n) => {
+                        buffer.advance(n);
+                        again = true;
                     }
-                    server.connection.handle_input(buffer);
+                    Read::Nothing => {}
+                    Read::End(End::Fin) => server.connection.handle_eof(),
+                    Read::End(End::Reset) => {
+                        self.leave(now, id, End::Reset);
+                        return Ok(true);
+                    }
                 }
+                server.connection.handle_input(buffer);
             }
             while let Some(event) = self
                 .wires
@@ -296,14 +308,21 @@ impl Cluster {
                 break;
             };
             server.encoded += 1;
+            let before = server.connection.buffered();
             if server.connection.push_to(consume, &push).is_err() {
                 server.connection.close();
                 break;
             }
-            let end = wire.down.written + server.connection.buffered() as u64;
-            for delivery in push.deliveries {
-                wire.pushed.push((delivery.id, end));
+            if server.connection.buffered() == before {
+                // It is closing: nothing is said any more.
+                break;
             }
+            let end = wire.down.written + server.connection.buffered() as u64;
+            wire.pushed.extend(push.deliveries.into_iter().map(|delivery| Pushed {
+                id: delivery.id,
+                attempt: delivery.attempt_count,
+                end,
+            }));
         }
         if !server.writing {
             server.writing = server.connection.take_transmit(&mut server.transmit);
@@ -396,40 +415,42 @@ impl Cluster {
         body: Request,
         truth: &mut Truth,
     ) -> Result<(), String> {
-        let framed = self.dialect == Dialect::Framed;
-        let hot = matches!(request.op, Op::Enqueue | Op::Ack | Op::Nack);
         let local = matches!(
             request.op,
             Op::Consume | Op::CancelConsume | Op::Flow | Op::Heartbeat | Op::Authenticate | Op::ProbeAdmin
         );
-        let here = self.leader == Some(index) || local || (framed && hot);
-        if let (Request::Enqueue(messages), true) = (&body, !here || self.leader == Some(index)) {
-            if self.leader.is_some() {
-                let tags = truth.executing(messages, self.ordered)?;
-                self.asked.insert((id, request.id), Asked::Enqueue(tags));
-            }
+        let here = local || self.leader == Some(index);
+        let leader = self.leader.filter(|leader| self.is_up(*leader));
+        let target = if here { Some(index) } else { leader };
+        if self.refers
+            && !here
+            && let Some(leader) = leader
+        {
+            return self.respond(id, request, &not_leader(leader));
         }
-        let target = if here { Some(index) } else { self.leader };
-        match target.and_then(|target| self.nodes.get_mut(target)) {
-            Some(node) if here => node.machine.handle(now, id, request, body),
-            Some(node) if node.up => {
-                if self.forwarded.insert(id) {
-                    // Clusters are simulated without keys.
-                    let _ = node.machine.connect(now, id, self.dialect, None);
-                }
-                node.machine.handle(now, id, request, body);
-            }
-            _ => {
-                self.asked.remove(&(id, request.id));
-                let response = no_leader(&body);
-                if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-                    if server.connection.respond(request, &response).is_err() {
-                        server.connection.close();
-                    }
-                }
-            }
+        let Some(node) = target.and_then(|target| self.nodes.get_mut(target)) else {
+            return self.respond(id, request, &no_leader(&body));
+        };
+        if let Request::Enqueue(messages) = &body {
+            let tags = truth.executing(messages, self.ordered)?;
+            self.asked.insert((id, request.id), tags);
         }
+        if !here && self.forwarded.insert(id) {
+            // Clusters are simulated without keys.
+            let _ = node.machine.connect(now, id, self.dialect, None);
+        }
+        node.machine.handle(now, id, request, body);
         Ok(())
+    }
+
+    fn respond(&mut self, id: ConnectionId, request: RequestId, response: &Response) -> Result<(), String> {
+        match self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
+            Some(server) => server
+                .connection
+                .respond(request, response)
+                .map_err(|error| format!("{response:?} cannot be encoded: {error}")),
+            None => Ok(()),
+        }
     }
 
     /// Hands a node's outputs to the connections.
@@ -444,9 +465,10 @@ impl Cluster {
             };
             match output {
                 Output::Answer { request, response, .. } => {
-                    if server.connection.respond(request, &response).is_err() {
-                        return Err(format!("the answer to {:?} cannot be encoded", request.op));
-                    }
+                    server
+                        .connection
+                        .respond(request, &response)
+                        .map_err(|error| format!("the answer to {:?} cannot be encoded: {error}", request.op))?;
                 }
                 Output::Refuse { id, error, .. } => server.connection.respond_error(id, &error),
                 Output::Push { consume_id, push, .. } => server.pushes.push_back((consume_id, push)),
@@ -458,13 +480,14 @@ impl Cluster {
     }
 
     fn note_answer(&mut self, id: ConnectionId, request: u32, response: &Response, truth: &mut Truth) {
-        if let Some(Asked::Enqueue(tags)) = self.asked.remove(&(id, request)) {
-            if let Response::Enqueue(results) = response {
-                for (tag, result) in tags.into_iter().zip(results) {
-                    if let Ok(id) = result {
-                        truth.stored(tag, id);
-                    }
-                }
+        // A heartbeat may have the same id.
+        let Response::Enqueue(results) = response else { return };
+        let Some(tags) = self.asked.remove(&(id, request)) else {
+            return;
+        };
+        for (tag, result) in tags.into_iter().zip(results) {
+            if let Ok(id) = result {
+                truth.stored(tag, id);
             }
         }
     }
@@ -522,6 +545,10 @@ impl Cluster {
         if self.leader == Some(index) {
             self.forwarded.clear();
         }
+    }
+
+    fn is_up(&self, index: usize) -> bool {
+        self.nodes.get(index).is_some_and(|node| node.up)
     }
 
     /// The leader steps down; nobody leads until [`elect`](Self::elect).
@@ -597,6 +624,17 @@ impl Cluster {
             server.connection.heartbeat(BEAT);
         }
     }
+}
+
+/// How a framed server refers a client to the leader (spec/framed.md 4).
+fn not_leader(leader: usize) -> Response {
+    let address = Plan::endpoint(leader).to_string();
+    Response::Error(
+        ServerError::new(ErrorKind::NotLeader, "not the leader for this queue")
+            .with_code(0x0C)
+            .with_metadata(vec![("leader_addr".to_owned(), address.clone())])
+            .with_leader(address),
+    )
 }
 
 /// How servers of a cluster refuse what they would have forwarded (spec/preamble.md 2.4).

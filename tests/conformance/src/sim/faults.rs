@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fibp_proto::Op;
+use fibp_proto::{Dialect, Op};
 use fila_test_broker::{ConnectionId, Faults};
 
 use super::network::{End, Weather};
@@ -199,6 +199,10 @@ impl World {
             self.cluster.elect(self.now, 0);
         }
         for node in 0..self.plan.nodes {
+            if self.plan.server == Dialect::Framed {
+                // Framed servers go on delivering to consumers whose connection was reset.
+                self.cluster.stop(self.now, node, End::Fin);
+            }
             self.cluster.start(node);
         }
         let weather = Weather {

@@ -14,6 +14,7 @@
 //! * when the faults stop, everything comes to rest: all queues are consumed, all links close.
 
 mod broker;
+mod consumers;
 mod faults;
 mod network;
 mod plan;

@@ -24,6 +24,8 @@ pub(super) struct Plan {
     pub(super) clients: usize,
     pub(super) consumers: usize,
     pub(super) key: bool,
+    /// Nodes refer requests to the leader instead of passing them on, as the framed dialect allows.
+    pub(super) refers: bool,
     pub(super) credit_loss: Option<bool>,
     pub(super) visibility: Duration,
     /// How long faults happen and users have ideas.
@@ -60,6 +62,7 @@ impl Plan {
             clients: random.between(1, 2),
             consumers: random.between(queues, queues + 2),
             key: nodes == 1 && random.chance(30),
+            refers: server == Dialect::Framed && random.chance(60),
             credit_loss: random.pick(&[None, Some(false), Some(true)]).flatten(),
             visibility: random.millis(1500, 6000),
             storm: random.millis(1000, 20_000),

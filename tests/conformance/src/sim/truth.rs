@@ -94,10 +94,6 @@ impl Truth {
         (number, Token::new(number, &self.lost))
     }
 
-    pub(super) fn is_open(&self, token: u64) -> bool {
-        self.open.contains_key(&token)
-    }
-
     fn close(&mut self, token: u64) -> Result<Awaits, String> {
         let open = self
             .open
@@ -111,11 +107,11 @@ impl Truth {
 
     /// A caller took its token back; a message that was not let in yet goes with its receipt.
     pub(super) fn abandoned(&mut self, token: Token) -> Result<(), String> {
-        if let Awaits::Admitted(receipt) = self.close(token.redeem())? {
-            if self.lost.borrow().contains(&receipt) {
-                self.lost.borrow_mut().retain(|lost| *lost != receipt);
-                self.close(receipt)?;
-            }
+        if let Awaits::Admitted(receipt) = self.close(token.redeem())?
+            && self.lost.borrow().contains(&receipt)
+        {
+            self.lost.borrow_mut().retain(|lost| *lost != receipt);
+            self.close(receipt)?;
         }
         Ok(())
     }
@@ -187,7 +183,7 @@ impl Truth {
         let message = Message::new(QueueName::clone(queue), payload);
         (
             tag,
-            if tag % 3 == 0 {
+            if tag.is_multiple_of(3) {
                 message.header("tag", tag.to_string())
             } else {
                 message
@@ -342,11 +338,11 @@ impl Truth {
             ));
         }
         self.confirmations += 1;
-        if !self.ack_asked.contains(id) {
-            if let Some(known) = self.messages.get(&tag) {
-                let queue = QueueName::clone(&known.queue);
-                self.confirmed.entry(queue).or_default().insert(id.clone());
-            }
+        if !self.ack_asked.contains(id)
+            && let Some(known) = self.messages.get(&tag)
+        {
+            let queue = QueueName::clone(&known.queue);
+            self.confirmed.entry(queue).or_default().insert(id.clone());
         }
         Ok(())
     }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use fibp_proto::admin::QueueSpec;
-use fibp_proto::config::{Config, ConsumerSettings, Replay};
+use fibp_proto::config::{Config, Replay};
 use fibp_proto::event::Cursor;
-use fibp_proto::link::{CallId, Lease, Parcel, ProducerId, Settle};
+use fibp_proto::link::{CallId, Parcel, ProducerId};
 use fibp_proto::{Endpoint, Event, Link, QueueName, Request, Shared};
 
 use super::plan::Plan;
@@ -22,9 +22,9 @@ const KEYS: usize = 12;
 /// One client: what its links share, and its producers.
 #[derive(Debug)]
 pub(super) struct Client {
-    shared: Shared,
+    pub(super) shared: Shared,
     cursor: Cursor,
-    main: Option<usize>,
+    pub(super) main: Option<usize>,
     nodes: BTreeMap<Endpoint, usize>,
     producers: Vec<Producer>,
     /// Calls that may be abandoned.
@@ -39,34 +39,6 @@ struct Producer {
     queue: QueueName,
     name: u64,
     place: u64,
-}
-
-/// A consumer and its user.
-#[derive(Debug)]
-pub(super) struct Consumer {
-    client: usize,
-    queue: QueueName,
-    settings: ConsumerSettings,
-    state: Consuming,
-}
-
-#[derive(Debug)]
-enum Consuming {
-    /// Opens a consumer then.
-    Away(Instant),
-    Opening(usize),
-    Waiting(usize),
-    /// Settles these then.
-    Busy(usize, Instant, VecDeque<Lease>),
-}
-
-impl Consuming {
-    fn port(&self) -> Option<usize> {
-        match self {
-            Self::Away(_) => None,
-            Self::Opening(port) | Self::Waiting(port) | Self::Busy(port, ..) => Some(*port),
-        }
-    }
 }
 
 impl Client {
@@ -97,25 +69,6 @@ impl Client {
     }
 }
 
-impl Consumer {
-    pub(super) fn new(client: usize, queue: QueueName, settings: ConsumerSettings, start: Instant) -> Self {
-        Self {
-            client,
-            queue,
-            settings,
-            state: Consuming::Away(start),
-        }
-    }
-
-    pub(super) fn poll_timeout(&self, phase: Phase) -> Option<Instant> {
-        match &self.state {
-            Consuming::Away(_) if matches!(phase, Phase::Close { .. }) => None,
-            Consuming::Away(at) | Consuming::Busy(_, at, _) => Some(*at),
-            Consuming::Opening(_) | Consuming::Waiting(_) => None,
-        }
-    }
-}
-
 impl World {
     /// Everybody whose time has come does something.
     pub(super) fn users_act(&mut self) -> Result<bool, String> {
@@ -142,7 +95,7 @@ impl World {
     }
 
     /// The requests link of a client; a new one if the last has ended.
-    fn main(&mut self, client: usize) -> usize {
+    pub(super) fn main(&mut self, client: usize) -> usize {
         let known = self.clients.get(client).and_then(|client| client.main);
         if let Some(port) = known {
             let ended = self.link(port).is_none_or(|link| link.is_terminated());
@@ -199,11 +152,7 @@ impl World {
 
     /// Forgets a port whose link has ended.
     pub(super) fn retire(&mut self, port: usize) {
-        let used = self
-            .consumers
-            .iter()
-            .any(|consumer| consumer.state.port() == Some(port));
-        if used {
+        if self.consumer_at(port).is_some() {
             return;
         }
         if let Some(place) = self.ports.get_mut(port) {
@@ -242,7 +191,7 @@ impl World {
     }
 
     /// A timeout to ask for, and the deadline that follows from it.
-    fn timeout(&mut self, client: usize) -> (Option<Duration>, Option<Instant>) {
+    pub(super) fn timeout(&mut self, client: usize) -> (Option<Duration>, Option<Instant>) {
         let own = self.random.chance(30).then(|| self.random.millis(10, 3000));
         let configured = self
             .clients
@@ -257,7 +206,7 @@ impl World {
         self.cluster.queues().get(index).cloned().unwrap_or_else(|| "".into())
     }
 
-    fn remember(&mut self, client: usize, port: usize, call: CallId, token: u64) {
+    pub(super) fn remember(&mut self, client: usize, port: usize, call: CallId, token: u64) {
         if let Some(client) = self.clients.get_mut(client) {
             client.calls.push_back((port, call, token));
             if client.calls.len() > 200 {
@@ -310,15 +259,15 @@ impl World {
         if count == 0 || (count < 3 && self.random.chance(5)) {
             let settings = Plan::producer(&mut self.random);
             let (queue, name) = (self.any_queue(), self.random.next());
-            if let Some(id) = self.link(port).map(|link| link.open_producer(settings)) {
-                if let Some(client) = self.clients.get_mut(client) {
-                    client.producers.push(Producer {
-                        id,
-                        queue,
-                        name,
-                        place: 0,
-                    });
-                }
+            if let Some(id) = self.link(port).map(|link| link.open_producer(settings))
+                && let Some(client) = self.clients.get_mut(client)
+            {
+                client.producers.push(Producer {
+                    id,
+                    queue,
+                    name,
+                    place: 0,
+                });
             }
         }
         let (timeout, deadline) = self.timeout(client);
@@ -431,194 +380,10 @@ impl World {
         else {
             return Ok(());
         };
-        let open = self.truth.is_open(number);
         let token = self.link(port).and_then(|link| link.abandon(call));
         self.note(|| format!("port {port}: abandon {call:?}, token {number}: {token:?}"));
-        match token {
-            Some(token) => self.truth.abandoned(token),
-            // Done, handed to another link, or about to be told.
-            None => {
-                let _ = open;
-                Ok(())
-            }
-        }
-    }
-
-    // ---- consuming ----
-
-    /// The bound of deliveries at a port.
-    pub(super) fn prefetch(&self, port: usize) -> usize {
-        self.consumers
-            .iter()
-            .find(|consumer| consumer.state.port() == Some(port))
-            .map_or(usize::MAX / 2, |consumer| consumer.settings.prefetch)
-    }
-
-    fn consume(&mut self, index: usize) -> Result<bool, String> {
-        let now = self.now;
-        let due = self
-            .consumers
-            .get(index)
-            .and_then(|consumer| consumer.poll_timeout(self.phase))
-            .is_some_and(|at| at <= now);
-        let Some(consumer) = self.consumers.get_mut(index).filter(|_| due) else {
-            return Ok(false);
-        };
-        match std::mem::replace(&mut consumer.state, Consuming::Away(now)) {
-            Consuming::Away(_) => self.open_consumer(index),
-            Consuming::Busy(port, _, leases) => {
-                let client = consumer.client;
-                self.settle_leases(client, leases);
-                self.wait(index, port);
-            }
-            other => consumer.state = other,
-        }
-        Ok(true)
-    }
-
-    fn open_consumer(&mut self, index: usize) {
-        let Some(consumer) = self.consumers.get(index) else {
-            return;
-        };
-        let client = consumer.client;
-        let (queue, settings) = (QueueName::clone(&consumer.queue), consumer.settings);
-        let port = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
-        let Some(shared) = self.clients.get(client).map(|client| client.shared.clone()) else {
-            return;
-        };
-        let deadline = self.now.checked_add(shared.config().settings().connect_timeout);
-        let (_, token) = self.truth.token(Awaits::Opened(port), deadline);
-        let seed = self.random.next();
-        let link = Link::consumer(&shared, queue, settings, self.now, seed, Some(token));
-        let credentials = shared.config().settings().credentials.clone();
-        self.add_port(Port::new(link, client, Role::Consumer, credentials));
-        if let Some(consumer) = self.consumers.get_mut(index) {
-            consumer.state = Consuming::Opening(port);
-        }
-    }
-
-    fn wait(&mut self, index: usize, port: usize) {
-        let now = self.now;
-        let (_, token) = self.truth.token(Awaits::Ready(port), None);
-        if let Some(link) = self.link(port) {
-            link.wait_delivery(now, token);
-        }
-        if let Some(consumer) = self.consumers.get_mut(index) {
-            consumer.state = Consuming::Waiting(port);
-        }
-    }
-
-    fn consumer_at(&self, port: usize) -> Option<usize> {
-        self.consumers
-            .iter()
-            .position(|consumer| consumer.state.port() == Some(port))
-    }
-
-    /// A link is open, or will never be.
-    pub(super) fn opened(&mut self, port: usize, ok: bool) -> Result<(), String> {
-        let Some(index) = self.consumer_at(port) else {
-            return Ok(());
-        };
-        if ok {
-            self.wait(index, port);
-        } else {
-            self.consumer_ended(index, port);
-        }
-        Ok(())
-    }
-
-    fn consumer_ended(&mut self, index: usize, port: usize) {
-        let pause = self.random.millis(1, 500);
-        if let Some(consumer) = self.consumers.get_mut(index) {
-            consumer.state = Consuming::Away(self.now + pause);
-        }
-        self.note(|| format!("port {port}: the consumer ended"));
-    }
-
-    /// A delivery waits at a port, or its consumer has ended.
-    pub(super) fn ready(&mut self, port: usize) -> Result<(), String> {
-        let Some(index) = self.consumer_at(port) else {
-            return Ok(());
-        };
-        let most = self.random.spread(200);
-        let mut leases = VecDeque::new();
-        let Some(at) = self.ports.get_mut(port).and_then(Option::as_mut) else {
-            return Ok(());
-        };
-        let taken = at.link.take_deliveries(self.now, most, &mut leases);
-        if taken != leases.len() || taken > most {
-            return Err(format!("{taken} deliveries are {}", leases.len()));
-        }
-        for lease in &leases {
-            at.check_delivery(lease, &self.cluster)?;
-        }
-        let end = at.link.poll_consumer_end();
-        for lease in &leases {
-            self.truth.delivered(&lease.received)?;
-        }
-        self.note(|| format!("port {port}: {taken} deliveries, end: {end:?}"));
-        match (taken, end) {
-            (0, None) => Err("a consumer was woken for nothing".to_owned()),
-            (0, Some(_)) => {
-                self.consumer_ended(index, port);
-                Ok(())
-            }
-            _ => {
-                let slow = self.phase == Phase::Storm && self.random.chance(10);
-                let pause = self.random.millis(0, if slow { 8000 } else { 30 });
-                if let Some(consumer) = self.consumers.get_mut(index) {
-                    consumer.state = Consuming::Busy(port, self.now + pause, leases);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn settle_leases(&mut self, client: usize, leases: VecDeque<Lease>) {
-        let has_main = self.clients.get(client).is_some_and(|client| client.main.is_some());
-        if matches!(self.phase, Phase::Close { .. }) && !has_main {
-            return;
-        }
-        let mut settles = Vec::new();
-        for lease in leases {
-            let fate = if self.phase == Phase::Storm {
-                self.random.below(100)
-            } else {
-                0
-            };
-            let nack = match fate {
-                0..=84 => {
-                    self.truth.ack_asked(&lease.received);
-                    None
-                }
-                85..=92 => Some("not now".to_owned()),
-                // Forgotten: its lease will expire.
-                _ => continue,
-            };
-            settles.push(Settle {
-                queue: lease.received.queue,
-                id: lease.received.id,
-                nack,
-                lease_deadline: lease.deadline,
-            });
-        }
-        let (port, now) = (self.main(client), self.now);
-        let (timeout, deadline) = self.timeout(client);
-        if self.random.chance(50) {
-            let (number, token) = self.truth.token(Awaits::SettledMany(settles.len()), deadline);
-            if let Some(link) = self.link(port) {
-                let call = link.settle_many(now, settles, timeout, token);
-                self.remember(client, port, call, number);
-            }
-            return;
-        }
-        for settle in settles {
-            let (number, token) = self.truth.token(Awaits::Settled, deadline);
-            if let Some(link) = self.link(port) {
-                let call = link.settle(now, settle, timeout, token);
-                self.remember(client, port, call, number);
-            }
-        }
+        // Without a token it is done, handed to another link, or about to be told.
+        token.map_or(Ok(()), |token| self.truth.abandoned(token))
     }
 
     /// Everybody closes what they have.

@@ -6,12 +6,13 @@ use fibp_proto::simulation::Flaw;
 use fibp_proto::{Dialect, Link};
 
 use super::broker::Cluster;
+use super::consumers::Consumer;
 use super::faults::Faulter;
 use super::plan::Plan;
 use super::port::{Port, Role};
 use super::random::Random;
 use super::truth::{News, PATIENCE, Truth};
-use super::users::{Client, Consumer};
+use super::users::Client;
 
 /// More rounds than this at one instant mean that somebody is busy with nothing.
 const MAX_ROUNDS: usize = 20_000;
@@ -100,8 +101,11 @@ impl World {
             }
             self.settle()?;
             self.check()?;
+            let before = self.phase;
             self.change_phase()?;
-            self.advance()?;
+            if self.phase == before {
+                self.advance();
+            }
         }
         Ok(())
     }
@@ -182,12 +186,7 @@ impl World {
         port.link.set_knobs(self.plan.knobs);
         let port = Some(Box::new(port));
         match self.ports.iter().position(Option::is_none) {
-            Some(index)
-                if self
-                    .ports
-                    .get_mut(index)
-                    .is_some_and(|place| std::mem::replace(place, None).is_none()) =>
-            {
+            Some(index) if self.ports.get_mut(index).is_some_and(|place| place.take().is_none()) => {
                 if let Some(place) = self.ports.get_mut(index) {
                     *place = port;
                 }
@@ -261,7 +260,10 @@ impl World {
                         };
                         self.leave();
                     }
-                    Err(why) if self.now > until => return Err(format!("no rest: {why}")),
+                    Err(why) if self.now > until => {
+                        let ports: Vec<String> = self.ports.iter_mut().flatten().map(|port| port.describe()).collect();
+                        return Err(format!("no rest: {why}; {}", ports.join(", ")));
+                    }
                     Err(_) => {}
                 }
             }
@@ -277,7 +279,7 @@ impl World {
                     }
                 }
                 if self.now > until {
-                    let ports: Vec<String> = self.ports.iter().flatten().map(|port| port.describe()).collect();
+                    let ports: Vec<String> = self.ports.iter_mut().flatten().map(|port| port.describe()).collect();
                     return Err(format!(
                         "links that do not end: {}; {}",
                         ports.join(", "),
@@ -312,7 +314,7 @@ impl World {
     }
 
     /// Goes to the next instant at which something happens.
-    fn advance(&mut self) -> Result<(), String> {
+    fn advance(&mut self) {
         let now = self.now;
         let later = |at: Option<Instant>| at.map(|at| at.max(now));
         let mut next = later(self.cluster.poll_timeout());
@@ -341,9 +343,7 @@ impl World {
             // Idle connections have heartbeats; nothing else may be under way for ever.
             Phase::Drain { until } | Phase::Close { until } => consider(Some(until + Duration::from_millis(1))),
         }
-        let Some(next) = next else { return Ok(()) };
-        self.now = next.max(now) + self.faulter.take_jump();
-        Ok(())
+        self.now = next.map_or(now, |next| next.max(now)) + self.faulter.take_jump();
     }
 
     /// What the run was about, for its report.
