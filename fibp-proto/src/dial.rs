@@ -142,14 +142,6 @@ mod tests {
 
     const DELAY: Duration = Duration::from_millis(250);
 
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "any instant will do; it never advances by itself"
-    )]
-    fn start() -> Instant {
-        Instant::now()
-    }
-
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
         list.iter().map(|address| address.parse().unwrap()).collect()
     }
@@ -184,7 +176,7 @@ mod tests {
 
     #[test]
     fn families_alternate_with_staggered_starts() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let list = vec![v4(1), v4(2), v6(1), v4(1), v4(3), v6(2)];
         let mut race = AddressRace::new(begin, list, DELAY, None);
         assert_eq!(
@@ -196,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_failure_starts_the_next_at_once() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let mut race = AddressRace::new(begin, vec![v6(1), v4(1), v6(2)], DELAY, None);
         assert_eq!(race.poll_attempt(begin), Some(v6(1)));
         assert_eq!(race.poll_attempt(begin), None);
@@ -212,7 +204,7 @@ mod tests {
 
     #[test]
     fn the_deadline_ends_it() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let deadline = begin + Duration::from_millis(300);
         let mut race = AddressRace::new(begin, vec![v6(1), v4(1), v6(2)], DELAY, Some(deadline));
         assert_eq!(starts(&mut race, begin), [(0, v6(1)), (250, v4(1))]);
@@ -227,7 +219,7 @@ mod tests {
 
     #[test]
     fn when_all_failed_each_is_listed() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let mut race = AddressRace::new(begin, vec![v6(1), v4(1)], DELAY, Some(begin + DELAY));
         for address in [v6(1), v4(1)] {
             assert!(race.poll_fault(begin).is_none());
@@ -242,7 +234,7 @@ mod tests {
 
     #[test]
     fn different_causes_have_no_common_kind() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let mut race = AddressRace::new(begin, vec![v6(1), v4(1)], DELAY, None);
         assert_eq!(race.poll_attempt(begin), Some(v6(1)));
         race.handle_failed(begin, v6(1), refused());
@@ -253,7 +245,7 @@ mod tests {
 
     #[test]
     fn no_address_is_a_failed_resolution() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let mut race = AddressRace::new(begin, Vec::new(), DELAY, None);
         assert_eq!(race.poll_attempt(begin), None);
         assert_eq!(race.poll_fault(begin).unwrap().kind, FaultKind::Resolve);
@@ -261,7 +253,7 @@ mod tests {
 
     #[test]
     fn strange_calls_are_harmless() {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let mut race = AddressRace::new(begin, addresses(&["10.0.0.1:1", "10.0.0.2:1"]), Duration::MAX, None);
         let [first, second] = addresses(&["10.0.0.1:1", "10.0.0.2:1"])[..] else {
             unreachable!()

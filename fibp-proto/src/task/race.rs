@@ -84,14 +84,9 @@ mod tests {
     use super::*;
     use crate::fault::FaultKind;
 
-    #[allow(clippy::disallowed_methods, reason = "any instant will do; the test moves it")]
-    fn start() -> Instant {
-        Instant::now()
-    }
-
     /// Sleeping advances the clock at once.
     fn run(open: impl Fn(SocketAddr) -> Poll<Result<u16, Fault>>) -> (Result<u16, Fault>, Duration) {
-        let begin = start();
+        let begin = crate::tests_epoch();
         let clock = Cell::new(begin);
         let addresses = (1..=3).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
         let delay = Duration::from_millis(250);
