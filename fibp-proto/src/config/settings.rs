@@ -352,7 +352,8 @@ pub enum Credit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerSettings {
-    /// How many decoded deliveries may wait in the client. 256.
+    /// How many decoded deliveries may wait in the client: from here on nothing more is read. A pushed frame is
+    /// decoded as a whole, so the rest of one (64 messages at most, on real servers) may come on top. 256.
     pub prefetch: usize,
     /// How deliveries are paid for.
     pub credit: Credit,

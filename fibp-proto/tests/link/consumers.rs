@@ -658,3 +658,39 @@ fn a_refusal_of_a_later_consume_is_terminal() {
     assert_eq!(error.kind(), ErrorKind::QueueNotFound);
     sim.finish();
 }
+
+#[test]
+fn taking_again_and_again_needs_no_waiting() {
+    let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+    for n in 0..7 {
+        sim.push(&[&n.to_string()]);
+    }
+    sim.settle();
+    let mut seen = Vec::new();
+    for _ in 0..10 {
+        seen.extend(sim.payloads(2));
+        sim.settle();
+    }
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5", "6"]);
+    sim.finish();
+}
+
+#[test]
+fn a_pause_is_no_silence() {
+    for waits in [false, true] {
+        let mut sim = subscribed(prefetch(1).idle_resubscribe(Duration::from_secs(10)), P1, Mode::Whole);
+        sim.push(&["1"]);
+        sim.advance_secs(3_600);
+        assert_eq!(sim.payloads(1), ["1"]);
+        if waits {
+            assert!(!sim.wait_delivery());
+        } else {
+            assert!(sim.take(1).is_empty());
+        }
+        sim.advance_ms(9_999);
+        assert_eq!(sim.dials.len(), 1);
+        sim.advance_ms(1);
+        assert_eq!(sim.dials.len(), 2);
+        sim.finish();
+    }
+}

@@ -187,6 +187,15 @@ impl Socket {
         }
     }
 
+    /// Whether a server has been opened and is not over.
+    pub(crate) fn is_open(&self) -> bool {
+        let server = match &self.peer {
+            Peer::Server(server) | Peer::Tls(server, _) => server,
+            Peer::Raw(_) => return false,
+        };
+        server.dialect().is_some() && !self.server_closed
+    }
+
     /// Bytes of the script's own.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.to_client.extend(bytes);

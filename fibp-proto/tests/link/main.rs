@@ -9,6 +9,7 @@
 mod authority;
 mod batching;
 mod calls;
+mod chaos;
 mod closing;
 mod consumers;
 mod cuts;

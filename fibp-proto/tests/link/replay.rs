@@ -1,7 +1,9 @@
 //! What becomes of requests whose connection was lost.
 
+use std::time::Duration;
+
 use fibp_proto::admin::{ApiKeySpec, QueueSpec};
-use fibp_proto::config::Replay;
+use fibp_proto::config::{Batching, Replay};
 use fibp_proto::link::Settle;
 use fibp_proto::response::ServerError;
 use fibp_proto::{AdminRevision, Dialect, ErrorKind, Message, Op, Outcome, Request, Response};
@@ -291,5 +293,30 @@ fn a_call_can_be_abandoned_while_it_waits_for_its_replay() {
     // It was with the writer, who may have written it.
     assert_eq!(sim.enqueued(message).unwrap_err().outcome(), Outcome::Unknown);
     assert_eq!(sim.link.abandon(message_id), None);
+    sim.finish();
+}
+
+#[test]
+fn what_is_replayed_lingers_no_second_time() {
+    let linger = Batching::Linger {
+        delay: Duration::from_secs(60),
+        max_messages: 100,
+    };
+    let config = config()
+        .replay(Replay::IncludingEnqueue)
+        .batching(linger)
+        .request_timeout(None)
+        .no_heartbeat();
+    let mut sim = connected(config, Mode::Whole, P2);
+    sim.serve = Box::new(|request, connection| match connection {
+        1 => Act::Silence,
+        _ => obliging(request),
+    });
+    let message = sim.enqueue("orders", "m");
+    sim.advance_secs(60);
+    assert_eq!(sim.asked.len(), 1);
+    sim.socket().end(End::Reset);
+    sim.advance_secs(1);
+    assert!(sim.enqueued(message).is_ok());
     sim.finish();
 }
