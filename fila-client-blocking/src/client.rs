@@ -1,21 +1,21 @@
 //! The client.
 
-use std::fmt;
-use std::sync::Arc;
+use std::iter::FusedIterator;
 use std::time::{Duration, Instant};
 
-use fibp_proto::link::{CallId, CloseReport, Settle};
+use fibp_proto::config::Config;
+use fibp_proto::event::{Event, State, Stats};
+use fibp_proto::link::{CallId, CloseReport, Link, Settle};
+use fibp_proto::operation::Operation;
 use fibp_proto::request::{AckItem, NackItem};
-use fibp_proto::{Config, Error, Link, Message, MessageId, Operation, SendError, State, Stats};
+use fibp_proto::task::{Call, Handle, Subscription, Waiter};
+use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
 use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::driver::Driver;
-use crate::events::Events;
-use crate::links::Handle;
+use crate::driver::{Port, SOURCES, attend, spawner};
 use crate::producer::ProducerBuilder;
-use crate::reply::Answer;
-use crate::waiter::Token;
+use crate::wait::{wait, wait_until};
 
 /// A connection to a Fila broker, or to a cluster of them, that mends itself.
 ///
@@ -25,9 +25,9 @@ use crate::waiter::Token;
 /// for a few seconds in the background; use [`close`](Self::close) to know what became of it.
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) handle: Arc<Handle>,
+    pub(crate) handle: Handle<Port>,
     /// Instead of the configured request timeout.
     pub(crate) timeout: Option<Duration>,
 }
@@ -46,11 +46,10 @@ impl Client {
         C: TryInto<Config>,
         C::Error: Into<Error>,
     {
-        let handle = Handle::connect(config.try_into().map_err(Into::into)?)?;
-        Ok(Self {
-            handle: Arc::new(handle),
-            timeout: None,
-        })
+        let shared = Shared::new(config.try_into().map_err(Into::into)?)?;
+        let (handle, opened) = Handle::open(shared, SOURCES, spawner());
+        wait(handle.main(), opened.opened())?;
+        Ok(Self { handle, timeout: None })
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
@@ -74,14 +73,14 @@ impl Client {
     /// Why the message is not confirmed, with the message. [`SendError::outcome`] tells whether it may be in the
     /// queue nevertheless.
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        self.ask(|link, now, timeout, token| link.enqueue(now, message, timeout, token))
-            .enqueued()
+        let call = self.submit(|link, now, timeout, waiter| link.enqueue(now, message, timeout, waiter));
+        self.wait(call.enqueued())
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
     pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.ask(|link, now, timeout, token| link.enqueue_many(now, messages, timeout, token))
-            .enqueued_many()
+        let call = self.submit(|link, now, timeout, waiter| link.enqueue_many(now, messages, timeout, waiter));
+        self.wait(call.enqueued_many())
     }
 
     /// Acks a message by its id. [`Delivery::ack`](crate::Delivery::ack) is the usual way.
@@ -153,60 +152,90 @@ impl Client {
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.handle.links.shared.state()
+        self.handle.hub().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events::new(&self.handle.links.shared, &self.handle.links.events)
+        let hub = self.handle.hub();
+        Events(Subscription::new(&hub.shared, &hub.watchers))
     }
 
     /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.links.shared.stats()
+        self.handle.hub().shared.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
     /// and reports what became of it. Returns by the deadline; later calls fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
     pub fn close(&self, deadline: Duration) -> CloseReport {
-        self.handle.close(deadline)
-    }
-
-    pub(crate) fn main(&self) -> &Arc<Driver> {
-        &self.handle.main
+        self.wait(self.handle.close(deadline))
     }
 
     pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
         let request = operation.into_request();
-        let answer = self.ask(|link, now, timeout, token| link.call(now, request, timeout, token));
-        O::output(answer.response()?)
+        let call = self.submit(|link, now, timeout, waiter| link.call(now, request, timeout, waiter));
+        O::output(self.wait(call.response())?)
     }
 
     pub(crate) fn settle(&self, settle: Settle) -> Result<(), Error> {
-        self.ask(|link, now, timeout, token| link.settle(now, settle, timeout, token))
-            .settled()
+        let call = self.submit(|link, now, timeout, waiter| link.settle(now, settle, timeout, waiter));
+        self.wait(call.settled())
     }
 
     fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        self.ask(|link, now, timeout, token| link.settle_many(now, settles, timeout, token))
-            .settled_many()
+        let call = self.submit(|link, now, timeout, waiter| link.settle_many(now, settles, timeout, waiter));
+        self.wait(call.settled_many())
     }
 
-    pub(crate) fn ask(
+    pub(crate) fn submit(
         &self,
-        call: impl FnOnce(&mut Link<Token>, Instant, Option<Duration>, Token) -> CallId,
-    ) -> Answer {
-        self.main().ask(|link, now, token| call(link, now, self.timeout, token))
+        call: impl FnOnce(&mut Link<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
+    ) -> Call<Port> {
+        let main = self.handle.main();
+        let now = Instant::now();
+        attend(main, || {
+            main.queue(|link, waiter| call(link, now, self.timeout, waiter))
+        })
+    }
+
+    pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        wait(self.handle.main(), answer)
     }
 }
 
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("state", &self.state())
-            .finish_non_exhaustive()
+/// The events of a client from the moment of [`Client::events`] on: an iterator that blocks.
+///
+/// It does not keep the client alive: after the last handle is gone, or after [`Client::close`], it gives what is left
+/// and then `None`. A subscriber that is 1024 events behind loses the oldest and is told so by [`Event::Lagged`].
+#[derive(Debug)]
+pub struct Events(Subscription);
+
+impl Events {
+    /// The next event, if there is one already.
+    pub fn try_recv(&mut self) -> Option<Event> {
+        self.recv_timeout(Duration::ZERO)
+    }
+
+    /// The next event, if there is one within `timeout`.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Option<Event> {
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    fn recv_until(&mut self, until: Option<Instant>) -> Option<Event> {
+        wait_until(None, until, |cx| self.0.poll(cx)).flatten()
     }
 }
+
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.recv_until(None)
+    }
+}
+
+impl FusedIterator for Events {}

@@ -1,7 +1,5 @@
 //! Receiving and settling.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fibp_proto::config::{ConsumerSettings, Credit};
 use fibp_proto::link::{Lease, Settle};
+use fibp_proto::task::{Deliveries, settled};
 use fibp_proto::{Error, ErrorKind, Headers, MessageId, QueueName, Received};
 
-use crate::Client;
-use crate::call::Call;
-use crate::driver::Driver;
-use crate::reply::Answer;
+use crate::client::Client;
+use crate::driver::{Line, Port, attend, post};
+use crate::wait::{Pending, wait, wait_until};
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
@@ -93,14 +91,14 @@ impl ConsumerBuilder {
         if settings.verify_queue {
             client.admin().queue_stats(&queue)?;
         }
-        let link = client.handle.links.open_consumer(queue, settings)?;
-        Ok(Consumer {
+        let (line, opened) = client.handle.hub().open_consumer(queue, settings);
+        let consumer = Consumer {
             client,
-            link,
-            batch: settings.prefetch.div_ceil(2),
-            taken: VecDeque::new(),
-            ended: false,
-        })
+            deliveries: Deliveries::new(Arc::clone(&line), settings.prefetch),
+            line,
+        };
+        wait(&consumer.line, opened.opened())?;
+        Ok(consumer)
     }
 }
 
@@ -109,17 +107,12 @@ impl ConsumerBuilder {
 /// A lost connection is mended and the subscription renewed; both are [events](crate::Events), not items. An `Err`
 /// item is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it
 /// holds come back to the queue when their leases expire.
+#[derive(Debug)]
 pub struct Consumer {
     client: Client,
-    link: Arc<Driver>,
-    /// How many deliveries are taken from the link at a time.
-    batch: usize,
-    taken: VecDeque<Lease>,
-    ended: bool,
+    line: Arc<Line>,
+    deliveries: Deliveries<Port>,
 }
-
-/// The consumer has ended; why, the first time.
-struct Ended(Option<Error>);
 
 impl Consumer {
     /// The next delivery, if there is one within `timeout`; `None` if not.
@@ -128,8 +121,11 @@ impl Consumer {
     ///
     /// What ended the consumer; [`ErrorKind::Closed`] from then on, and after [`drain`](Self::drain).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Delivery>, Error> {
-        self.recv_until(Instant::now().checked_add(timeout))
-            .map_err(Error::from)
+        match self.recv_until(Instant::now().checked_add(timeout)) {
+            Some(Some(delivery)) => delivery.map(Some),
+            Some(None) => Err(Error::new(ErrorKind::Closed, "the consumer has ended")),
+            None => Ok(None),
+        }
     }
 
     /// The next delivery, if one waits already.
@@ -143,48 +139,28 @@ impl Consumer {
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
     pub fn drain(&mut self) {
-        // Completes, whatever happens.
-        let _ = self.link.ask(|link, now, token| link.stop_consuming(now, token));
+        wait(&self.line, self.deliveries.drain(Instant::now()));
     }
 
-    fn recv_until(&mut self, until: Option<Instant>) -> Result<Option<Delivery>, Ended> {
-        loop {
-            if let Some(lease) = self.taken.pop_front() {
-                let client = self.client.clone();
-                return Ok(Some(Delivery { lease, client }));
-            }
-            if self.ended {
-                return Err(Ended(None));
-            }
-            let now = Instant::now();
-            let mut inner = self.link.lock();
-            if inner.link.take_deliveries(now, self.batch, &mut self.taken) > 0 {
-                self.link.catch_up(inner);
-                continue;
-            }
-            if let Some(end) = inner.link.poll_consumer_end() {
-                drop(inner);
-                self.ended = true;
-                return Err(Ended(end));
-            }
-            if until.is_some_and(|until| until <= now) {
-                return Ok(None);
-            }
-            let (token, ticket) = inner.pair();
-            let wait = inner.link.wait_delivery(now, token);
-            if self.link.finish_until(inner, &ticket, until).is_none() {
-                let token = self.link.lock().link.abandon(wait);
-                drop(token);
-            }
-        }
-    }
-}
-
-impl From<Ended> for Error {
-    fn from(ended: Ended) -> Self {
-        ended
-            .0
-            .unwrap_or_else(|| Self::new(ErrorKind::Closed, "the consumer has ended"))
+    /// `None` at `until`; else what a stream would give.
+    fn recv_until(&mut self, until: Option<Instant>) -> Option<Option<Result<Delivery, Error>>> {
+        let Self {
+            client,
+            line,
+            deliveries,
+        } = self;
+        let next = match deliveries.take() {
+            Some(lease) => Some(Ok(lease)),
+            None => wait_until(Some(line), until, |cx| {
+                attend(line, || deliveries.poll(Instant::now, cx))
+            })?,
+        };
+        Some(next.map(|lease| {
+            lease.map(|lease| Delivery {
+                lease,
+                client: client.clone(),
+            })
+        }))
     }
 }
 
@@ -193,9 +169,7 @@ impl Iterator for Consumer {
 
     /// Waits for the next delivery; `None` after the consumer has ended.
     fn next(&mut self) -> Option<Self::Item> {
-        self.recv_until(None)
-            .map_err(|ended| ended.0)
-            .map_or_else(|error| error.map(Err), |delivery| delivery.map(Ok))
+        self.recv_until(None).flatten()
     }
 }
 
@@ -203,20 +177,13 @@ impl FusedIterator for Consumer {}
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let mut inner = self.link.lock();
-        inner.link.abort(Instant::now());
-        self.link.leave_to_driver(inner);
-    }
-}
-
-impl fmt::Debug for Consumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").finish_non_exhaustive()
+        self.deliveries.abort(Instant::now());
     }
 }
 
 /// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
 /// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
+#[derive(Debug)]
 #[must_use = "a delivery that is not settled comes back"]
 pub struct Delivery {
     lease: Lease,
@@ -323,38 +290,26 @@ impl Delivery {
     pub fn ack_queued(self) -> AckReceipt {
         let Self { lease, client } = self;
         let settle = lease.settle(None);
-        let (call, ticket) = client
-            .main()
-            .post(|link, now, token| link.settle(now, settle, client.timeout, token));
-        AckReceipt(Call::new(client, call, ticket, Answer::settled).detached())
+        let (now, timeout, main) = (Instant::now(), client.timeout, client.handle.main());
+        let call = post(main, || {
+            main.queue(|link, waiter| link.settle(now, settle, timeout, waiter))
+        });
+        AckReceipt(Pending::new(client, call.detached(), settled))
     }
 
     /// The message, and what settles it: for handing them to different threads.
     pub fn into_parts(self) -> (Received, Acker) {
         let Self { lease, client } = self;
-        let acker = Acker {
-            queue: Arc::clone(&lease.received.queue),
-            id: lease.received.id.clone(),
-            deadline: lease.deadline,
-            client,
-        };
+        let ack = lease.settle(None);
+        let acker = Acker { ack, client };
         (lease.received, acker)
     }
 }
 
-impl fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery")
-            .field("received", &self.lease.received)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Settles the message of a [`Delivery`] that was taken apart.
+#[derive(Debug)]
 pub struct Acker {
-    queue: QueueName,
-    id: MessageId,
-    deadline: Option<Instant>,
+    ack: Settle,
     client: Client,
 }
 
@@ -378,12 +333,8 @@ impl Acker {
     }
 
     fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
-        let settle = Settle {
-            queue: Arc::clone(&self.queue),
-            id: self.id.clone(),
-            nack: nack.map(str::to_owned),
-            lease_deadline: self.deadline,
-        };
+        let mut settle = self.ack.clone();
+        settle.nack = nack.map(str::to_owned);
         match self.client.settle(settle) {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
@@ -391,54 +342,13 @@ impl Acker {
     }
 }
 
-impl fmt::Debug for Acker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acker")
-            .field("queue", &self.queue)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why an ack or a nack is not confirmed, with what it was tried on.
-#[derive(Debug)]
-pub struct AckError<D = Delivery> {
-    /// The delivery (or its acker), to try again with.
-    pub delivery: D,
-    /// Why it is not confirmed.
-    pub error: Error,
-}
-
-impl<D> AckError<D> {
-    /// What went wrong.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        self.error.kind()
-    }
-}
-
-impl<D> fmt::Display for AckError<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.error, f)
-    }
-}
-
-impl<D: fmt::Debug> std::error::Error for AckError<D> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl<D> From<AckError<D>> for Error {
-    fn from(failed: AckError<D>) -> Self {
-        failed.error
-    }
-}
+/// Why an ack or a nack is not confirmed, with the delivery (or its acker), to try again with.
+pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 
 /// A queued ack. Keeps the client alive; if it is dropped, the ack still goes.
 #[derive(Debug)]
 #[must_use = "without the receipt, nobody learns of a failed ack"]
-pub struct AckReceipt(Call<Result<(), Error>>);
+pub struct AckReceipt(Pending<Result<(), Error>>);
 
 impl AckReceipt {
     /// Waits until the server has answered.
@@ -457,6 +367,6 @@ impl AckReceipt {
 
     /// The result, if the server has answered.
     pub fn try_wait(&mut self) -> Option<Result<(), Error>> {
-        self.0.try_wait()
+        self.0.wait_timeout(Duration::ZERO)
     }
 }

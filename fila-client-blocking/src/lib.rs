@@ -1,21 +1,16 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
-mod call;
 mod client;
 mod connect;
 mod consumer;
 mod driver;
-mod events;
-mod links;
 mod producer;
-mod reply;
-mod waiter;
+mod wait;
 
 pub use admin::Admin;
-pub use client::Client;
+pub use client::{Client, Events};
 pub use consumer::{AckError, AckReceipt, Acker, Consumer, ConsumerBuilder, Delivery};
-pub use events::Events;
 pub use producer::{Producer, ProducerBuilder, Receipt};
 
 pub use fibp_proto::admin::{

@@ -1,16 +1,16 @@
 //! Sending without waiting for each confirmation.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::{Batching, OnFull, ProducerSettings};
-use fibp_proto::link::{CallId, ProducerId};
+use fibp_proto::link::ProducerId;
+use fibp_proto::task::{Call, enqueued};
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
 
-use crate::Client;
-use crate::call::Call;
-use crate::waiter::Ticket;
+use crate::client::Client;
+use crate::driver::{Port, post};
+use crate::wait::Pending;
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub struct ProducerBuilder {
 
 impl ProducerBuilder {
     pub(crate) fn new(client: Client) -> Self {
-        let settings = client.handle.links.shared.config().settings().producer;
+        let settings = client.handle.hub().shared.config().settings().producer;
         Self { client, settings }
     }
 
@@ -64,7 +64,7 @@ impl ProducerBuilder {
     pub fn build(self) -> Result<Producer, Error> {
         let Self { client, settings } = self;
         settings.validate()?;
-        let id = client.main().lock().link.open_producer(settings);
+        let id = client.handle.main().with(|link| link.open_producer(settings));
         Ok(Producer(Arc::new(Inner { client, id })))
     }
 }
@@ -72,9 +72,10 @@ impl ProducerBuilder {
 /// Sends messages through a buffer of its own, in batches. Clones share the buffer.
 ///
 /// When the last clone is dropped, what the buffer holds is still sent.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Producer(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
     client: Client,
     id: ProducerId,
@@ -95,14 +96,11 @@ impl Producer {
             done => return done,
         };
         let Inner { client, id } = &*self.0;
-        let main = client.main();
-        let mut inner = main.lock();
-        let (admitted, admission) = inner.pair();
-        let (receipt, confirmation) = inner.pair();
-        let now = Instant::now();
-        let call = inner.link.send(now, *id, message, client.timeout, admitted, receipt);
-        main.finish(inner, &admission).admitted()?;
-        Ok(self.receipt(call, confirmation))
+        let main = client.handle.main();
+        let send = || main.send(Instant::now(), *id, message, client.timeout);
+        let (admission, confirmation) = post(main, send);
+        client.wait(admission.admitted())?;
+        Ok(self.receipt(confirmation))
     }
 
     /// Hands over a message if there is room for it now.
@@ -112,13 +110,9 @@ impl Producer {
     /// As for [`send`](Self::send); [`ErrorKind::Overloaded`] whenever the buffer is full.
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
         let Inner { client, id } = &*self.0;
-        let (call, confirmation) = client
-            .main()
-            .post(|link, now, token| link.try_send(now, *id, message, client.timeout, token));
-        match call {
-            Ok(call) => Ok(self.receipt(call, confirmation)),
-            Err((error, _token)) => Err(error),
-        }
+        let main = client.handle.main();
+        let call = post(main, || main.try_send(Instant::now(), *id, message, client.timeout))?;
+        Ok(self.receipt(call))
     }
 
     /// Sends what was handed over so far without lingering, and waits until all of it is confirmed or failed.
@@ -128,31 +122,19 @@ impl Producer {
     /// The first failure among these messages.
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
-        client
-            .ask(|link, now, timeout, token| link.flush(now, *id, timeout, token))
-            .flushed()
+        let call = client.submit(|link, now, timeout, waiter| link.flush(now, *id, timeout, waiter));
+        client.wait(call.flushed())
     }
 
-    fn receipt(&self, call: CallId, ticket: Ticket) -> Receipt {
+    fn receipt(&self, call: Call<Port>) -> Receipt {
         let client = self.0.client.clone();
-        Receipt(Call::new(client, call, ticket, |answer| {
-            answer.enqueued().map_err(Error::from)
-        }))
-    }
-}
-
-impl fmt::Debug for Producer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").finish_non_exhaustive()
+        Receipt(Pending::new(client, call, |reply| enqueued(reply).map_err(Error::from)))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let main = self.client.main();
-        let mut inner = main.lock();
-        inner.link.close_producer(self.id);
-        main.leave_to_driver(inner);
+        self.client.handle.main().with(|link| link.close_producer(self.id));
     }
 }
 
@@ -160,7 +142,7 @@ impl Drop for Inner {
 /// event.
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
-pub struct Receipt(Call<Result<MessageId, Error>>);
+pub struct Receipt(Pending<Result<MessageId, Error>>);
 
 impl Receipt {
     /// Waits until the broker has answered.
@@ -179,6 +161,6 @@ impl Receipt {
 
     /// The result, if the broker has answered.
     pub fn try_wait(&mut self) -> Option<Result<MessageId, Error>> {
-        self.0.try_wait()
+        self.0.wait_timeout(Duration::ZERO)
     }
 }

@@ -34,10 +34,15 @@ impl<S> Deliveries<S> {
         }
     }
 
+    /// The next delivery, if one was taken from the link already.
+    pub fn take(&mut self) -> Option<Lease> {
+        self.taken.pop_front()
+    }
+
     /// The next delivery, or the error that ended the consumer, then `None`. `now` is asked only if the link is.
     pub fn poll(&mut self, now: fn() -> Instant, cx: &mut Context<'_>) -> Poll<Option<Result<Lease, Error>>> {
         loop {
-            if let Some(lease) = self.taken.pop_front() {
+            if let Some(lease) = self.take() {
                 return Poll::Ready(Some(Ok(lease)));
             }
             if self.ended {

@@ -45,13 +45,17 @@ impl Waiter {
 
     /// Delivers the reply. Call it with no lock held: it wakes a task.
     pub fn complete(self, reply: Reply<Self>) {
-        self.0.advance(Stage::Done(reply));
+        if let Some(waker) = self.0.advance(Stage::Done(reply)) {
+            waker.wake();
+        }
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.0.advance(Stage::Over);
+        if let Some(waker) = self.0.advance(Stage::Over) {
+            waker.wake();
+        }
     }
 }
 
@@ -90,25 +94,38 @@ impl Future for Wait {
 }
 
 impl Slot {
-    /// Leaves `Waiting`; any other stage stays.
-    fn advance(&self, next: Stage) {
+    /// Leaves `Waiting`, and returns whom to wake; any other stage stays.
+    fn advance(&self, next: Stage) -> Option<Waker> {
         let mut stage = lock(&self.0);
-        if let Stage::Waiting(waker) = &mut *stage {
-            let waker = waker.take();
-            *stage = next;
-            drop(stage);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
+        let Stage::Waiting(waker) = &mut *stage else {
+            return None;
+        };
+        let waker = waker.take();
+        *stage = next;
+        waker
     }
 }
 
-/// Delivers all replies, leaving `completions` empty. Call it with no lock held.
-pub fn complete(completions: &mut Vec<Completion<Waiter>>) {
+/// Delivers all replies, leaving `completions` empty, and returns how many were waited for. Neighbours that share a
+/// waker are woken by one call of it. Call it with no lock held.
+pub fn complete(completions: &mut Vec<Completion<Waiter>>) -> usize {
+    let mut awaited = 0;
+    let mut last: Option<Waker> = None;
     for Completion { token, reply } in completions.drain(..) {
-        token.complete(reply);
+        let Some(waker) = token.0.advance(Stage::Done(reply)) else {
+            continue;
+        };
+        awaited += 1;
+        if last.as_ref().is_none_or(|last| !last.will_wake(&waker))
+            && let Some(other) = last.replace(waker)
+        {
+            other.wake();
+        }
     }
+    if let Some(last) = last {
+        last.wake();
+    }
+    awaited
 }
 
 #[cfg(test)]
