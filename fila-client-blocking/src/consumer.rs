@@ -313,6 +313,7 @@ pub struct Acker {
     client: Client,
 }
 
+#[expect(clippy::result_large_err, reason = "the error gives the acker back")]
 impl Acker {
     /// As [`Delivery::ack`].
     ///

@@ -1,4 +1,4 @@
-//! What asynchronous adapters share: the waiter token, the lock around a link, the links of a client, wake-ups.
+//! What adapters share: the waiter token, the lock around a link, the links of a client, wake-ups.
 //!
 //! Nothing here does IO or knows a runtime: wakers come from whoever polls, the clock and the way to start a driver
 //! are lent by the adapter. There is one [`LinkCell`] per link; callers [`submit`](LinkCell::submit) to it, and a
