@@ -1,52 +1,84 @@
 //! Bare loops over blocking sockets: the same bytes without a client.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::null_server::{PUSHED, consume_frame, enqueue_frame};
-use super::{PAYLOAD, Rate};
-use crate::script::PREAMBLE;
+use fibp_proto::QueueName;
+
+use super::Rate;
+use super::target::Peer;
 
 /// Counts whole frames in a stream of bytes by their length fields.
 #[derive(Debug, Default)]
 pub(super) struct FrameCounter {
     /// Bytes until the frame under way ends.
     left: usize,
-    head: [u8; 4],
+    /// The frame's length field, header and the first bytes of its body, as far as they came.
+    head: [u8; HEAD],
     have: usize,
 }
 
+/// Length field, header, and the largest count field.
+const HEAD: usize = 4 + 6 + 4;
+
 impl FrameCounter {
     /// How many frames end within these bytes.
-    pub(super) fn count(&mut self, mut bytes: &[u8]) -> usize {
+    pub(super) fn count(&mut self, bytes: &[u8]) -> usize {
         let mut frames = 0;
+        self.scan(bytes, |_| frames += 1);
+        frames
+    }
+
+    /// How many deliveries the pushes that end within these bytes hold.
+    pub(super) fn deliveries(&mut self, peer: &Peer, bytes: &[u8]) -> u64 {
+        let mut deliveries = 0;
+        self.scan(bytes, |head| {
+            if peer.is_push(head) {
+                deliveries += peer.deliveries(head.get(10..).unwrap_or_default());
+            }
+        });
+        deliveries
+    }
+
+    /// Calls `end` with the first bytes of each frame that ends here.
+    fn scan(&mut self, mut bytes: &[u8], mut end: impl FnMut(&[u8])) {
         while !bytes.is_empty() {
-            if self.left == 0 {
-                let take = (4 - self.have).min(bytes.len());
+            let wanted = if self.have < 4 {
+                4
+            } else {
+                HEAD.min(self.have + self.left)
+            };
+            let take = if self.have < wanted {
+                let take = (wanted - self.have).min(bytes.len());
                 self.head[self.have..self.have + take].copy_from_slice(&bytes[..take]);
+                let known = self.have >= 4;
                 self.have += take;
-                bytes = &bytes[take..];
-                if self.have == 4 {
-                    self.left = u32::from_be_bytes(self.head) as usize;
-                    self.have = 0;
+                if known {
+                    self.left -= take;
+                } else if self.have == 4 {
+                    let [a, b, c, d, ..] = self.head;
+                    self.left = u32::from_be_bytes([a, b, c, d]) as usize;
                 }
+                take
             } else {
                 let take = self.left.min(bytes.len());
                 self.left -= take;
-                bytes = &bytes[take..];
-                if self.left == 0 {
-                    frames += 1;
-                }
+                take
+            };
+            bytes = &bytes[take..];
+            if self.have >= 4 && self.left == 0 {
+                end(&self.head[..self.have]);
+                self.have = 0;
             }
         }
-        frames
     }
 }
 
 /// A connection without a client.
 #[derive(Debug)]
 pub(super) struct Bare {
+    peer: Peer,
     stream: TcpStream,
     counter: FrameCounter,
     buffer: Vec<u8>,
@@ -58,13 +90,10 @@ impl Bare {
     /// # Panics
     ///
     /// The server refuses.
-    pub(super) fn connect(addr: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(addr).expect("a server");
-        stream.set_nodelay(true).expect("a connected socket");
-        stream.write_all(&PREAMBLE).expect("a server");
-        stream.read_exact(&mut [0; PREAMBLE.len()]).expect("a server");
+    pub(super) fn connect(peer: &Peer) -> Self {
         Self {
-            stream,
+            peer: peer.clone(),
+            stream: peer.open().expect("a server"),
             counter: FrameCounter::default(),
             buffer: vec![0; 256 * 1024],
         }
@@ -74,11 +103,6 @@ impl Bare {
         let read = self.stream.read(&mut self.buffer).expect("a server");
         assert!(read > 0, "the server closed");
         self.counter.count(&self.buffer[..read])
-    }
-
-    /// One message at a time.
-    pub(super) fn ping_pong(&mut self, slice: Duration) -> Rate {
-        self.pipeline(&enqueue_frame("bench", 1), 1, 1, slice)
     }
 
     /// Keeps `window` copies of a frame of `messages` messages in flight; counts messages.
@@ -109,29 +133,38 @@ impl Bare {
     /// # Panics
     ///
     /// The server closes.
-    pub(super) fn consume(&mut self) {
-        self.stream.write_all(&consume_frame("bench")).expect("a server");
+    pub(super) fn consume(&mut self, queue: &QueueName) {
+        let frame = self.peer.consume_frame(queue);
+        self.stream.write_all(&frame).expect("a server");
     }
 
-    /// Reads and counts deliveries.
-    pub(super) fn count(&mut self, slice: Duration) -> Rate {
+    /// Reads and counts deliveries until the slice is over, or `most` have come.
+    pub(super) fn count(&mut self, slice: Duration, most: u64) -> Rate {
         let start = Instant::now();
         let mut deliveries = 0;
-        while start.elapsed() < slice {
-            deliveries += self.read() as u64 * u64::from(PUSHED);
+        while start.elapsed() < slice && deliveries < most {
+            let read = self.stream.read(&mut self.buffer).expect("a server");
+            assert!(read > 0, "the server closed");
+            deliveries += self.counter.deliveries(&self.peer, &self.buffer[..read]);
         }
         Rate::since(start, deliveries)
     }
 }
 
-/// A message like those in [`enqueue_frame`].
-pub(super) fn message() -> fibp_proto::Message {
-    static PAYLOAD_BYTES: [u8; PAYLOAD] = [7; PAYLOAD];
-    fibp_proto::Message::new(queue(), bytes::Bytes::from_static(&PAYLOAD_BYTES))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The queue's name, shared.
-fn queue() -> fibp_proto::QueueName {
-    static QUEUE: std::sync::LazyLock<fibp_proto::QueueName> = std::sync::LazyLock::new(|| "bench".into());
-    QUEUE.clone()
+    #[test]
+    fn frames_are_counted_in_any_pieces() {
+        let frames: Vec<u8> = [6usize, 7, 100, 6]
+            .into_iter()
+            .flat_map(|length| [(length as u32).to_be_bytes().to_vec(), vec![0; length]].concat())
+            .collect();
+        for size in 1..frames.len() {
+            let mut counter = FrameCounter::default();
+            let counted: usize = frames.chunks(size).map(|piece| counter.count(piece)).sum();
+            assert_eq!(counted, 4, "in pieces of {size}");
+        }
+    }
 }

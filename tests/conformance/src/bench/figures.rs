@@ -1,16 +1,17 @@
 //! The figures: the rows of the table "Budgets" of the design, and what explains them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::Config;
 use fibp_proto::tls::Tls;
+use fibp_proto::{Message, QueueName, Stats};
 
-use super::bare::{Bare, message};
-use super::null_server::{self, enqueue_frame};
+use super::bare::Bare;
+use super::null_server;
 use super::runtime::{AsyncBare, AsyncClient, AsyncConsumer, AsyncRuntime, OnAsyncStd, OnTokio};
+use super::target::{Target, message};
 use super::{Options, Rate, compare, print_figure, print_value, threads, tls};
 use crate::broker::P1;
 use crate::memory;
@@ -21,33 +22,51 @@ const CALLERS: usize = 64;
 const MANY: u64 = 100;
 /// How many of those are in flight.
 const MANY_IN_FLIGHT: usize = 8;
+/// How many lists a caller gets that are built before the clock runs.
+const LISTS: usize = 60;
+/// How many messages a real server is given to deliver.
+const STORED: u64 = 20_000;
+/// How many deliveries are taken between looks at the clock.
+const STEP: u64 = 64;
+/// The bound of figures that end by themselves.
+const LONG: Duration = Duration::from_secs(60);
+
+const CALLS: &str = "calls/s";
+const MESSAGES: &str = "messages/s";
+const DELIVERIES: &str = "deliveries/s";
+
 /// How many workers settle one delivery after another.
 const WORKERS: usize = 16;
 
 /// Prints every figure that is asked for.
 pub fn run(options: &Options) {
-    let addr = null_server::start();
     let tokio = OnTokio::current_thread();
     let tokio_multi = OnTokio::multi_thread();
-    rtt(options, addr, &tokio);
-    fanin(options, addr, &tokio, &tokio_multi);
+    if let Some(mut target) = Target::external() {
+        rtt(options, &target, &tokio);
+        target.renew_queue();
+        fanin(options, &target, &tokio, &tokio_multi);
+        target.renew_queue();
+        many(options, &target, &tokio);
+        consume(options, &mut target, &tokio);
+        return;
+    }
+    let mut target = Target::null();
+    rtt(options, &target, &tokio);
+    fanin(options, &target, &tokio, &tokio_multi);
     if options.wants("tasks1000") {
-        many_tasks(options, addr, &tokio);
-        many_tasks(options, addr, &OnAsyncStd);
+        many_tasks(options, &target, &tokio);
+        many_tasks(options, &target, &OnAsyncStd);
     }
-    many(options, addr, &tokio);
-    if options.wants("consume") {
-        consume(options, addr, &tokio);
-        consume(options, addr, &OnAsyncStd);
-        consume_blocking(options, addr);
-    }
+    many(options, &target, &tokio);
+    consume(options, &mut target, &tokio);
     if options.wants("tls") {
-        over_tls(options, &tokio);
+        over_tls(options, &target, &tokio);
     }
     if options.wants("acks") {
-        acks(options, addr, &tokio);
-        acks(options, addr, &OnAsyncStd);
-        acks_blocking(options, addr);
+        acks(options, &target, &tokio);
+        acks(options, &target, &OnAsyncStd);
+        acks_blocking(options, &target);
     }
     if options.wants("inflight") {
         super::in_flight::run(options);
@@ -57,79 +76,88 @@ pub fn run(options: &Options) {
     }
 }
 
-fn connect<R: AsyncRuntime>(runtime: &R, addr: SocketAddr) -> R::Client {
-    let config = Config::new(addr).dialect(P1);
-    runtime.block_on(R::Client::connect(config)).expect("a client")
+fn connect<R: AsyncRuntime>(runtime: &R, config: &Config) -> R::Client {
+    runtime.block_on(R::Client::connect(config.clone())).expect("a client")
+}
+
+fn connect_blocking(config: &Config) -> fila_client_blocking::Client {
+    fila_client_blocking::Client::connect(config.clone()).expect("a client")
 }
 
 /// Sequential calls.
-fn rtt(options: &Options, addr: SocketAddr, tokio: &OnTokio) {
+fn rtt(options: &Options, target: &Target, tokio: &OnTokio) {
     if !options.wants("rtt") {
         return;
     }
-    let mut bare = Bare::connect(addr);
-    let blocking = threads::client(addr);
-    let unit = "calls/s";
+    let frame = target.peer.enqueue_frame(&target.queue, 1);
+    let mut bare = Bare::connect(&target.peer);
+    let blocking = connect_blocking(&target.config);
     compare(
         options,
         "rtt",
         "blocking",
-        unit,
-        |slice| threads::sequential(&blocking, slice),
-        |slice| bare.ping_pong(slice),
+        CALLS,
+        |slice| threads::sequential(&blocking, &target.queue, slice),
+        |slice| bare.pipeline(&frame, 1, 1, slice),
     );
-    let client = connect(tokio, addr);
+    let client = connect(tokio, &target.config);
     compare(
         options,
         "rtt",
         "tokio",
-        unit,
-        |slice| tokio.block_on(sequential(&client, slice)),
-        |slice| bare.ping_pong(slice),
+        CALLS,
+        |slice| tokio.block_on(sequential(&client, &target.queue, slice)),
+        |slice| bare.pipeline(&frame, 1, 1, slice),
     );
-    let frame = enqueue_frame("bench", 1);
-    let client = connect(&OnAsyncStd, addr);
-    let mut bare_asyncstd = OnAsyncStd.block_on(AsyncBare::<OnAsyncStd>::connect(addr));
+    let client = connect(&OnAsyncStd, &target.config);
+    let mut bare_asyncstd = AsyncBare::connect(&OnAsyncStd, &target.peer);
     compare(
         options,
         "rtt",
         "asyncstd",
-        unit,
-        |slice| OnAsyncStd.block_on(sequential(&client, slice)),
+        CALLS,
+        |slice| OnAsyncStd.block_on(sequential(&client, &target.queue, slice)),
         |slice| OnAsyncStd.block_on(bare_asyncstd.pipeline(&frame, 1, 1, slice)),
     );
     // How fast the runtimes are without a client.
-    let mut bare_tokio = tokio.block_on(AsyncBare::<OnTokio>::connect(addr));
+    let mut bare_tokio = AsyncBare::connect(tokio, &target.peer);
     compare(
         options,
         "rtt_bare_loop",
         "tokio",
-        unit,
+        CALLS,
         |slice| tokio.block_on(bare_tokio.pipeline(&frame, 1, 1, slice)),
-        |slice| bare.ping_pong(slice),
+        |slice| bare.pipeline(&frame, 1, 1, slice),
     );
     compare(
         options,
         "rtt_bare_loop",
         "asyncstd",
-        unit,
+        CALLS,
         |slice| OnAsyncStd.block_on(bare_asyncstd.pipeline(&frame, 1, 1, slice)),
-        |slice| bare.ping_pong(slice),
+        |slice| bare.pipeline(&frame, 1, 1, slice),
     );
 }
 
-async fn sequential<C: AsyncClient>(client: &C, slice: Duration) -> Rate {
+async fn sequential<C: AsyncClient>(client: &C, queue: &QueueName, slice: Duration) -> Rate {
     let start = Instant::now();
     let mut calls = 0;
     while start.elapsed() < slice {
-        client.enqueue(message()).await.expect("confirmed");
+        client.enqueue(message(queue)).await.expect("confirmed");
         calls += 1;
     }
     Rate::since(start, calls)
 }
 
 /// Runs `callers` tasks that call in a loop until the slice is over. `call` says how many messages it sent.
-fn tasks<R, F>(runtime: &R, client: &R::Client, callers: usize, slice: Duration, call: fn(R::Client) -> F) -> Rate
+fn tasks<R, F>(
+    runtime: &R,
+    client: &R::Client,
+    queue: &QueueName,
+    callers: usize,
+    slice: Duration,
+    call: fn(R::Client, QueueName) -> F,
+) -> Rate
 where
     R: AsyncRuntime,
     F: Future<Output = u64> + Send + 'static,
@@ -139,11 +167,11 @@ where
     let messages = runtime.block_on(async {
         let tasks: Vec<_> = (0..callers)
             .map(|_| {
-                let (client, stop) = (client.clone(), stop.clone());
+                let (client, queue, stop) = (client.clone(), queue.clone(), stop.clone());
                 runtime.spawn(async move {
                     let mut messages = 0;
                     while !stop.load(Ordering::Relaxed) {
-                        messages += call(client.clone()).await;
+                        messages += call(client.clone(), queue.clone()).await;
                         if start.elapsed() >= slice {
                             stop.store(true, Ordering::Relaxed);
                         }
@@ -161,35 +189,38 @@ where
     Rate::since(start, messages)
 }
 
-async fn enqueue_one<C: AsyncClient>(client: C) -> u64 {
-    client.enqueue(message()).await.expect("confirmed");
+async fn enqueue_one<C: AsyncClient>(client: C, queue: QueueName) -> u64 {
+    client.enqueue(message(&queue)).await.expect("confirmed");
     1
 }
 
-async fn enqueue_hundred<C: AsyncClient>(client: C) -> u64 {
-    let messages = (0..MANY).map(|_| message()).collect();
-    client.enqueue_many(messages).await.len() as u64
+async fn enqueue_hundred<C: AsyncClient>(client: C, queue: QueueName) -> u64 {
+    client.enqueue_many(hundred(&queue)).await.len() as u64
+}
+
+fn hundred(queue: &QueueName) -> Vec<Message> {
+    (0..MANY).map(|_| message(queue)).collect()
 }
 
 /// Many callers of single calls.
-fn fanin(options: &Options, addr: SocketAddr, tokio: &OnTokio, tokio_multi: &OnTokio) {
+fn fanin(options: &Options, target: &Target, tokio: &OnTokio, tokio_multi: &OnTokio) {
     if !options.wants("fanin") {
         return;
     }
-    fanin_async(options, addr, tokio);
-    fanin_async(options, addr, tokio_multi);
-    fanin_async(options, addr, &OnAsyncStd);
-    let client = threads::client(addr);
+    fanin_async(options, target, tokio);
+    fanin_async(options, target, tokio_multi);
+    fanin_async(options, target, &OnAsyncStd);
+    let client = connect_blocking(&target.config);
     let line = threads::WakeUps::start();
     compare(
         options,
         "fanin",
         "blocking",
-        "calls/s",
+        CALLS,
         |slice| {
-            let client = client.clone();
+            let (client, queue) = (client.clone(), target.queue.clone());
             threads::concurrently(CALLERS, slice, move || {
-                client.enqueue(message()).expect("confirmed");
+                client.enqueue(message(&queue)).expect("confirmed");
                 1
             })
         },
@@ -205,86 +236,78 @@ fn fanin(options: &Options, addr: SocketAddr, tokio: &OnTokio, tokio_multi: &OnT
     print_batch("fanin_batch", "blocking", client.stats());
 }
 
-fn fanin_async<R: AsyncRuntime>(options: &Options, addr: SocketAddr, runtime: &R) {
-    let client = connect(runtime, addr);
-    let frame = enqueue_frame("bench", 1);
-    let mut bare = runtime.block_on(AsyncBare::<R>::connect(addr));
+fn fanin_async<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) {
+    let client = connect(runtime, &target.config);
+    let frame = target.peer.enqueue_frame(&target.queue, 1);
+    let mut bare = AsyncBare::connect(runtime, &target.peer);
     compare(
         options,
         "fanin",
         runtime.name(),
-        "calls/s",
-        |slice| tasks(runtime, &client, CALLERS, slice, enqueue_one),
+        CALLS,
+        |slice| tasks(runtime, &client, &target.queue, CALLERS, slice, enqueue_one),
         |slice| runtime.block_on(bare.pipeline(&frame, 1, CALLERS, slice)),
     );
     print_batch("fanin_batch", runtime.name(), client.stats());
 }
 
-fn print_batch(name: &str, adapter: &str, stats: fibp_proto::Stats) {
+fn print_batch(name: &str, adapter: &str, stats: Stats) {
     let per_frame = stats.messages_confirmed as f64 / stats.enqueue_frames.max(1) as f64;
     print_value(name, adapter, "messages/frame", per_frame);
 }
 
 /// A thousand tasks of single calls.
-fn many_tasks<R: AsyncRuntime>(options: &Options, addr: SocketAddr, runtime: &R) {
-    let client = connect(runtime, addr);
-    let frame = enqueue_frame("bench", MANY as usize);
-    let mut bare = runtime.block_on(AsyncBare::<R>::connect(addr));
+fn many_tasks<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) {
+    let client = connect(runtime, &target.config);
+    let frame = target.peer.enqueue_frame(&target.queue, MANY);
+    let mut bare = AsyncBare::connect(runtime, &target.peer);
     compare(
         options,
         "tasks1000",
         runtime.name(),
-        "messages/s",
-        |slice| tasks(runtime, &client, 1000, slice, enqueue_one),
+        MESSAGES,
+        |slice| tasks(runtime, &client, &target.queue, 1000, slice, enqueue_one),
         |slice| runtime.block_on(bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)),
     );
     print_batch("tasks1000_batch", runtime.name(), client.stats());
 }
 
 /// Lists of a hundred.
-fn many(options: &Options, addr: SocketAddr, tokio: &OnTokio) {
+fn many(options: &Options, target: &Target, tokio: &OnTokio) {
     if options.wants("many") {
-        many_async(options, addr, tokio);
-        many_async(options, addr, &OnAsyncStd);
-        many_blocking(options, addr);
+        many_async(options, target, tokio);
+        many_async(options, target, &OnAsyncStd);
+        many_blocking(options, target);
     }
 }
 
-fn many_async<R: AsyncRuntime>(options: &Options, addr: SocketAddr, runtime: &R) {
-    let client = connect(runtime, addr);
-    let frame = enqueue_frame("bench", MANY as usize);
-    let mut bare = runtime.block_on(AsyncBare::<R>::connect(addr));
-    let unit = "messages/s";
+fn many_async<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) {
+    let client = connect(runtime, &target.config);
+    let frame = target.peer.enqueue_frame(&target.queue, MANY);
+    let mut bare = AsyncBare::connect(runtime, &target.peer);
     compare(
         options,
         "many",
         runtime.name(),
-        unit,
-        |slice| prepared(runtime, &client, slice),
+        MESSAGES,
+        |slice| prepared(runtime, &client, &target.queue, slice),
         |slice| runtime.block_on(bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)),
     );
     compare(
         options,
         "many_built_inside",
         runtime.name(),
-        unit,
-        |slice| tasks(runtime, &client, MANY_IN_FLIGHT, slice, enqueue_hundred),
+        MESSAGES,
+        |slice| tasks(runtime, &client, &target.queue, MANY_IN_FLIGHT, slice, enqueue_hundred),
         |slice| runtime.block_on(bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)),
     );
 }
 
 /// `enqueue_many` with lists that were built before the clock runs.
-fn prepared<R: AsyncRuntime>(runtime: &R, client: &R::Client, slice: Duration) -> Rate {
-    // Enough for the slice, found out by a first guess: what is left over was built for nothing, outside the time.
-    const LISTS: usize = 60;
-    let mut total = Rate {
-        operations: 0,
-        elapsed: Duration::ZERO,
-    };
+fn prepared<R: AsyncRuntime>(runtime: &R, client: &R::Client, queue: &QueueName, slice: Duration) -> Rate {
+    let mut total = Rate::default();
     while total.elapsed < slice {
-        let lists: Vec<Vec<Vec<_>>> = (0..MANY_IN_FLIGHT)
-            .map(|_| (0..LISTS).map(|_| (0..MANY).map(|_| message()).collect()).collect())
-            .collect();
+        let lists: Vec<Vec<_>> = (0..MANY_IN_FLIGHT).map(|_| lists(queue)).collect();
         let start = Instant::now();
         runtime.block_on(async {
             let tasks: Vec<_> = lists
@@ -302,132 +325,180 @@ fn prepared<R: AsyncRuntime>(runtime: &R, client: &R::Client, slice: Duration) -
                 task.await;
             }
         });
-        total.elapsed += start.elapsed();
-        total.operations += MANY * (LISTS * MANY_IN_FLIGHT) as u64;
+        total.add(Rate::since(start, MANY * (LISTS * MANY_IN_FLIGHT) as u64));
     }
     total
 }
 
-fn many_blocking(options: &Options, addr: SocketAddr) {
-    let client = threads::client(addr);
-    let frame = enqueue_frame("bench", MANY as usize);
-    let mut bare = Bare::connect(addr);
+/// The same on threads.
+fn prepared_blocking(client: &fila_client_blocking::Client, queue: &QueueName, slice: Duration) -> Rate {
+    let mut total = Rate::default();
+    while total.elapsed < slice {
+        let lists: Vec<Vec<_>> = (0..MANY_IN_FLIGHT).map(|_| lists(queue)).collect();
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for lists in lists {
+                scope.spawn(|| {
+                    for list in lists {
+                        assert_eq!(client.enqueue_many(list).len() as u64, MANY);
+                    }
+                });
+            }
+        });
+        total.add(Rate::since(start, MANY * (LISTS * MANY_IN_FLIGHT) as u64));
+    }
+    total
+}
+
+fn lists(queue: &QueueName) -> Vec<Vec<Message>> {
+    (0..LISTS).map(|_| hundred(queue)).collect()
+}
+
+fn many_blocking(options: &Options, target: &Target) {
+    let client = connect_blocking(&target.config);
+    let frame = target.peer.enqueue_frame(&target.queue, MANY);
+    let mut bare = Bare::connect(&target.peer);
+    compare(
+        options,
+        "many",
+        "blocking",
+        MESSAGES,
+        |slice| prepared_blocking(&client, &target.queue, slice),
+        |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
+    );
     compare(
         options,
         "many_built_inside",
         "blocking",
-        "messages/s",
+        MESSAGES,
         |slice| {
-            let client = client.clone();
+            let (client, queue) = (client.clone(), target.queue.clone());
             threads::concurrently(MANY_IN_FLIGHT, slice, move || {
-                client.enqueue_many((0..MANY).map(|_| message()).collect()).len() as u64
+                client.enqueue_many(hundred(&queue)).len() as u64
             })
         },
         |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
     );
 }
 
-/// Deliveries that are not acked.
-fn consume<R: AsyncRuntime>(options: &Options, addr: SocketAddr, runtime: &R) {
-    let client = connect(runtime, addr);
-    let mut consumer = runtime.block_on(client.consume("bench")).expect("a consumer");
-    let mut bare = runtime.block_on(AsyncBare::<R>::connect(addr));
-    runtime.block_on(bare.consume());
-    compare(
+/// Deliveries that are not acked. A server that runs dry is measured by what it has: each side gets a queue of its own.
+fn consume(options: &Options, target: &mut Target, tokio: &OnTokio) {
+    if !options.wants("consume") {
+        return;
+    }
+    consume_async(options, target, tokio);
+    consume_async(options, target, &OnAsyncStd);
+    let client = connect_blocking(&target.config);
+    target.renew_queue();
+    let most = target.fill(STORED);
+    let mut consumer = client.consume(&target.queue).expect("a consumer");
+    target.renew_queue();
+    target.fill(STORED);
+    let mut bare = Bare::connect(&target.peer);
+    bare.consume(&target.queue);
+    compare_stored(
         options,
-        "consume",
+        "blocking",
+        most,
+        |slice, most| {
+            let start = Instant::now();
+            let mut deliveries = 0;
+            while start.elapsed() < slice && deliveries < most {
+                for _ in 0..STEP {
+                    drop(consumer.next().expect("the server goes on"));
+                }
+                deliveries += STEP;
+            }
+            Rate::since(start, deliveries)
+        },
+        |slice, most| bare.count(slice, most),
+    );
+}
+
+fn consume_async<R: AsyncRuntime>(options: &Options, target: &mut Target, runtime: &R) {
+    let client = connect(runtime, &target.config);
+    target.renew_queue();
+    let most = target.fill(STORED);
+    let mut consumer = runtime.block_on(client.consume(&target.queue)).expect("a consumer");
+    target.renew_queue();
+    target.fill(STORED);
+    let mut bare = AsyncBare::connect(runtime, &target.peer);
+    runtime.block_on(bare.consume(&target.queue));
+    compare_stored(
+        options,
         runtime.name(),
-        "deliveries/s",
-        |slice| {
+        most,
+        |slice, most| {
             runtime.block_on(async {
                 let start = Instant::now();
                 let mut deliveries = 0;
-                while start.elapsed() < slice {
-                    for _ in 0..64 {
+                while start.elapsed() < slice && deliveries < most {
+                    for _ in 0..STEP {
                         drop(consumer.next().await.expect("the server goes on"));
                     }
-                    deliveries += 64;
+                    deliveries += STEP;
                 }
                 Rate::since(start, deliveries)
             })
         },
-        |slice| runtime.block_on(bare.count(slice)),
+        |slice, most| runtime.block_on(bare.count(slice, most)),
     );
 }
 
-fn consume_blocking(options: &Options, addr: SocketAddr) {
-    let client = threads::client(addr);
-    let mut consumer = client.consume("bench").expect("a consumer");
-    let mut bare = Bare::connect(addr);
-    bare.consume();
-    compare(
-        options,
-        "consume",
-        "blocking",
-        "deliveries/s",
-        |slice| {
-            let start = Instant::now();
-            let mut deliveries = 0;
-            while start.elapsed() < slice {
-                for _ in 0..64 {
-                    drop(consumer.next().expect("the server goes on"));
-                }
-                deliveries += 64;
-            }
-            Rate::since(start, deliveries)
-        },
-        |slice| bare.count(slice),
-    );
+/// Compares readers of a server that holds `stored` messages, or of one that never runs dry.
+fn compare_stored(
+    options: &Options,
+    adapter: &str,
+    stored: Option<u64>,
+    mut client: impl FnMut(Duration, u64) -> Rate,
+    mut baseline: impl FnMut(Duration, u64) -> Rate,
+) {
+    match stored {
+        None => compare(
+            options,
+            "consume",
+            adapter,
+            DELIVERIES,
+            |slice| client(slice, u64::MAX),
+            |slice| baseline(slice, u64::MAX),
+        ),
+        Some(stored) => {
+            // What one reader has been pushed already does not count: only whole runs compare.
+            let all = |rate: Rate| rate.per_second();
+            let (value, base) = (all(client(LONG, stored)), all(baseline(LONG, stored)));
+            print_figure("consume", adapter, DELIVERIES, value, base, value / base);
+        }
+    }
 }
 
 /// Whole frames through TLS.
-fn over_tls(options: &Options, tokio: &OnTokio) {
+fn over_tls(options: &Options, target: &Target, tokio: &OnTokio) {
     let server = tls::start();
-    over_tls_async(options, &server, tokio);
-    over_tls_async(options, &server, &OnAsyncStd);
-    let client = fila_client_blocking::Client::connect(tls_config(&server)).expect("a client");
-    let frame = enqueue_frame("bench", MANY as usize);
-    let mut bare = tls::BareTls::connect(&server);
-    compare(
-        options,
-        "tls",
-        "blocking",
-        "messages/s",
-        |slice| {
-            let client = client.clone();
-            threads::concurrently(MANY_IN_FLIGHT, slice, move || {
-                client.enqueue_many((0..MANY).map(|_| message()).collect()).len() as u64
-            })
-        },
-        |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
-    );
-}
-
-fn tls_config(server: &tls::TlsServer) -> Config {
     let tls = Tls::ca_pem(&server.ca_pem).server_name("localhost");
-    Config::new(server.addr).dialect(P1).tls(tls)
-}
-
-fn over_tls_async<R: AsyncRuntime>(options: &Options, server: &tls::TlsServer, runtime: &R) {
-    let client = runtime
-        .block_on(R::Client::connect(tls_config(server)))
-        .expect("a client");
-    let frame = enqueue_frame("bench", MANY as usize);
-    let mut bare = tls::BareTls::connect(server);
-    compare(
-        options,
-        "tls",
-        runtime.name(),
-        "messages/s",
-        |slice| prepared(runtime, &client, slice),
-        |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
-    );
+    let config = Config::new(server.addr).dialect(P1).tls(tls);
+    let frame = target.peer.enqueue_frame(&target.queue, MANY);
+    let mut bare = tls::BareTls::connect(&server);
+    let client = connect(tokio, &config);
+    let mut figure = |adapter: &str, client: &mut dyn FnMut(Duration) -> Rate| {
+        compare(options, "tls", adapter, MESSAGES, client, |slice| {
+            bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)
+        });
+    };
+    figure("tokio", &mut |slice| prepared(tokio, &client, &target.queue, slice));
+    let client = connect(&OnAsyncStd, &config);
+    figure("asyncstd", &mut |slice| {
+        prepared(&OnAsyncStd, &client, &target.queue, slice)
+    });
+    let client = connect_blocking(&config);
+    figure("blocking", &mut |slice| {
+        prepared_blocking(&client, &target.queue, slice)
+    });
 }
 
 /// Workers that ack one delivery after another: how many acks share a frame.
-fn acks<R: AsyncRuntime>(options: &Options, addr: SocketAddr, runtime: &R) {
-    let client = connect(runtime, addr);
-    let mut consumer = runtime.block_on(client.consume("bench")).expect("a consumer");
+fn acks<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) {
+    let client = connect(runtime, &target.config);
+    let mut consumer = runtime.block_on(client.consume(&target.queue)).expect("a consumer");
     let slice = options.slice();
     let start = Instant::now();
     runtime.block_on(async {
@@ -454,9 +525,9 @@ fn acks<R: AsyncRuntime>(options: &Options, addr: SocketAddr, runtime: &R) {
     print_acks(runtime.name(), client.stats(), start.elapsed());
 }
 
-fn acks_blocking(options: &Options, addr: SocketAddr) {
-    let client = threads::client(addr);
-    let mut consumer = client.consume("bench").expect("a consumer");
+fn acks_blocking(options: &Options, target: &Target) {
+    let client = connect_blocking(&target.config);
+    let mut consumer = client.consume(&target.queue).expect("a consumer");
     let slice = options.slice();
     let start = Instant::now();
     let (lane, work) = async_std::channel::bounded::<fila_client_blocking::Delivery>(WORKERS);
@@ -481,7 +552,7 @@ fn acks_blocking(options: &Options, addr: SocketAddr) {
     print_acks("blocking", client.stats(), start.elapsed());
 }
 
-fn print_acks(adapter: &str, stats: fibp_proto::Stats, elapsed: Duration) {
+fn print_acks(adapter: &str, stats: Stats, elapsed: Duration) {
     let per_frame = stats.settled as f64 / stats.settle_frames.max(1) as f64;
     print_value("acks_batch", adapter, "acks/frame", per_frame);
     print_value("acks", adapter, "acks/s", stats.settled as f64 / elapsed.as_secs_f64());
@@ -491,14 +562,11 @@ fn print_acks(adapter: &str, stats: fibp_proto::Stats, elapsed: Duration) {
 fn idle(options: &Options, tokio: &OnTokio) {
     const LIMIT: f64 = 64.0 * 1024.0;
     let count = if options.quick { 100 } else { 500 };
-    let addr = null_server::start_idle();
+    let config = Config::new(null_server::start_idle()).dialect(P1);
     let figures = [
-        ("tokio", memory::per_client(addr, count, |addr| connect(tokio, addr))),
-        ("blocking", memory::per_client(addr, count, threads::client)),
-        (
-            "asyncstd",
-            memory::per_client(addr, count, |addr| connect(&OnAsyncStd, addr)),
-        ),
+        ("tokio", memory::per_item(count, || connect(tokio, &config))),
+        ("blocking", memory::per_item(count, || connect_blocking(&config))),
+        ("asyncstd", memory::per_item(count, || connect(&OnAsyncStd, &config))),
     ];
     for (adapter, bytes) in figures {
         if let Some(bytes) = bytes {

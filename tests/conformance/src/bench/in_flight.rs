@@ -7,8 +7,8 @@ use fibp_proto::config::{Batching, Config};
 use fibp_proto::frame::Transmit;
 use fibp_proto::link::{Action, Completion, Link};
 
-use super::bare::message;
 use super::null_server::answer_all;
+use super::target::message;
 use super::{Options, median, print_figure};
 use crate::broker::P1;
 
@@ -72,11 +72,12 @@ impl Machine {
 
     /// Makes `calls` calls, `in_flight` at a time. The time is the core's alone: the server's does not count.
     fn round(&mut self, calls: u64, in_flight: u64) -> Duration {
+        let queue = "bench".into();
         let mut spent = Duration::ZERO;
         for _ in 0..calls.div_ceil(in_flight) {
             let start = Instant::now();
             for _ in 0..in_flight {
-                self.link.enqueue(self.now, message(), None, ());
+                self.link.enqueue(self.now, message(&queue), None, ());
             }
             self.transmit();
             spent += start.elapsed();

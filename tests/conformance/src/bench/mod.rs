@@ -8,6 +8,7 @@ mod figures;
 mod in_flight;
 mod null_server;
 mod runtime;
+mod target;
 mod threads;
 mod tls;
 
@@ -46,7 +47,7 @@ impl Options {
 }
 
 /// What a round did: so many operations in so much time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Rate {
     operations: u64,
     elapsed: Duration,
@@ -59,6 +60,11 @@ impl Rate {
             operations,
             elapsed: start.elapsed(),
         }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.elapsed += other.elapsed;
     }
 
     fn per_second(self) -> f64 {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use crate::script::{PREAMBLE, delivery, frame_bytes};
+use crate::script::{PREAMBLE, delivery};
 
 const ENQUEUE: u8 = 0x01;
 const CONSUME: u8 = 0x02;
@@ -176,39 +176,21 @@ pub(super) fn start_idle() -> SocketAddr {
     addr
 }
 
-/// An enqueue frame with `messages` messages, as the clients send it.
-pub(super) fn enqueue_frame(queue: &str, messages: usize) -> Vec<u8> {
-    let mut body = (queue.len() as u16).to_be_bytes().to_vec();
-    body.extend_from_slice(queue.as_bytes());
-    body.extend_from_slice(&(messages as u16).to_be_bytes());
-    for _ in 0..messages {
-        body.push(0);
-        body.extend_from_slice(&(super::PAYLOAD as u32).to_be_bytes());
-        body.resize(body.len() + super::PAYLOAD, 7);
-    }
-    frame_bytes(0, ENQUEUE, 1, &body)
-}
-
-/// The consume frame of the bare loops.
-pub(super) fn consume_frame(queue: &str) -> Vec<u8> {
-    let mut body = (queue.len() as u16).to_be_bytes().to_vec();
-    body.extend_from_slice(queue.as_bytes());
-    body.extend_from_slice(&(1u32 << 30).to_be_bytes());
-    frame_bytes(0, CONSUME, 1, &body)
-}
-
 #[cfg(test)]
 mod tests {
-    use fibp_proto::Response;
     use fibp_proto::frame::{Decoder, Item, Limits};
     use fibp_proto::request::Op;
+    use fibp_proto::{Message, Request, Response};
 
     use super::*;
 
     #[test]
     fn answers_are_those_of_a_server() {
         let mut answers = Answers::default();
-        let frame = enqueue_frame("q", 3);
+        let request = Request::Enqueue(vec![Message::new("q", "x"); 3]);
+        let frame = request
+            .encode(crate::broker::P1, 1, Limits::default())
+            .expect("a frame");
         assert_eq!(answers.answer(&frame[..frame.len() - 1]), 0, "a part of a frame waits");
         assert_eq!(answers.answer(&frame), frame.len());
         let mut decoder = Decoder::new(Limits::default());

@@ -1,17 +1,16 @@
 //! The asynchronous adapters and their runtimes, without the boxes of the conformance suite.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::Config;
 use fibp_proto::event::Stats;
-use fibp_proto::{Error, Message, MessageId, SendError};
+use fibp_proto::{Error, Message, MessageId, QueueName, SendError};
 
 use super::Rate;
 use super::bare::FrameCounter;
-use super::null_server::{PUSHED, consume_frame};
-use crate::script::PREAMBLE;
+use super::target::Peer;
 
 /// An asynchronous adapter's client.
 pub(super) trait AsyncClient: Clone + Send + Sync + 'static {
@@ -44,7 +43,7 @@ pub(super) trait AsyncRuntime: Clone + Send + Sync + 'static {
     fn spawn<F>(&self, future: F) -> impl Future<Output = F::Output> + Send + 'static
     where
         F: Future<Output: Send + 'static> + Send + 'static;
-    fn connect(addr: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn adopt(&self, stream: TcpStream) -> io::Result<Self::Stream>;
     fn read(stream: &mut Self::Stream, bytes: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
     fn write_all(stream: &mut Self::Stream, bytes: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
 }
@@ -141,10 +140,10 @@ impl AsyncRuntime for OnTokio {
         let task = self.runtime.spawn(future);
         async move { task.await.expect("the task does not panic") }
     }
-    async fn connect(addr: SocketAddr) -> io::Result<Self::Stream> {
-        let stream = tokio::net::TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    fn adopt(&self, stream: TcpStream) -> io::Result<Self::Stream> {
+        stream.set_nonblocking(true)?;
+        let _inside = self.runtime.enter();
+        tokio::net::TcpStream::from_std(stream)
     }
     async fn read(stream: &mut Self::Stream, bytes: &mut [u8]) -> io::Result<usize> {
         tokio::io::AsyncReadExt::read(stream, bytes).await
@@ -174,10 +173,8 @@ impl AsyncRuntime for OnAsyncStd {
     {
         async_std::task::spawn(future)
     }
-    async fn connect(addr: SocketAddr) -> io::Result<Self::Stream> {
-        let stream = async_std::net::TcpStream::connect(addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    fn adopt(&self, stream: TcpStream) -> io::Result<Self::Stream> {
+        Ok(stream.into())
     }
     async fn read(stream: &mut Self::Stream, bytes: &mut [u8]) -> io::Result<usize> {
         futures::AsyncReadExt::read(stream, bytes).await
@@ -189,6 +186,7 @@ impl AsyncRuntime for OnAsyncStd {
 
 /// A connection without a client, on a runtime. As [`super::bare::Bare`], which is explained there.
 pub(super) struct AsyncBare<R: AsyncRuntime> {
+    peer: Peer,
     stream: R::Stream,
     counter: FrameCounter,
     buffer: Vec<u8>,
@@ -198,14 +196,11 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server refuses.
-    pub(super) async fn connect(addr: SocketAddr) -> Self {
-        let mut stream = R::connect(addr).await.expect("a server");
-        R::write_all(&mut stream, &PREAMBLE).await.expect("a server");
-        let mut opening = [0; PREAMBLE.len()];
-        let read = R::read(&mut stream, &mut opening).await.expect("a server");
-        assert_eq!(read, PREAMBLE.len());
+    pub(super) fn connect(runtime: &R, peer: &Peer) -> Self {
+        let stream = peer.open().expect("a server");
         Self {
-            stream,
+            peer: peer.clone(),
+            stream: runtime.adopt(stream).expect("a socket"),
             counter: FrameCounter::default(),
             buffer: vec![0; 256 * 1024],
         }
@@ -214,7 +209,7 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     async fn read(&mut self) -> usize {
         let read = R::read(&mut self.stream, &mut self.buffer).await.expect("a server");
         assert!(read > 0, "the server closed");
-        self.counter.count(&self.buffer[..read])
+        read
     }
 
     /// # Panics
@@ -227,7 +222,8 @@ impl<R: AsyncRuntime> AsyncBare<R> {
         R::write_all(&mut self.stream, &frames).await.expect("a server");
         let mut in_flight = window;
         while in_flight > 0 {
-            let done = self.read().await;
+            let read = self.read().await;
+            let done = self.counter.count(&self.buffer[..read]);
             answered += done as u64 * messages;
             if start.elapsed() < slice {
                 R::write_all(&mut self.stream, &frames[..done * frame.len()])
@@ -243,17 +239,17 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server closes.
-    pub(super) async fn consume(&mut self) {
-        R::write_all(&mut self.stream, &consume_frame("bench"))
-            .await
-            .expect("a server");
+    pub(super) async fn consume(&mut self, queue: &QueueName) {
+        let frame = self.peer.consume_frame(queue);
+        R::write_all(&mut self.stream, &frame).await.expect("a server");
     }
 
-    pub(super) async fn count(&mut self, slice: Duration) -> Rate {
+    pub(super) async fn count(&mut self, slice: Duration, most: u64) -> Rate {
         let start = Instant::now();
         let mut deliveries = 0;
-        while start.elapsed() < slice {
-            deliveries += self.read().await as u64 * u64::from(PUSHED);
+        while start.elapsed() < slice && deliveries < most {
+            let read = self.read().await;
+            deliveries += self.counter.deliveries(&self.peer, &self.buffer[..read]);
         }
         Rate::since(start, deliveries)
     }

@@ -1,31 +1,21 @@
 //! The blocking adapter, and what its threads cost without a socket.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use fibp_proto::config::Config;
+use fibp_proto::QueueName;
 use fila_client_blocking::Client;
 
 use super::Rate;
-use super::bare::message;
-
-/// Connects a client to the null server.
-///
-/// # Panics
-///
-/// The server refuses.
-pub(super) fn client(addr: SocketAddr) -> Client {
-    Client::connect(Config::new(addr).dialect(crate::broker::P1)).expect("a client")
-}
+use super::target::message;
 
 /// One call after another.
-pub(super) fn sequential(client: &Client, slice: Duration) -> Rate {
+pub(super) fn sequential(client: &Client, queue: &QueueName, slice: Duration) -> Rate {
     let start = Instant::now();
     let mut calls = 0;
     while start.elapsed() < slice {
-        client.enqueue(message()).expect("confirmed");
+        client.enqueue(message(queue)).expect("confirmed");
         calls += 1;
     }
     Rate::since(start, calls)
