@@ -24,10 +24,10 @@ const MANY: u64 = 100;
 const MANY_IN_FLIGHT: usize = 8;
 /// How many lists a caller gets that are built before the clock runs.
 const LISTS: usize = 60;
-/// How many messages a real server is given to deliver.
-const STORED: u64 = 20_000;
 /// How many deliveries are taken between looks at the clock.
 const STEP: u64 = 64;
+/// How many messages a real server is given to deliver.
+const STORED: u64 = 320 * STEP;
 /// The bound of figures that end by themselves.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -51,7 +51,7 @@ pub fn run(options: &Options) {
         consume(options, &mut target, &tokio);
         return;
     }
-    let mut target = Target::null();
+    let mut target = Target::null(options.coalesce);
     rtt(options, &target, &tokio);
     fanin(options, &target, &tokio, &tokio_multi);
     if options.wants("tasks1000") {
@@ -389,10 +389,10 @@ fn consume(options: &Options, target: &mut Target, tokio: &OnTokio) {
     consume_async(options, target, tokio);
     consume_async(options, target, &OnAsyncStd);
     let client = connect_blocking(&target.config);
-    target.renew_queue();
+    target.another_queue();
     let most = target.fill(STORED);
     let mut consumer = client.consume(&target.queue).expect("a consumer");
-    target.renew_queue();
+    target.another_queue();
     target.fill(STORED);
     let mut bare = Bare::connect(&target.peer);
     bare.consume(&target.queue);
@@ -417,10 +417,10 @@ fn consume(options: &Options, target: &mut Target, tokio: &OnTokio) {
 
 fn consume_async<R: AsyncRuntime>(options: &Options, target: &mut Target, runtime: &R) {
     let client = connect(runtime, &target.config);
-    target.renew_queue();
+    target.another_queue();
     let most = target.fill(STORED);
     let mut consumer = runtime.block_on(client.consume(&target.queue)).expect("a consumer");
-    target.renew_queue();
+    target.another_queue();
     target.fill(STORED);
     let mut bare = AsyncBare::connect(runtime, &target.peer);
     runtime.block_on(bare.consume(&target.queue));

@@ -83,7 +83,7 @@ impl Machine {
             spent += start.elapsed();
             let opened = [&crate::script::PREAMBLE, self.sent.as_slice()].concat();
             let mut answers = Vec::new();
-            answer_all(opened.as_slice(), &mut answers);
+            answer_all(opened.as_slice(), &mut answers, true);
             self.sent.clear();
             let start = Instant::now();
             self.receive(answers.get(crate::script::PREAMBLE.len()..).unwrap_or_default());

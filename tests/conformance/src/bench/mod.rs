@@ -26,8 +26,11 @@ pub struct Options {
     pub quick: bool,
     /// Only figures whose name this is.
     pub only: Option<String>,
-    /// On how many CPUs to run.
+    /// On how many CPUs to run; 0 for all.
     pub cpus: usize,
+    /// The null server answers all frames that one read brings with one write, as no real server does: the hardest
+    /// baseline for callers whose messages share frames.
+    pub coalesce: bool,
 }
 
 impl Options {

@@ -1,4 +1,5 @@
-//! A server that does the least a server can do: it finds the frames and answers them. Preamble dialect.
+//! A server that does the least a server can do: it finds the frames and answers each, one after another, as real
+//! servers do (spec/preamble.md 1.2). Preamble dialect.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,11 +21,11 @@ pub(super) const PUSHED: u32 = 64;
 /// # Panics
 ///
 /// The loopback interface has no free port.
-pub(super) fn start() -> SocketAddr {
-    serve_with(|stream| {
+pub(super) fn start(coalesce: bool) -> SocketAddr {
+    serve_with(move |stream| {
         let writer = stream.try_clone();
         if let Ok(mut writer) = writer {
-            answer_all(stream, &mut writer);
+            answer_all(stream, &mut writer, coalesce);
         }
     })
 }
@@ -48,8 +49,8 @@ pub(super) fn serve_with(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> S
     addr
 }
 
-/// Answers until the client closes.
-pub(super) fn answer_all(mut from: impl Read, to: &mut impl Write) {
+/// Answers until the client closes: each frame with a write of its own, or all of a read with one.
+pub(super) fn answer_all(mut from: impl Read, to: &mut impl Write, coalesce: bool) {
     let mut opening = [0; PREAMBLE.len()];
     if from.read_exact(&mut opening).is_err() || to.write_all(&PREAMBLE).is_err() {
         return;
@@ -66,16 +67,21 @@ pub(super) fn answer_all(mut from: impl Read, to: &mut impl Write) {
             Ok(read) => read,
         };
         filled += read;
-        let used = server.answer(&buffer[..filled]);
-        buffer.copy_within(used..filled, 0);
-        filled -= used;
-        if to.write_all(&server.out).is_err() {
+        let mut used = 0;
+        while let Some(length) = server.answer(&buffer[used..filled]) {
+            used += length;
+            if !coalesce && server.flush(to).is_err() {
+                return;
+            }
+        }
+        if server.flush(to).is_err() {
             return;
         }
-        server.out.clear();
         if server.consuming {
             return push_for_ever(to);
         }
+        buffer.copy_within(used..filled, 0);
+        filled -= used;
     }
 }
 
@@ -105,18 +111,20 @@ struct Answers {
 }
 
 impl Answers {
-    /// Answers the whole frames; returns how many bytes they took.
-    fn answer(&mut self, bytes: &[u8]) -> usize {
-        let mut used = 0;
-        while let Some((length, rest)) = bytes[used..].split_first_chunk::<4>() {
-            let length = u32::from_be_bytes(*length) as usize;
-            let Some(frame) = rest.get(..length) else { break };
-            used += 4 + length;
-            if let [_, op, a, b, c, d, body @ ..] = frame {
-                self.answer_one(*op, [*a, *b, *c, *d], body);
-            }
+    fn flush(&mut self, to: &mut impl Write) -> std::io::Result<()> {
+        to.write_all(&self.out)?;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Answers the first frame; returns how many bytes it took, or `None` if it is not whole.
+    fn answer(&mut self, bytes: &[u8]) -> Option<usize> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let length = u32::from_be_bytes(*length) as usize;
+        if let [_, op, a, b, c, d, body @ ..] = rest.get(..length)? {
+            self.answer_one(*op, [*a, *b, *c, *d], body);
         }
-        used
+        Some(4 + length)
     }
 
     fn answer_one(&mut self, op: u8, id: [u8; 4], body: &[u8]) {
@@ -191,8 +199,12 @@ mod tests {
         let frame = request
             .encode(crate::broker::P1, 1, Limits::default())
             .expect("a frame");
-        assert_eq!(answers.answer(&frame[..frame.len() - 1]), 0, "a part of a frame waits");
-        assert_eq!(answers.answer(&frame), frame.len());
+        assert_eq!(
+            answers.answer(&frame[..frame.len() - 1]),
+            None,
+            "a part of a frame waits"
+        );
+        assert_eq!(answers.answer(&frame), Some(frame.len()));
         let mut decoder = Decoder::new(Limits::default());
         decoder.feed(&answers.out);
         let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {

@@ -21,6 +21,8 @@ pub(super) struct Target {
     pub(super) peer: Peer,
     /// The queue to use.
     pub(super) queue: QueueName,
+    /// Queues that are still in use elsewhere.
+    kept: Vec<QueueName>,
     /// Creates and deletes queues; the null server has none.
     admin: Option<Client>,
 }
@@ -35,8 +37,8 @@ pub(super) struct Peer {
 
 impl Target {
     /// A null server.
-    pub(super) fn null() -> Self {
-        let addr = null_server::start();
+    pub(super) fn null(coalesce: bool) -> Self {
+        let addr = null_server::start(coalesce);
         Self {
             config: Config::new(addr).dialect(P1),
             peer: Peer {
@@ -45,6 +47,7 @@ impl Target {
                 key: None,
             },
             queue: "bench".into(),
+            kept: Vec::new(),
             admin: None,
         }
     }
@@ -65,22 +68,35 @@ impl Target {
             config,
             peer,
             queue: "".into(),
+            kept: Vec::new(),
             admin: Some(admin),
         };
-        target.renew_queue();
+        target.create_queue();
         Some(target)
     }
 
-    /// Goes on with a new, empty queue.
+    /// Goes on with a new, empty queue, and deletes the one before.
     ///
     /// # Panics
     ///
     /// It cannot be created.
     pub(super) fn renew_queue(&mut self) {
+        self.delete(&self.queue);
+        self.create_queue();
+    }
+
+    /// Goes on with a new, empty queue, and keeps the one before until the end.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be created.
+    pub(super) fn another_queue(&mut self) {
+        self.kept.push(self.queue.clone());
+        self.create_queue();
+    }
+
+    fn create_queue(&mut self) {
         let Some(admin) = &self.admin else { return };
-        if !self.queue.is_empty() {
-            let _gone = admin.admin().delete_queue(&self.queue).is_err();
-        }
         let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
         let name = format!("bench-{:x}", now.unwrap_or_default().as_nanos());
         admin
@@ -88,6 +104,12 @@ impl Target {
             .create_queue(QueueSpec::new(name.as_str()))
             .expect("a queue");
         self.queue = name.into();
+    }
+
+    fn delete(&self, queue: &str) {
+        if let Some(admin) = &self.admin {
+            let _gone = admin.admin().delete_queue(queue).is_err();
+        }
     }
 
     /// Puts messages into the queue, and returns how many; `None` if the server never runs dry anyway.
@@ -106,8 +128,9 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if let Some(admin) = &self.admin {
-            let _gone = admin.admin().delete_queue(&self.queue).is_err();
+        self.delete(&self.queue);
+        for queue in &self.kept {
+            self.delete(queue);
         }
     }
 }

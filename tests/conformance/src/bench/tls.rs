@@ -44,7 +44,7 @@ pub(super) fn start() -> TlsServer {
     let addr = serve_with(move |stream| {
         let connection = ServerConnection::new(config.clone()).expect("a server session");
         let stream = std::cell::RefCell::new(StreamOwned::new(connection, stream));
-        answer_all(Shared(&stream), &mut Shared(&stream));
+        answer_all(Shared(&stream), &mut Shared(&stream), false);
     });
     TlsServer {
         addr,

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use fila_conformance::bench::{self, Options};
 
-const USAGE: &str = "bench [--quick] [--only NAME] [--cpus N]
+const USAGE: &str = "bench [--quick] [--only NAME] [--cpus N] [--coalesce]
 
 Prints what the adapters cost next to bare sockets, one figure a line. Runs on one CPU unless told otherwise.
   --quick      less than a minute
   --only NAME  one figure: rtt fanin tasks1000 many consume tls acks inflight idle
   --cpus N     runs on the first N CPUs; 0 for all
+  --coalesce   lets the null server answer all that one read brings with one write, as no real server does
 With FILA_URL set, measures against that server instead of the built-in null server: rtt fanin many consume.";
 
 fn main() -> ExitCode {
@@ -31,10 +32,12 @@ fn parse(mut args: impl Iterator<Item = String>) -> Option<Options> {
         quick: false,
         only: None,
         cpus: 1,
+        coalesce: false,
     };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--quick" => options.quick = true,
+            "--coalesce" => options.coalesce = true,
             "--only" => options.only = Some(args.next()?),
             "--cpus" => options.cpus = args.next()?.parse().ok()?,
             _ => return None,
