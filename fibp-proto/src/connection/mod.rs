@@ -369,8 +369,17 @@ impl<W> Connection<W> {
                 Ok(Some(Arrival::Push(push)))
             }
             Incoming::Goodbye => Ok(Some(Arrival::Goodbye(self.codec.decode_goodbye(frame)))),
-            Incoming::Heartbeat if self.table.op(head.id) != Some(Op::Heartbeat) => {
+            Incoming::Ping => {
                 self.answer_heartbeat(head.id);
+                Ok(None)
+            }
+            Incoming::Heartbeat if self.table.op(head.id) != Some(Op::Heartbeat) => {
+                // Where an answer looks like a question, servers answer every one: their answer to ours must not have
+                // an answer.
+                if self.echoed.take() != Some(head.id) {
+                    self.answer_heartbeat(head.id);
+                    self.echoed = Some(head.id);
+                }
                 Ok(None)
             }
             Incoming::Unknown => Ok(None),
@@ -396,15 +405,11 @@ impl<W> Connection<W> {
 
     /// Answers a heartbeat of the server's own.
     fn answer_heartbeat(&mut self, id: u32) {
-        // In the preamble dialect an answer looks like a question, and servers answer every one: their answer to ours
-        // must not have an answer.
-        let echo = self.echoed.take() == Some(id) && self.codec.layout() == Layout::FlagsFirst;
         let before = self.out.len();
-        // Nor may a server that sends but does not read fill our memory.
-        if echo || before > MAX_OUTPUT_OF_ECHOES {
+        // A server that sends but does not read must not fill our memory.
+        if before > MAX_OUTPUT_OF_ECHOES {
             return;
         }
-        self.echoed = Some(id);
         // A heartbeat's answer has no part that could fail to encode.
         let _ = self
             .codec
@@ -476,7 +481,7 @@ impl<W> Connection<W> {
                 ErrorKind::TooLarge,
                 format!("deliveries of {length} bytes arrived, at most {limit} are accepted (max_frame_size)"),
             ))),
-            Incoming::Goodbye | Incoming::Unknown => Err(Broken::protocol(format!(
+            Incoming::Ping | Incoming::Goodbye | Incoming::Unknown => Err(Broken::protocol(format!(
                 "a frame of {length} bytes with opcode 0x{:02x}",
                 head.opcode
             ))),

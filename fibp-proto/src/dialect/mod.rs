@@ -186,6 +186,8 @@ pub(crate) enum Incoming {
     /// An answer to a heartbeat of ours if one with this id is open, else a heartbeat of the server's, to be
     /// answered with the same id.
     Heartbeat,
+    /// A heartbeat of the server's own, to be answered with the same id.
+    Ping,
     /// The server is leaving.
     Goodbye,
     /// An opcode to be ignored.

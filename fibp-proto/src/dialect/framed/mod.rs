@@ -96,7 +96,7 @@ impl Codec for Framed {
     fn classify(&self, head: Head) -> Incoming {
         match head.opcode {
             opcode if opcode == self.numbers.delivery() => Incoming::Push,
-            PING => Incoming::Heartbeat,
+            PING => Incoming::Ping,
             PONG => Incoming::Answer,
             DISCONNECT => Incoming::Goodbye,
             opcode if self.numbers.is_answer(opcode) => Incoming::Answer,
