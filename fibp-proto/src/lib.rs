@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+mod common;
 pub mod config;
 mod connection;
 pub mod dial;
@@ -28,6 +29,8 @@ pub mod task;
 pub mod tls;
 mod trace;
 
+#[doc(hidden)]
+pub use bytes::Bytes;
 pub use config::{Config, Endpoint};
 pub use dialect::{AdminRevision, Dialect};
 pub use error::{AckError, Error, ErrorKind, Outcome, SendError};

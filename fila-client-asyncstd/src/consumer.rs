@@ -3,13 +3,12 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
-use fibp_proto::config::{ConsumerSettings, Credit};
+use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{Lease, Settle};
 use fibp_proto::task::{Call, Deliveries, settled};
-use fibp_proto::{Error, Headers, MessageId, QueueName, Received};
+use fibp_proto::{Error, QueueName, Received};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
@@ -34,48 +33,7 @@ impl ConsumerBuilder {
         }
     }
 
-    /// How many decoded deliveries may wait in the client. 256.
-    pub fn prefetch(mut self, deliveries: usize) -> Self {
-        self.settings = self.settings.prefetch(deliveries);
-        self
-    }
-
-    /// How deliveries are paid for, where the dialect has credit.
-    pub fn credit(mut self, credit: Credit) -> Self {
-        self.settings = self.settings.credit(credit);
-        self
-    }
-
-    /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
-    pub fn visibility_timeout(mut self, timeout: Duration) -> Self {
-        self.settings = self.settings.visibility_timeout(timeout);
-        self
-    }
-
-    /// The silence after which the consumer subscribes anew, or `None` for never. 60 s.
-    pub fn idle_resubscribe(mut self, silence: impl Into<Option<Duration>>) -> Self {
-        self.settings = self.settings.idle_resubscribe(silence);
-        self
-    }
-
-    /// Whether to subscribe again after a lost connection. Yes; otherwise the loss is the consumer's last item.
-    pub fn resubscribe(mut self, resubscribe: bool) -> Self {
-        self.settings = self.settings.resubscribe(resubscribe);
-        self
-    }
-
-    /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not exist. No.
-    pub fn verify_queue(mut self, verify: bool) -> Self {
-        self.settings = self.settings.verify_queue(verify);
-        self
-    }
-
-    /// The size of the socket's receive buffer in bytes, or `None` for the operating system's choice. Together with
-    /// `prefetch` it bounds what a server leases ahead where credit does not. 256 KiB.
-    pub fn receive_buffer(mut self, bytes: impl Into<Option<u32>>) -> Self {
-        self.settings = self.settings.receive_buffer(bytes);
-        self
-    }
+    fibp_proto::consumer_options!();
 
     /// Opens the consumer, on a connection of its own, and waits for the server's confirmation.
     ///
@@ -181,71 +139,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The server's id of the message.
-    #[must_use]
-    pub fn id(&self) -> &MessageId {
-        &self.lease.received.id
-    }
-
-    /// The queue it came from.
-    #[must_use]
-    pub fn queue(&self) -> &str {
-        &self.lease.received.queue
-    }
-
-    /// Header keys and values.
-    #[must_use]
-    pub fn headers(&self) -> &Headers {
-        &self.lease.received.headers
-    }
-
-    /// The payload. `Bytes`, so that a clone copies nothing.
-    #[must_use]
-    pub fn payload(&self) -> &Bytes {
-        &self.lease.received.payload
-    }
-
-    /// The fairness key it was scheduled under.
-    #[must_use]
-    pub fn fairness_key(&self) -> &str {
-        &self.lease.received.fairness_key
-    }
-
-    /// How often it was nacked or its lease expired before.
-    #[must_use]
-    pub fn attempt_count(&self) -> u32 {
-        self.lease.received.attempt_count
-    }
-
-    /// The scheduling weight, where the dialect carries it.
-    #[must_use]
-    pub fn weight(&self) -> Option<u32> {
-        self.lease.received.weight
-    }
-
-    /// The throttle keys, where the dialect carries them.
-    #[must_use]
-    pub fn throttle_keys(&self) -> Option<&[String]> {
-        self.lease.received.throttle_keys.as_deref()
-    }
-
-    /// When the server stored it (milliseconds since the Unix epoch), where known.
-    #[must_use]
-    pub fn enqueued_at_ms(&self) -> Option<u64> {
-        self.lease.received.enqueued_at_ms
-    }
-
-    /// When the server leased it (milliseconds since the Unix epoch), where known.
-    #[must_use]
-    pub fn leased_at_ms(&self) -> Option<u64> {
-        self.lease.received.leased_at_ms
-    }
-
-    /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
-    #[must_use]
-    pub fn lease_deadline(&self) -> Option<Instant> {
-        self.lease.deadline
-    }
+    fibp_proto::delivery_accessors!();
 
     /// Tells the server that the message is done, and waits for the confirmation.
     ///

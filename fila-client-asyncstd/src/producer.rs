@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use fibp_proto::config::{Batching, OnFull, ProducerSettings};
+use fibp_proto::config::ProducerSettings;
 use fibp_proto::link::ProducerId;
 use fibp_proto::task::{Call, enqueued};
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
@@ -27,35 +27,7 @@ impl ProducerBuilder {
         Self { client, settings }
     }
 
-    /// When messages share a frame.
-    pub fn batching(mut self, batching: Batching) -> Self {
-        self.settings = self.settings.batching(batching);
-        self
-    }
-
-    /// The most messages in one frame.
-    pub fn max_messages(mut self, messages: usize) -> Self {
-        self.settings = self.settings.max_messages(messages);
-        self
-    }
-
-    /// The most bytes of messages in one frame; a single larger message has a frame of its own.
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.settings = self.settings.max_bytes(bytes);
-        self
-    }
-
-    /// The most bytes of messages that wait unconfirmed.
-    pub fn buffer(mut self, bytes: usize) -> Self {
-        self.settings = self.settings.buffer(bytes);
-        self
-    }
-
-    /// What [`Producer::send`] does when the buffer is full.
-    pub fn on_full(mut self, on_full: OnFull) -> Self {
-        self.settings = self.settings.on_full(on_full);
-        self
-    }
+    fibp_proto::producer_options!();
 
     /// Makes the producer.
     ///
@@ -87,7 +59,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Overloaded`] when the buffer is full and [`OnFull::Fail`] is set, [`ErrorKind::Timeout`] if
+    /// [`ErrorKind::Overloaded`] when the buffer is full and [`OnFull::Fail`](crate::OnFull::Fail) is set, [`ErrorKind::Timeout`] if
     /// there is no room in time, [`ErrorKind::Closed`], and [`ErrorKind::TooLarge`] or
     /// [`ErrorKind::InvalidArgument`] for a message that cannot be sent; with the message.
     ///

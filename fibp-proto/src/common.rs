@@ -1,0 +1,163 @@
+//! Methods that the types of all adapters have in common, written once.
+//!
+//! Inherent methods of a type must be in its own crate; so these are macros to be called within an `impl` block.
+
+/// The option methods of a consumer's builder, whose field `settings` is a [`ConsumerSettings`](crate::config::ConsumerSettings).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! consumer_options {
+    () => {
+        /// How many decoded deliveries may wait in the client. 256.
+        pub fn prefetch(mut self, deliveries: usize) -> Self {
+            self.settings = self.settings.prefetch(deliveries);
+            self
+        }
+
+        /// How deliveries are paid for, where the dialect has credit.
+        pub fn credit(mut self, credit: $crate::config::Credit) -> Self {
+            self.settings = self.settings.credit(credit);
+            self
+        }
+
+        /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
+        pub fn visibility_timeout(mut self, timeout: ::core::time::Duration) -> Self {
+            self.settings = self.settings.visibility_timeout(timeout);
+            self
+        }
+
+        /// The silence after which the consumer subscribes anew, or `None` for never. 60 s.
+        pub fn idle_resubscribe(mut self, silence: impl Into<Option<::core::time::Duration>>) -> Self {
+            self.settings = self.settings.idle_resubscribe(silence);
+            self
+        }
+
+        /// Whether to subscribe again after a lost connection. Yes; otherwise the loss is the consumer's last item.
+        pub fn resubscribe(mut self, resubscribe: bool) -> Self {
+            self.settings = self.settings.resubscribe(resubscribe);
+            self
+        }
+
+        /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not exist. No.
+        pub fn verify_queue(mut self, verify: bool) -> Self {
+            self.settings = self.settings.verify_queue(verify);
+            self
+        }
+
+        /// The size of the socket's receive buffer in bytes, or `None` for the operating system's choice. Together with
+        /// `prefetch` it bounds what a server leases ahead where credit does not. 256 KiB.
+        pub fn receive_buffer(mut self, bytes: impl Into<Option<u32>>) -> Self {
+            self.settings = self.settings.receive_buffer(bytes);
+            self
+        }
+    };
+}
+
+/// What a delivery tells of its message; its field `lease` is a [`Lease`](crate::link::Lease).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! delivery_accessors {
+    () => {
+        /// The server's id of the message.
+        #[must_use]
+        pub fn id(&self) -> &$crate::MessageId {
+            &self.lease.received.id
+        }
+
+        /// The queue it came from.
+        #[must_use]
+        pub fn queue(&self) -> &str {
+            &self.lease.received.queue
+        }
+
+        /// Header keys and values.
+        #[must_use]
+        pub fn headers(&self) -> &$crate::Headers {
+            &self.lease.received.headers
+        }
+
+        /// The payload. `Bytes`, so that a clone copies nothing.
+        #[must_use]
+        pub fn payload(&self) -> &$crate::Bytes {
+            &self.lease.received.payload
+        }
+
+        /// The fairness key it was scheduled under.
+        #[must_use]
+        pub fn fairness_key(&self) -> &str {
+            &self.lease.received.fairness_key
+        }
+
+        /// How often it was nacked or its lease expired before.
+        #[must_use]
+        pub fn attempt_count(&self) -> u32 {
+            self.lease.received.attempt_count
+        }
+
+        /// The scheduling weight, where the dialect carries it.
+        #[must_use]
+        pub fn weight(&self) -> Option<u32> {
+            self.lease.received.weight
+        }
+
+        /// The throttle keys, where the dialect carries them.
+        #[must_use]
+        pub fn throttle_keys(&self) -> Option<&[String]> {
+            self.lease.received.throttle_keys.as_deref()
+        }
+
+        /// When the server stored it (milliseconds since the Unix epoch), where known.
+        #[must_use]
+        pub fn enqueued_at_ms(&self) -> Option<u64> {
+            self.lease.received.enqueued_at_ms
+        }
+
+        /// When the server leased it (milliseconds since the Unix epoch), where known.
+        #[must_use]
+        pub fn leased_at_ms(&self) -> Option<u64> {
+            self.lease.received.leased_at_ms
+        }
+
+        /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
+        #[must_use]
+        pub fn lease_deadline(&self) -> Option<::std::time::Instant> {
+            self.lease.deadline
+        }
+    };
+}
+
+/// The option methods of a producer's builder, whose field `settings` is a [`ProducerSettings`](crate::config::ProducerSettings).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! producer_options {
+    () => {
+        /// When messages share a frame.
+        pub fn batching(mut self, batching: $crate::config::Batching) -> Self {
+            self.settings = self.settings.batching(batching);
+            self
+        }
+
+        /// The most messages in one frame.
+        pub fn max_messages(mut self, messages: usize) -> Self {
+            self.settings = self.settings.max_messages(messages);
+            self
+        }
+
+        /// The most bytes of messages in one frame; a single larger message has a frame of its own.
+        pub fn max_bytes(mut self, bytes: usize) -> Self {
+            self.settings = self.settings.max_bytes(bytes);
+            self
+        }
+
+        /// The most bytes of messages that wait unconfirmed.
+        pub fn buffer(mut self, bytes: usize) -> Self {
+            self.settings = self.settings.buffer(bytes);
+            self
+        }
+
+        /// What [`Producer::send`] does when the buffer is full.
+        pub fn on_full(mut self, on_full: $crate::config::OnFull) -> Self {
+            self.settings = self.settings.on_full(on_full);
+            self
+        }
+    };
+}
