@@ -492,3 +492,28 @@ impl<T> Link<T> {
         subscription.wake(&mut self.completions);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standing_credit_is_granted_anew_when_half_of_it_is_used() {
+        let mut ledger = Ledger::Standing { used: 0 };
+        let half = (STANDING_CREDIT / 2) as usize;
+        assert_eq!(ledger.received(half - 1), None);
+        assert_eq!(ledger.taken(1_000), None, "taking costs nothing");
+        assert_eq!(ledger.received(1), Some(STANDING_CREDIT / 2));
+        assert_eq!(ledger.received(1), None);
+    }
+
+    #[test]
+    fn windows_are_granted_anew_by_halves() {
+        let mut ledger = Ledger::Window { size: 5, taken: 0 };
+        assert_eq!(ledger.received(5), None, "receiving frees nothing");
+        assert_eq!(ledger.taken(2), None);
+        assert_eq!(ledger.taken(1), Some(3));
+        assert_eq!(ledger.taken(2), None);
+        assert_eq!(Ledger::Window { size: 1, taken: 0 }.taken(1), Some(1));
+    }
+}

@@ -5,13 +5,11 @@ use std::time::Duration;
 use fibp_proto::config::Batching;
 use fibp_proto::link::Settle;
 use fibp_proto::response::ServerError;
-use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Outcome, Request, Response};
+use fibp_proto::{Config, Dialect, ErrorKind, Message, MessageId, Outcome, Request, Response};
 
 use crate::calls::connected;
-use crate::harness::{Asked, Mode, Sim, Token, config, in_every_mode};
+use crate::harness::{Asked, Mode, P1, Sim, Token, config, in_every_mode};
 use crate::host::{Act, obliging};
-
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 /// A server that answers when the test says so.
 pub(crate) fn mute(config: Config, mode: Mode) -> Sim {

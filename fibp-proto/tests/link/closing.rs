@@ -7,13 +7,11 @@ use fibp_proto::event::State;
 use fibp_proto::link::Reply;
 use fibp_proto::operation::Heartbeat;
 use fibp_proto::response::ServerError;
-use fibp_proto::{AdminRevision, Dialect, ErrorKind, Message, Op, Outcome, Request, Response};
+use fibp_proto::{Dialect, ErrorKind, Message, Op, Outcome, Request, Response};
 
 use crate::calls::connected;
-use crate::harness::{Mode, Sim, config, in_every_mode};
+use crate::harness::{Mode, P1, Sim, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
-
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 #[test]
 fn closing_an_idle_link() {

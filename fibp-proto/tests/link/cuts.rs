@@ -3,12 +3,10 @@
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{ConsumerSettings, ProducerSettings, Replay};
 use fibp_proto::operation::{CreateQueue, GetQueueStats};
-use fibp_proto::{AdminRevision, Dialect, Message, Outcome, Request};
+use fibp_proto::{Dialect, Message, Outcome, Request};
 
-use crate::harness::{Mode, Sim, config};
+use crate::harness::{Mode, P1, Sim, config};
 use crate::host::{Act, End, Host, obliging};
-
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 /// Where the first connection is cut.
 #[derive(Debug, Clone, Copy)]

@@ -1,23 +1,26 @@
 //! A link and scripted servers, joined in memory on virtual time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use fibp_proto::config::{ConsumerSettings, ProducerSettings};
+use fibp_proto::config::ConsumerSettings;
 use fibp_proto::event::Cursor;
 use fibp_proto::fault::{Fault, FaultKind};
 use fibp_proto::frame::Transmit;
-use fibp_proto::link::{Action, CallId, CloseReport, Lease, Parcel, ProducerId, Reply, Settle};
+use fibp_proto::link::{Action, Parcel, Reply};
 use fibp_proto::server::RequestId;
 use fibp_proto::{
-    Config, Dialect, Endpoint, Error, Event, Link, Message, MessageId, Operation, Push, Received, Request, Response,
-    SendError, Shared,
+    AdminRevision, Config, Dialect, Endpoint, Event, Link, MessageId, Push, Received, Request, Response, Shared,
 };
 
 use crate::host::{Act, End, Host, Socket};
+
+pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+pub(crate) const P2: Dialect = Dialect::Preamble(AdminRevision::P2);
+pub(crate) const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
 
 pub(crate) type Token = u32;
 
@@ -72,21 +75,21 @@ impl Mode {
 
 /// Which tokens are out, and what came back for them.
 #[derive(Debug, Default)]
-struct Ledger {
+pub(crate) struct Ledger {
     next: Token,
-    open: BTreeSet<Token>,
-    replies: BTreeMap<Token, Reply<Token>>,
+    pub(crate) open: BTreeSet<Token>,
+    pub(crate) replies: BTreeMap<Token, Reply<Token>>,
     transcript: BTreeMap<Token, String>,
 }
 
 impl Ledger {
-    fn issue(&mut self) -> Token {
+    pub(crate) fn issue(&mut self) -> Token {
         self.next += 1;
         self.open.insert(self.next);
         self.next
     }
 
-    fn take_back(&mut self, token: Token, how: String) {
+    pub(crate) fn take_back(&mut self, token: Token, how: String) {
         assert!(self.open.remove(&token), "token {token} came back twice");
         self.transcript.insert(token, how);
     }
@@ -109,7 +112,7 @@ pub(crate) struct Sim {
     pub(crate) now: Instant,
     mode: Mode,
     rng: Rng,
-    ledger: Rc<RefCell<Ledger>>,
+    pub(crate) ledger: Rc<RefCell<Ledger>>,
     /// Which host answers which dial: the endpoint and the number of the dial.
     pub(crate) dialed: Dialed,
     /// What servers do with a request: the request and the number of the connection.
@@ -402,210 +405,6 @@ impl Sim {
         buffer.advance(n);
         socket.received += n;
         self.link.handle_input(self.now, buffer);
-        true
-    }
-
-    // ---- calls ----
-
-    pub(crate) fn token(&self) -> Token {
-        self.ledger.borrow_mut().issue()
-    }
-
-    pub(crate) fn call(&mut self, operation: impl Operation) -> Token {
-        self.call_within(operation, None).0
-    }
-
-    pub(crate) fn call_within(&mut self, operation: impl Operation, ms: Option<u64>) -> (Token, CallId) {
-        let token = self.token();
-        let timeout = ms.map(Duration::from_millis);
-        (
-            token,
-            self.link.call(self.now, operation.into_request(), timeout, token),
-        )
-    }
-
-    pub(crate) fn enqueue(&mut self, queue: &str, payload: &str) -> Token {
-        self.enqueue_within(queue, payload, None).0
-    }
-
-    pub(crate) fn enqueue_within(&mut self, queue: &str, payload: &str, ms: Option<u64>) -> (Token, CallId) {
-        let token = self.token();
-        let message = Message::new(queue, payload.to_owned());
-        let timeout = ms.map(Duration::from_millis);
-        (token, self.link.enqueue(self.now, message, timeout, token))
-    }
-
-    pub(crate) fn enqueue_many(&mut self, messages: Vec<Message>) -> Token {
-        let token = self.token();
-        self.link.enqueue_many(self.now, messages, None, token);
-        token
-    }
-
-    pub(crate) fn settle_one(&mut self, settle: Settle) -> Token {
-        let token = self.token();
-        self.link.settle(self.now, settle, None, token);
-        token
-    }
-
-    pub(crate) fn ack(&mut self, id: &str) -> Token {
-        self.settle_one(Settle::ack("orders", &id.into()))
-    }
-
-    pub(crate) fn producer(&mut self, settings: ProducerSettings) -> ProducerId {
-        self.link.open_producer(settings)
-    }
-
-    /// The tokens of admission and receipt.
-    pub(crate) fn send(&mut self, producer: ProducerId, payload: &str) -> (Token, Token, CallId) {
-        let (admitted, receipt) = (self.token(), self.token());
-        let message = Message::new("orders", payload.to_owned());
-        let id = self.link.send(self.now, producer, message, None, admitted, receipt);
-        (admitted, receipt, id)
-    }
-
-    pub(crate) fn flush(&mut self, producer: ProducerId) -> Token {
-        let token = self.token();
-        self.link.flush(self.now, producer, None, token);
-        token
-    }
-
-    pub(crate) fn close(&mut self, ms: u64) -> Token {
-        let token = self.token();
-        self.link.close(self.now, Duration::from_millis(ms), token);
-        token
-    }
-
-    /// Abandons a call whose token must come back.
-    pub(crate) fn abandon(&mut self, token: Token, id: CallId) {
-        let back = self.link.abandon(id);
-        assert_eq!(back, Some(token), "the abandoned token");
-        assert_eq!(self.link.abandon(id), None, "abandoned twice");
-        let at = self.at();
-        self.ledger.borrow_mut().take_back(token, format!("{at:?} abandoned"));
-    }
-
-    pub(crate) fn give_back(&self, token: Token) {
-        self.ledger.borrow_mut().take_back(token, "given back".to_owned());
-    }
-
-    // ---- what came back ----
-
-    #[track_caller]
-    pub(crate) fn reply(&self, token: Token) -> Reply<Token> {
-        let reply = self.ledger.borrow_mut().replies.remove(&token);
-        match reply {
-            Some(reply) => reply,
-            None => panic!("token {token} is still out at {:?}", self.at()),
-        }
-    }
-
-    pub(crate) fn is_open(&self, token: Token) -> bool {
-        self.ledger.borrow().open.contains(&token)
-    }
-
-    #[track_caller]
-    pub(crate) fn opened(&self) -> Result<(), Error> {
-        match self.reply(self.opened) {
-            Reply::Opened(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn response(&self, token: Token) -> Result<Response, Error> {
-        match self.reply(token) {
-            Reply::Response(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn output<O: Operation>(&self, token: Token) -> Result<O::Output, Error> {
-        self.response(token).and_then(O::output)
-    }
-
-    #[track_caller]
-    pub(crate) fn enqueued(&self, token: Token) -> Result<MessageId, SendError> {
-        match self.reply(token) {
-            Reply::Enqueued(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn enqueued_many(&self, token: Token) -> Vec<Result<MessageId, SendError>> {
-        match self.reply(token) {
-            Reply::EnqueuedMany(results) => results,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn settled(&self, token: Token) -> Result<(), Error> {
-        match self.reply(token) {
-            Reply::Settled(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn settled_many(&self, token: Token) -> Vec<Result<(), Error>> {
-        match self.reply(token) {
-            Reply::SettledMany(results) => results,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn closed(&self, token: Token) -> CloseReport {
-        match self.reply(token) {
-            Reply::Closed(report) => report,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn flushed(&self, token: Token) -> Result<(), Error> {
-        match self.reply(token) {
-            Reply::Flushed(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn admitted(&self, token: Token) -> Result<(), (SendError, Token)> {
-        match self.reply(token) {
-            Reply::Admitted(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    // ---- the consumer ----
-
-    pub(crate) fn take(&mut self, max: usize) -> Vec<Lease> {
-        let mut into = VecDeque::new();
-        let n = self.link.take_deliveries(self.now, max, &mut into);
-        assert_eq!(n, into.len());
-        into.into()
-    }
-
-    /// Payloads of up to `max` waiting deliveries.
-    pub(crate) fn payloads(&mut self, max: usize) -> Vec<String> {
-        self.take(max)
-            .iter()
-            .map(|lease| String::from_utf8_lossy(&lease.received.payload).into_owned())
-            .collect()
-    }
-
-    /// Waits for a delivery, settling meanwhile; true if there is news.
-    pub(crate) fn wait_delivery(&mut self) -> bool {
-        let token = self.token();
-        let id = self.link.wait_delivery(self.now, token);
-        self.settle();
-        if self.is_open(token) {
-            self.abandon(token, id);
-            return false;
-        }
         true
     }
 

@@ -1,18 +1,19 @@
 //! Links against scripted servers, in memory, on virtual time. Every case ends with the same questions: did every
 //! token come back exactly once, is nothing left in flight, does the link ask for nothing more?
 
-#![allow(clippy::type_complexity)]
-
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
 #[path = "../tls/authority.rs"]
 #[allow(dead_code, reason = "the TLS pipe's tests use the rest")]
 mod authority;
 mod batching;
+mod callers;
 mod calls;
 mod chaos;
 mod closing;
 mod consumers;
 mod cuts;
+mod deadlines;
+mod flow;
 mod harness;
 mod host;
 mod opening;

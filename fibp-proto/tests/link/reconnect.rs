@@ -8,14 +8,12 @@ use fibp_proto::fault::FaultKind;
 use fibp_proto::frame::Transmit;
 use fibp_proto::operation::Heartbeat;
 use fibp_proto::response::ServerError;
-use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Event, Fault, Op, Outcome, Response};
+use fibp_proto::{Config, ErrorKind, Event, Fault, Op, Outcome, Response};
 
 use crate::calls::connected;
 use crate::consumers::subscribed;
-use crate::harness::{Mode, Sim, config, in_every_mode};
+use crate::harness::{Mode, P1, Sim, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
-
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 fn backoff(initial_ms: u64, max_ms: u64, max_attempts: Option<u32>) -> Config {
     config().reconnect(Reconnect::Backoff(Backoff {

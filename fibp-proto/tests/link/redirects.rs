@@ -5,13 +5,11 @@ use std::time::Duration;
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::operation::GetQueueStats;
 use fibp_proto::response::ServerError;
-use fibp_proto::{AdminRevision, Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
+use fibp_proto::{Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
 
 use crate::calls::connected;
-use crate::harness::{MODES, Mode, Sim, config, in_every_mode};
+use crate::harness::{MODES, Mode, P1, Sim, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
-
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 /// What a preamble node says of a queue that another one leads.
 fn hint(leader: &str) -> Act {

@@ -6,13 +6,11 @@ use fibp_proto::admin::{ApiKeySpec, QueueSpec};
 use fibp_proto::config::{Batching, Replay};
 use fibp_proto::link::Settle;
 use fibp_proto::response::ServerError;
-use fibp_proto::{AdminRevision, Dialect, ErrorKind, Message, Op, Outcome, Request, Response};
+use fibp_proto::{ErrorKind, Message, Op, Outcome, Request, Response};
 
 use crate::calls::connected;
-use crate::harness::{Mode, Sim, Token, config, in_every_mode};
+use crate::harness::{Mode, P2, Sim, Token, config, in_every_mode};
 use crate::host::{Act, End, obliging};
-
-const P2: Dialect = Dialect::Preamble(AdminRevision::P2);
 
 /// Every operation a caller can ask for.
 const OPS: [Op; 17] = [

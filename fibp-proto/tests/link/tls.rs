@@ -7,14 +7,12 @@ use fibp_proto::config::ConsumerSettings;
 use fibp_proto::event::State;
 use fibp_proto::server::ServerConfig;
 use fibp_proto::tls::Tls;
-use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Event, Fault, FaultKind, Message};
+use fibp_proto::{Config, Dialect, ErrorKind, Event, Fault, FaultKind, Message};
 use rustls::ServerConfig as TlsServer;
 
 use crate::authority::{Authority, Leaf, provider};
-use crate::harness::{MODES, Mode, Sim, in_every_mode};
+use crate::harness::{MODES, Mode, P3, Sim, in_every_mode};
 use crate::host::{End, Host};
-
-const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
 
 struct Certificates {
     authority: Authority,

@@ -1,0 +1,216 @@
+//! The callers' side of a case: calls with their tokens, and what came back for them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use fibp_proto::config::ProducerSettings;
+use fibp_proto::link::{CallId, CloseReport, Lease, ProducerId, Reply, Settle};
+use fibp_proto::{Error, Message, MessageId, Operation, Response, SendError};
+
+use crate::harness::{Sim, Token};
+
+impl Sim {
+    // ---- calls ----
+
+    pub(crate) fn token(&self) -> Token {
+        self.ledger.borrow_mut().issue()
+    }
+
+    pub(crate) fn call(&mut self, operation: impl Operation) -> Token {
+        self.call_within(operation, None).0
+    }
+
+    pub(crate) fn call_within(&mut self, operation: impl Operation, ms: Option<u64>) -> (Token, CallId) {
+        let token = self.token();
+        let timeout = ms.map(Duration::from_millis);
+        (
+            token,
+            self.link.call(self.now, operation.into_request(), timeout, token),
+        )
+    }
+
+    pub(crate) fn enqueue(&mut self, queue: &str, payload: &str) -> Token {
+        self.enqueue_within(queue, payload, None).0
+    }
+
+    pub(crate) fn enqueue_within(&mut self, queue: &str, payload: &str, ms: Option<u64>) -> (Token, CallId) {
+        let token = self.token();
+        let message = Message::new(queue, payload.to_owned());
+        let timeout = ms.map(Duration::from_millis);
+        (token, self.link.enqueue(self.now, message, timeout, token))
+    }
+
+    pub(crate) fn enqueue_many(&mut self, messages: Vec<Message>) -> Token {
+        let token = self.token();
+        self.link.enqueue_many(self.now, messages, None, token);
+        token
+    }
+
+    pub(crate) fn settle_one(&mut self, settle: Settle) -> Token {
+        let token = self.token();
+        self.link.settle(self.now, settle, None, token);
+        token
+    }
+
+    pub(crate) fn ack(&mut self, id: &str) -> Token {
+        self.settle_one(Settle::ack("orders", &id.into()))
+    }
+
+    pub(crate) fn producer(&mut self, settings: ProducerSettings) -> ProducerId {
+        self.link.open_producer(settings)
+    }
+
+    /// The tokens of admission and receipt.
+    pub(crate) fn send(&mut self, producer: ProducerId, payload: &str) -> (Token, Token, CallId) {
+        let (admitted, receipt) = (self.token(), self.token());
+        let message = Message::new("orders", payload.to_owned());
+        let id = self.link.send(self.now, producer, message, None, admitted, receipt);
+        (admitted, receipt, id)
+    }
+
+    pub(crate) fn flush(&mut self, producer: ProducerId) -> Token {
+        let token = self.token();
+        self.link.flush(self.now, producer, None, token);
+        token
+    }
+
+    pub(crate) fn close(&mut self, ms: u64) -> Token {
+        let token = self.token();
+        self.link.close(self.now, Duration::from_millis(ms), token);
+        token
+    }
+
+    /// Abandons a call whose token must come back.
+    pub(crate) fn abandon(&mut self, token: Token, id: CallId) {
+        let back = self.link.abandon(id);
+        assert_eq!(back, Some(token), "the abandoned token");
+        assert_eq!(self.link.abandon(id), None, "abandoned twice");
+        let at = self.at();
+        self.ledger.borrow_mut().take_back(token, format!("{at:?} abandoned"));
+    }
+
+    pub(crate) fn give_back(&self, token: Token) {
+        self.ledger.borrow_mut().take_back(token, "given back".to_owned());
+    }
+
+    // ---- what came back ----
+
+    #[track_caller]
+    pub(crate) fn reply(&self, token: Token) -> Reply<Token> {
+        let reply = self.ledger.borrow_mut().replies.remove(&token);
+        match reply {
+            Some(reply) => reply,
+            None => panic!("token {token} is still out at {:?}", self.at()),
+        }
+    }
+
+    pub(crate) fn is_open(&self, token: Token) -> bool {
+        self.ledger.borrow().open.contains(&token)
+    }
+
+    #[track_caller]
+    pub(crate) fn opened(&self) -> Result<(), Error> {
+        match self.reply(self.opened) {
+            Reply::Opened(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn response(&self, token: Token) -> Result<Response, Error> {
+        match self.reply(token) {
+            Reply::Response(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn output<O: Operation>(&self, token: Token) -> Result<O::Output, Error> {
+        self.response(token).and_then(O::output)
+    }
+
+    #[track_caller]
+    pub(crate) fn enqueued(&self, token: Token) -> Result<MessageId, SendError> {
+        match self.reply(token) {
+            Reply::Enqueued(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn enqueued_many(&self, token: Token) -> Vec<Result<MessageId, SendError>> {
+        match self.reply(token) {
+            Reply::EnqueuedMany(results) => results,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn settled(&self, token: Token) -> Result<(), Error> {
+        match self.reply(token) {
+            Reply::Settled(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn settled_many(&self, token: Token) -> Vec<Result<(), Error>> {
+        match self.reply(token) {
+            Reply::SettledMany(results) => results,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn closed(&self, token: Token) -> CloseReport {
+        match self.reply(token) {
+            Reply::Closed(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn flushed(&self, token: Token) -> Result<(), Error> {
+        match self.reply(token) {
+            Reply::Flushed(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn admitted(&self, token: Token) -> Result<(), (SendError, Token)> {
+        match self.reply(token) {
+            Reply::Admitted(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // ---- the consumer ----
+
+    pub(crate) fn take(&mut self, max: usize) -> Vec<Lease> {
+        let mut into = VecDeque::new();
+        let n = self.link.take_deliveries(self.now, max, &mut into);
+        assert_eq!(n, into.len());
+        into.into()
+    }
+
+    /// Payloads of up to `max` waiting deliveries.
+    pub(crate) fn payloads(&mut self, max: usize) -> Vec<String> {
+        self.take(max)
+            .iter()
+            .map(|lease| String::from_utf8_lossy(&lease.received.payload).into_owned())
+            .collect()
+    }
+
+    /// Waits for a delivery, settling meanwhile; true if there is news.
+    pub(crate) fn wait_delivery(&mut self) -> bool {
+        let token = self.token();
+        let id = self.link.wait_delivery(self.now, token);
+        self.settle();
+        if self.is_open(token) {
+            self.abandon(token, id);
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,306 @@
+//! The flow of deliveries: credit, prefetch, pauses and silence.
+
+use std::time::Duration;
+
+use fibp_proto::config::Credit;
+use fibp_proto::{Dialect, Request};
+
+use crate::consumers::{prefetch, subscribed};
+use crate::harness::{Mode, P1, P3, Sim, config, in_every_mode};
+use crate::host::{Act, End, obliging};
+
+/// What was granted so far, the initial credit first.
+fn grants(sim: &Sim) -> Vec<u32> {
+    sim.asked
+        .iter()
+        .filter_map(|asked| match asked.request {
+            Request::Consume { credit, .. } | Request::Flow { credit } => Some(credit),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn standing_credit_is_large_and_topped_up_by_what_was_received() {
+    for (dialect, credit) in [(P1, Credit::Auto), (P3, Credit::Standing)] {
+        let mut sim = subscribed(prefetch(1_000_000).credit(credit), dialect, Mode::Whole);
+        assert_eq!(grants(&sim), [1 << 30]);
+        // Received, not taken: a consumer that takes nothing is paused by not being read.
+        for _ in 0..100 {
+            sim.push(&["m"; 64]);
+            sim.settle();
+        }
+        assert_eq!(grants(&sim), [1 << 30], "far from used up");
+        sim.finish();
+    }
+}
+
+#[test]
+fn a_window_is_topped_up_by_what_was_taken() {
+    for (dialect, credit) in [(P3, Credit::Auto), (P1, Credit::Window)] {
+        in_every_mode(|mode| {
+            let mut sim = subscribed(prefetch(10).credit(credit), dialect, mode);
+            assert_eq!(grants(&sim), [10]);
+            sim.push(&["m"; 10]);
+            sim.settle();
+            assert_eq!(grants(&sim), [10], "nothing is free before it is taken");
+            assert_eq!(sim.take(4).len(), 4);
+            sim.settle();
+            assert_eq!(grants(&sim), [10]);
+            assert_eq!(sim.take(2).len(), 2);
+            sim.settle();
+            assert_eq!(grants(&sim), [10, 6], "from half of the window on");
+            assert_eq!(sim.take(10).len(), 4);
+            sim.settle();
+            sim.push(&["n"; 6]);
+            sim.settle();
+            assert_eq!(sim.take(10).len(), 6);
+            sim.settle();
+            let total: u32 = grants(&sim).iter().sum();
+            assert_eq!(total, 26, "never more than the window on its way");
+            sim
+        });
+    }
+}
+
+#[test]
+fn a_windows_credit_is_its_own_connections() {
+    let mut sim = subscribed(prefetch(10), P3, Mode::Whole);
+    sim.push(&["old"; 10]);
+    sim.settle();
+    sim.socket().end(End::Reset);
+    // Paused: the loss shows when it reads again.
+    assert_eq!(sim.take(5).len(), 5);
+    assert!(sim.wait_delivery());
+    sim.advance_secs(1);
+    assert_eq!(sim.dials.len(), 2);
+    assert_eq!(sim.take(10).len(), 5, "what was received stays");
+    sim.settle();
+    assert_eq!(grants(&sim), [10, 5, 10], "not credited to the new connection");
+    sim.finish();
+}
+
+#[test]
+fn a_small_window_never_stops() {
+    let mut sim = subscribed(prefetch(1), P3, Mode::Whole);
+    for n in 0..50 {
+        sim.push(&[&n.to_string()]);
+        assert!(sim.wait_delivery());
+        assert_eq!(sim.payloads(1), [n.to_string()]);
+        sim.settle();
+        let granted: u32 = grants(&sim).iter().sum();
+        assert_eq!(granted, n + 2);
+    }
+    sim.finish();
+}
+
+#[test]
+fn dialects_without_credit_grant_none() {
+    for credit in [Credit::Auto, Credit::Standing, Credit::Window] {
+        let mut sim = subscribed(prefetch(10).credit(credit), Dialect::Framed, Mode::Whole);
+        for _ in 0..20 {
+            sim.push(&["m"]);
+            sim.settle();
+            assert_eq!(sim.take(1).len(), 1);
+        }
+        assert!(
+            sim.asked
+                .iter()
+                .all(|asked| !matches!(asked.request, Request::Flow { .. }))
+        );
+        sim.finish();
+    }
+}
+
+#[test]
+fn prefetch_bounds_what_is_decoded() {
+    in_every_mode(|mode| {
+        let mut sim = subscribed(prefetch(5), P1, mode);
+        for n in 0..20 {
+            sim.push(&[&n.to_string()]);
+        }
+        sim.settle();
+        assert_eq!(sim.shared.stats().deliveries, 5);
+        assert!(!sim.link.wants_read(), "the rest waits in the socket");
+        let mut seen = Vec::new();
+        while sim.wait_delivery() {
+            let some = sim.payloads(3);
+            // What was handed out last counts until more is asked for.
+            sim.advance_ms(0);
+            let waiting = usize::try_from(sim.shared.stats().deliveries).unwrap() - seen.len();
+            assert!(waiting <= 5, "{waiting}");
+            seen.extend(some);
+        }
+        let expected: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+        assert_eq!(seen, expected, "none lost, in order");
+        sim
+    });
+}
+
+#[test]
+fn a_push_of_many_comes_in_whole() {
+    // A frame is decoded as a whole: the bound may be passed by the rest of one push.
+    let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+    let payloads: Vec<_> = (0..64).map(|n| n.to_string()).collect();
+    let payloads: Vec<_> = payloads.iter().map(String::as_str).collect();
+    sim.push(&payloads);
+    sim.push(&payloads);
+    sim.settle();
+    assert_eq!(sim.shared.stats().deliveries, 64);
+    let mut seen = 0;
+    while sim.wait_delivery() {
+        seen += sim.take(7).len();
+    }
+    assert_eq!(seen, 128);
+    sim.finish();
+}
+
+#[test]
+fn a_paused_consumer_is_not_dead() {
+    let beating = config().dialect(P1).heartbeat(Duration::from_secs(1), 1);
+    let mut sim = Sim::consumer(
+        beating,
+        Mode::Whole,
+        prefetch(2).idle_resubscribe(Duration::from_secs(10)),
+    );
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.push(&["1"]);
+    sim.push(&["2"]);
+    sim.push(&["3"]);
+    sim.serve = Box::new(|request, _| match request {
+        Request::Heartbeat => Act::Silence,
+        _ => obliging(request),
+    });
+    sim.advance_secs(3_600);
+    assert_eq!(sim.dials.len(), 1, "neither heartbeats nor the idle watchdog run");
+    assert!(sim.asked.iter().all(|asked| asked.request != Request::Heartbeat));
+    sim.serve = Box::new(|request, _| obliging(request));
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["1", "2"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["3"]);
+    assert!(!sim.wait_delivery());
+    sim.advance_ms(9_500);
+    assert_eq!(sim.dials.len(), 1, "silence counts from the end of the pause");
+    sim.advance_secs(1);
+    assert_eq!(sim.dials.len(), 2);
+    sim.finish();
+}
+
+#[test]
+fn silence_leads_to_a_new_subscription() {
+    in_every_mode(|mode| {
+        let mut sim = subscribed(prefetch(10).idle_resubscribe(Duration::from_secs(60)), P1, mode);
+        sim.advance_secs(59);
+        sim.push(&["m"]);
+        sim.settle();
+        assert_eq!(sim.take(1).len(), 1);
+        sim.advance_secs(59);
+        assert_eq!(sim.dials.len(), 1, "counted from the last delivery");
+        sim.advance_secs(1);
+        assert_eq!(sim.dials.len(), 2);
+        assert!(
+            sim.events
+                .iter()
+                .any(|event| matches!(event, fibp_proto::Event::Resubscribed { .. }))
+        );
+        assert!(sim.link.poll_consumer_end().is_none(), "an event, not an item");
+        sim.push(&["n"]);
+        assert!(sim.wait_delivery());
+        sim
+    });
+}
+
+#[test]
+fn silence_can_be_trusted() {
+    let mut sim = subscribed(prefetch(10).idle_resubscribe(None), P1, Mode::Whole);
+    sim.advance_secs(86_400);
+    assert_eq!(sim.dials.len(), 1);
+    sim.finish();
+}
+
+#[test]
+fn a_consumer_that_is_full_reconnects_and_then_waits() {
+    let beating = config().dialect(P1).heartbeat(Duration::from_secs(1), 1);
+    let mut sim = Sim::consumer(beating, Mode::Whole, prefetch(2));
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.push(&["1"]);
+    sim.settle();
+    sim.push(&["2", "3"]);
+    // The loss is seen while there is room; what came before it fills the room.
+    sim.socket().end(End::Eof);
+    sim.advance_secs(600);
+    assert_eq!(sim.dials.len(), 1, "not seen while it does not read");
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(1), ["1"]);
+    sim.advance_secs(600);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["2", "3"]);
+    assert!(!sim.wait_delivery());
+    sim.advance_secs(5);
+    assert_eq!(sim.dials.len(), 2);
+    sim.push(&["4"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["4"]);
+    sim.finish();
+}
+
+#[test]
+fn a_new_connection_is_opened_however_full_the_consumer_is() {
+    let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+    sim.push(&["1"]);
+    sim.settle();
+    // A write that fails shows the loss even though the second delivery filled the room.
+    sim.push(&["2"]);
+    sim.settle();
+    let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "write failed");
+    sim.link.handle_transport_error(sim.now, fault);
+    sim.advance_secs(30);
+    assert_eq!(sim.dials.len(), 2, "opened once, not again and again");
+    assert_eq!(sim.asked_ops(), ["Consume", "Consume"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["1", "2"]);
+    assert!(!sim.wait_delivery());
+    sim.push(&["3"]);
+    assert!(sim.wait_delivery());
+    assert_eq!(sim.payloads(9), ["3"]);
+    sim.finish();
+}
+
+#[test]
+fn taking_again_and_again_needs_no_waiting() {
+    let mut sim = subscribed(prefetch(2), P1, Mode::Whole);
+    for n in 0..7 {
+        sim.push(&[&n.to_string()]);
+    }
+    sim.settle();
+    let mut seen = Vec::new();
+    for _ in 0..10 {
+        seen.extend(sim.payloads(2));
+        sim.settle();
+    }
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5", "6"]);
+    sim.finish();
+}
+
+#[test]
+fn a_pause_is_no_silence() {
+    for waits in [false, true] {
+        let mut sim = subscribed(prefetch(1).idle_resubscribe(Duration::from_secs(10)), P1, Mode::Whole);
+        sim.push(&["1"]);
+        sim.advance_secs(3_600);
+        assert_eq!(sim.payloads(1), ["1"]);
+        if waits {
+            assert!(!sim.wait_delivery());
+        } else {
+            assert!(sim.take(1).is_empty());
+        }
+        sim.advance_ms(9_999);
+        assert_eq!(sim.dials.len(), 1);
+        sim.advance_ms(1);
+        assert_eq!(sim.dials.len(), 2);
+        sim.finish();
+    }
+}
