@@ -71,6 +71,8 @@ pub(super) struct Truth {
     confirmed: BTreeMap<QueueName, BTreeSet<MessageId>>,
     /// Said to have had no effect.
     disclaimed: BTreeSet<Tag>,
+    /// Messages whose callers were told that their fate is unknown: a connection that was given up may bring them late.
+    in_doubt: BTreeSet<Tag>,
     delivered: BTreeSet<Tag>,
     ack_asked: BTreeSet<MessageId>,
     /// The last place executed, per ordered producer.
@@ -221,7 +223,7 @@ impl Truth {
                 .messages
                 .get(&tag)
                 .and_then(|known| known.place)
-                .filter(|_| ordered)
+                .filter(|_| ordered && !self.in_doubt.contains(&tag))
             {
                 let last = self.places.entry(producer).or_insert(0);
                 if place <= *last {
@@ -350,7 +352,10 @@ impl Truth {
     fn fail(&mut self, tag: Tag, message: &Message, error: &Error) -> Result<(), String> {
         self.failures += 1;
         match error.outcome() {
-            Outcome::Unknown => self.same_message(tag, message),
+            Outcome::Unknown => {
+                self.in_doubt.insert(tag);
+                self.same_message(tag, message)
+            }
             Outcome::NotSent | Outcome::Rejected => {
                 if self.executed.contains(&tag) {
                     return Err(format!("message {tag} was stored, but its caller is told: {error}"));
