@@ -15,7 +15,7 @@ use crate::admin::Admin;
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::{Port, SOURCES, attend, spawner};
 use crate::producer::ProducerBuilder;
-use crate::wait::{wait, wait_until};
+use crate::wait::{Input, wait, wait_until};
 
 /// A connection to a Fila broker, or to a cluster of them, that mends itself.
 ///
@@ -226,7 +226,7 @@ impl Events {
     }
 
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Event> {
-        wait_until(None, until, |cx| self.0.poll(cx)).flatten()
+        wait_until(None, Input::Push, until, |cx| self.0.poll(cx)).flatten()
     }
 }
 

@@ -11,7 +11,7 @@ use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
 use crate::client::Client;
 use crate::driver::{Line, Port, attend, post};
-use crate::wait::{Pending, wait, wait_until};
+use crate::wait::{Input, Pending, wait, wait_until};
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ impl Consumer {
         } = self;
         let next = match deliveries.take() {
             Some(lease) => Some(Ok(lease)),
-            None => wait_until(Some(line), until, |cx| {
+            None => wait_until(Some(line), Input::Push, until, |cx| {
                 attend(line, || deliveries.poll(Instant::now, cx))
             })?,
         };

@@ -25,7 +25,7 @@ use fibp_proto::link::{Action, DialId, Parcel};
 use fibp_proto::task::{Hub, LinkCell, Locked, Sources, Spawn, Waiter, complete};
 
 use crate::connect::{self, SLICE};
-use crate::wait::{Bell, lock, sleep};
+use crate::wait::{Bell, Input, lock, sleep};
 
 /// How much is encoded ahead of the socket, in bytes.
 const WRITE_CHUNK: usize = 64 * 1024;
@@ -195,8 +195,11 @@ impl Driver {
         lock(&self.port.state)
     }
 
-    /// Takes the leader's role, if it is free.
-    pub(crate) fn lead(&self) -> Option<Leader<'_>> {
+    /// Takes the leader's role, if it is free and `input` may come here.
+    pub(crate) fn lead(&self, input: Input) -> Option<Leader<'_>> {
+        if input == Input::Answer && self.line.lock().link.in_flight() == 0 {
+            return None;
+        }
         let mut state = self.state();
         let stream = state.stream.clone()?;
         if state.led || state.reader_wanted || state.ended {

@@ -74,9 +74,19 @@ impl Wake for Bell {
     }
 }
 
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// An answer, which may come on another link.
+    Answer,
+    /// What the server sends unasked.
+    Push,
+}
+
 /// Polls until there is a result, or until `until`, and reads from `line` meanwhile if nobody else does.
 pub(crate) fn wait_until<T>(
     line: Option<&Arc<Line>>,
+    input: Input,
     until: Option<Instant>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Option<T> {
@@ -95,10 +105,11 @@ pub(crate) fn wait_until<T>(
             return None;
         }
         // A read cannot be cut short: close to the caller's own limit it is better to sleep.
-        if left.is_none_or(|left| left > SLICE) && leading.is_none() {
-            leading = driver.as_ref().and_then(Driver::lead);
-        } else if left.is_some_and(|left| left <= SLICE) {
+        let may_read = left.is_none_or(|left| left > SLICE);
+        if !may_read {
             leading = None;
+        } else if leading.is_none() {
+            leading = driver.as_ref().and_then(|driver| driver.lead(input));
         }
         if let Some(leader) = &leading {
             let (read, turn) = leader.read();
@@ -106,9 +117,6 @@ pub(crate) fn wait_until<T>(
                 continue;
             }
             leading = None;
-            if read == Read::Bytes {
-                continue;
-            }
         }
         if let Some(driver) = &driver {
             driver.want_reader();
@@ -121,7 +129,7 @@ pub(crate) fn wait_until<T>(
 pub(crate) fn wait<T>(line: &Arc<Line>, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
-        if let Some(result) = wait_until(Some(line), None, |cx| future.as_mut().poll(cx)) {
+        if let Some(result) = wait_until(Some(line), Input::Answer, None, |cx| future.as_mut().poll(cx)) {
             return result;
         }
     }
@@ -161,7 +169,9 @@ impl<R: Clone> Pending<R> {
     fn wait_until(&mut self, until: Option<Instant>) -> Option<R> {
         if self.result.is_none() {
             let call = &mut self.call;
-            let reply = wait_until(Some(self.client.handle.main()), until, |cx| pin!(&mut *call).poll(cx))?;
+            let reply = wait_until(Some(self.client.handle.main()), Input::Answer, until, |cx| {
+                pin!(&mut *call).poll(cx)
+            })?;
             self.result = Some((self.read)(reply));
         }
         self.result.clone()

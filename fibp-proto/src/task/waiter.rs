@@ -130,7 +130,19 @@ pub fn complete(completions: &mut Vec<Completion<Waiter>>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// Counts its wake-ups.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 
     fn poll(wait: &mut Wait) -> Poll<Option<Reply<Waiter>>> {
         Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()))
@@ -155,14 +167,6 @@ mod tests {
 
     #[test]
     fn the_latest_waker_is_woken() {
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        #[derive(Default)]
-        struct Count(AtomicUsize);
-        impl std::task::Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
         let (waiter, mut wait) = Waiter::pair();
         for count in [&first, &second] {
@@ -172,6 +176,30 @@ mod tests {
         waiter.complete(Reply::Drained);
         assert_eq!(first.0.load(Ordering::SeqCst), 0);
         assert_eq!(second.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn neighbours_share_one_wake_up() {
+        let (mine, shared) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let mut completions = Vec::new();
+        let mut waits = Vec::new();
+        for waker in [Some(&mine), Some(&shared), Some(&shared), None, Some(&shared)] {
+            let (token, mut wait) = Waiter::pair();
+            if let Some(waker) = waker.map(|count| Waker::from(Arc::clone(count))) {
+                assert!(Pin::new(&mut wait).poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            completions.push(Completion {
+                token,
+                reply: Reply::Ready,
+            });
+            waits.push(wait);
+        }
+        assert_eq!(complete(&mut completions), 4, "one was not waited for");
+        assert_eq!(mine.0.load(Ordering::SeqCst), 1);
+        assert_eq!(shared.0.load(Ordering::SeqCst), 1);
+        for wait in &mut waits {
+            assert!(matches!(poll(wait), Poll::Ready(Some(Reply::Ready))));
+        }
     }
 
     #[test]
