@@ -1,1 +1,40 @@
-//! fibp-fuzz
+//! What the fuzz targets do with their input: ordinary functions, which stable tests run over the corpora.
+//!
+//! Each panics when something does not hold.
+
+mod answer;
+mod input;
+mod values;
+mod waiters;
+
+pub mod chunking;
+pub mod client_connection;
+pub mod frame_decode;
+pub mod link_ops;
+pub mod roundtrip;
+pub mod seeds;
+pub mod server_connection;
+
+use fibp_proto::{AdminRevision, Dialect};
+
+/// A target's body.
+pub type Body = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: [(&str, Body); 6] = [
+    ("frame_decode", frame_decode::run),
+    ("client_connection", client_connection::run),
+    ("server_connection", server_connection::run),
+    ("roundtrip", roundtrip::run),
+    ("chunking", chunking::run),
+    ("link_ops", link_ops::run),
+];
+
+/// Every dialect that has a wire format.
+pub const DIALECTS: [Dialect; 5] = [
+    Dialect::Preamble(AdminRevision::P1),
+    Dialect::Preamble(AdminRevision::P2),
+    Dialect::Preamble(AdminRevision::P3),
+    Dialect::Framed,
+    Dialect::FramedF1,
+];

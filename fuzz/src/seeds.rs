@@ -1,0 +1,155 @@
+//! The inputs that fuzzing starts from: golden frames of spec/, with the decisions that a target reads before them.
+
+/// A server's side of a preamble conversation (spec/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a link
+/// of [`client_connection`](crate::client_connection) asks.
+const PREAMBLE_ANSWERS: &[&str] = &[
+    "46 49 42 50 01 00",
+    // The admin probe is refused as P1 does.
+    "00 00 00 24 00 fe 00 00 00 01 'operation 0x14 not implemented'",
+    "00 00 00 06 00 21 00 00 00 02",
+    "00 00 00 2f 00 01 00 00 00 03 00 01 01 00 24 '0195d3c8-5f2a-7abc-8def-0123456789ab'",
+    "00 00 00 13 00 01 00 00 00 04 00 01 00 00 01 00 06 'orders'",
+    "00 00 00 09 00 03 00 00 00 05 00 01 01",
+    "00 00 00 1f 00 fe 00 00 00 06 'leader_hint:10.0.0.2:5555'",
+    "00 00 00 0e 00 10 00 00 00 07 0a 06 'orders'",
+];
+
+/// A preamble server's refusal of a key, and of the whole connection.
+const PREAMBLE_REFUSALS: &[&str] = &[
+    "46 49 42 50 01 00",
+    "00 00 00 20 00 fe 00 00 00 01 'invalid or missing api key'",
+    "00 00 00 13 00 ff 00 00 00 00 'invalid magic'",
+];
+
+/// A consumer's confirmation and a push (spec/preamble.md 1.6, 1.7).
+const PREAMBLE_PUSHES: &[&str] = &[
+    "46 49 42 50 01 00",
+    "00 00 00 06 00 02 00 00 00 01",
+    "00 00 00 53 04 02 00 00 00 00 00 01 00 24 '0195d3c8-5f2a-7abc-8def-0123456789ab' 00 07 'default' 00 00 00 00",
+    "01 00 06 'tenant' 00 04 'acme' 00 00 00 05 'hello'",
+];
+
+/// A framed server's side (spec/framed.md 2 to 4).
+const FRAMED_ANSWERS: &[&str] = &[
+    "00 00 00 14 02 00 00 00 00 00 00 01 00 00 00 00 00 00 00 00 01 00 00 00",
+    "00 00 00 06 04 00 00 00 00 01",
+    "00 00 00 0a 17 00 00 00 00 02 00 00 00 00",
+    "00 00 00 44 fe 00 00 00 00 02 0c 00 1d 'not the leader for this queue' 00 01 00 0b 'leader_addr' 00 0d '10.0.0.2:5555'",
+    "00 00 00 06 03 00 00 00 00 09",
+];
+
+/// A preamble client's side (spec/preamble.md 1.1 to 1.9).
+const PREAMBLE_REQUESTS: &[&str] = &[
+    "46 49 42 50 01 00",
+    "00 00 00 0e 00 30 00 00 00 01 'test-key'",
+    "00 00 00 28 00 01 00 00 00 02 00 06 'orders' 00 01 01 00 06 'tenant' 00 04 'acme' 00 00 00 05 'hello'",
+    "00 00 00 12 00 02 00 00 00 03 00 06 'orders' 00 00 01 00",
+    "00 00 00 36 00 03 00 00 00 04 00 01 00 06 'orders' 00 24 '0195d3c8-5f2a-7abc-8def-0123456789ab'",
+    "00 00 00 0a 00 20 00 00 00 00 00 00 00 40",
+    "00 00 00 06 00 14 00 00 00 01",
+    "00 00 00 06 00 21 00 00 00 07",
+    "00 00 00 06 00 ff 00 00 00 00",
+];
+
+/// A framed client's side (spec/framed.md 2 and 3).
+const FRAMED_REQUESTS: &[&str] = &[
+    "00 00 00 09 01 00 00 00 00 00 00 01 00",
+    "00 00 00 0a 16 00 00 00 00 04 00 00 00 00",
+    "00 00 00 06 03 00 00 00 00 05",
+    "00 00 00 0e 12 00 00 00 00 06 00 06 'orders'",
+    "00 00 00 06 15 00 00 00 00 06",
+    "00 00 00 06 05 00 00 00 00 07",
+];
+
+/// A seed: its target, its name, its bytes.
+pub type Seed = (&'static str, String, Vec<u8>);
+
+/// All seeds.
+#[must_use]
+pub fn seeds() -> Vec<Seed> {
+    let conversations: [(&str, Vec<u8>); 6] = [
+        ("preamble-answers", bytes(PREAMBLE_ANSWERS)),
+        ("preamble-refusals", bytes(PREAMBLE_REFUSALS)),
+        ("preamble-pushes", bytes(PREAMBLE_PUSHES)),
+        ("framed-answers", bytes(FRAMED_ANSWERS)),
+        ("preamble-requests", bytes(PREAMBLE_REQUESTS)),
+        ("framed-requests", bytes(FRAMED_REQUESTS)),
+    ];
+    // Decisions: a frame limit of 65 542 bytes, skipping, portions of 64.
+    let frame_decode = [0, 1, 0, 0, 1, 63];
+    // P1, large portions, reading; eight decisions about answers.
+    let server = [0, 200, 1, 8, 1, 1, 1, 1, 0, 1, 0, 1];
+    // The first two bytes choose what the link is for and its dialect; the last the portions.
+    let links: [(&str, &[u8]); 4] = [
+        ("requests-p1", &[0, 0, 200]),
+        ("requests-framed", &[0, 3, 200]),
+        ("requests-auto", &[2, 7]),
+        ("consumer-p1", &[0x51, 0, 20]),
+    ];
+    let mut seeds = Vec::new();
+    for (name, conversation) in &conversations {
+        // Frames without what opens a connection.
+        let frames = conversation.get(6..).filter(|_| conversation.starts_with(b"FIBP"));
+        seeds.push((
+            "frame_decode",
+            (*name).to_owned(),
+            with(&frame_decode, frames.unwrap_or(conversation)),
+        ));
+        if name.ends_with("requests") {
+            seeds.push(("server_connection", (*name).to_owned(), with(&server, conversation)));
+            seeds.push(("chunking", (*name).to_owned(), with(&[0, 0, 3, 0, 4, 9], conversation)));
+            continue;
+        }
+        let framed = name.starts_with("framed");
+        for (link, decisions) in links {
+            if link.ends_with("auto") || link.ends_with("framed") == framed {
+                let name = format!("{link}-{name}");
+                seeds.push(("client_connection", name, with(decisions, conversation)));
+            }
+        }
+        let choice: &[u8] = if framed {
+            &[0, 3, 1, 2, 40]
+        } else {
+            &[0x51, 0, 1, 2, 40]
+        };
+        seeds.push(("chunking", (*name).to_owned(), with(choice, conversation)));
+    }
+    // Values of every kind follow from any bytes.
+    let counting: Vec<u8> = (0..=255).collect();
+    seeds.push(("roundtrip", "counting".to_owned(), counting.clone()));
+    seeds.push((
+        "roundtrip",
+        "stretched".to_owned(),
+        counting.iter().map(|n| n.wrapping_mul(37)).collect(),
+    ));
+    let opening = [2, 3, 1, 200, 200, 200, 7, 200, 3, 0, 2, 1, 2, 0];
+    let busy = [
+        2, 20, 1, 1, 3, 7, 1, 20, 0, 9, 7, 2, 8, 1, 17, 31, 0, 20, 6, 0, 7, 3, 10, 11, 0, 12, 13, 4, 33,
+    ];
+    seeds.push(("link_ops", "requests".to_owned(), with(&opening, &busy.repeat(4))));
+    seeds.push(("link_ops", "counting".to_owned(), counting));
+    let consumer = [
+        0, 3, 1, 10, 0, 2, 9, 7, 1, 34, 9, 35, 7, 3, 34, 2, 17, 14, 2, 7, 36, 37, 2,
+    ];
+    seeds.push(("link_ops", "consumer".to_owned(), with(&[3], &consumer.repeat(3))));
+    seeds
+}
+
+fn with(decisions: &[u8], conversation: &[u8]) -> Vec<u8> {
+    [decisions, conversation].concat()
+}
+
+/// Bytes from hex digits; words in single quotes stand for their ASCII bytes.
+fn bytes(frames: &[&str]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (at, part) in frames.join(" ").split('\'').enumerate() {
+        if at % 2 == 1 {
+            all.extend_from_slice(part.as_bytes());
+            continue;
+        }
+        for byte in part.split_whitespace() {
+            all.push(u8::from_str_radix(byte, 16).expect("hex digits"));
+        }
+    }
+    all
+}
