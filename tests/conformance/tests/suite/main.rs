@@ -11,6 +11,7 @@ mod consuming;
 mod endurance;
 mod flow;
 mod operations;
+mod real_peers;
 mod recovery;
 mod settings;
 mod tls;
