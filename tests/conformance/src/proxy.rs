@@ -63,7 +63,8 @@ pub struct Passed {
 pub struct Proxy {
     addr: SocketAddr,
     shared: Arc<Shared>,
-    accepting: Option<JoinHandle<()>>,
+    /// Ends with the threads of the connections it accepted.
+    accepting: Option<JoinHandle<Vec<JoinHandle<()>>>>,
 }
 
 #[derive(Debug)]
@@ -133,13 +134,15 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(self.addr));
+        // Only when no more are accepted are all connections known.
+        let pumps = self.accepting.take().map(JoinHandle::join);
         for link in lock(&self.shared.links).drain(..) {
             if let Some(link) = link.upgrade() {
                 link.close();
             }
         }
-        if let Some(accepting) = self.accepting.take() {
-            let _panicked = accepting.join().is_err();
+        for pump in pumps.into_iter().flat_map(Result::unwrap_or_default) {
+            let _panicked = pump.join().is_err();
         }
     }
 }
@@ -148,7 +151,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize) -> Plan) {
+fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize) -> Plan) -> Vec<JoinHandle<()>> {
     let mut pumps = Vec::new();
     for number in 0.. {
         let Ok((client, _)) = listener.accept() else { break };
@@ -177,9 +180,7 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize)
             pumps.push(std::thread::spawn(move || link.pump(&shared, flow)));
         }
     }
-    for pump in pumps {
-        pump.join().expect("pumps do not panic");
-    }
+    pumps
 }
 
 impl Link {
