@@ -168,6 +168,10 @@ impl<T> Link<T> {
             self.opened = Some((id, token));
             self.session.open_by = now.checked_add(timeout);
         }
+        // Others may still be needed for what is being flushed.
+        if matches!(self.name, LinkName::Consumer(_)) && self.shared.state() == State::Closed {
+            return self.end_for_good(now, closed("the client"));
+        }
         self.dial(now);
     }
 

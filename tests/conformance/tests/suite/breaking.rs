@@ -42,7 +42,7 @@ fn start_broker(env: &Env) {
 
 async fn passed_in_a_whole_session(env: &Env) -> Vec<Passed> {
     let proxy = Proxy::start(env.broker().addr(), |_| Plan::Pass);
-    session::perform(env, session::config(proxy.addr()), "unbroken").await;
+    session::perform(env, session::patient(proxy.addr()), "unbroken").await;
     let passed = proxy.passed();
     assert_eq!(passed.len(), CONNECTIONS);
     delete_queue(env).await;
@@ -121,7 +121,7 @@ cases! {
         start_broker(env);
         for plan in [Plan::Split(1), Plan::Split(7), Plan::Throttle(64)] {
             let proxy = Proxy::start(env.broker().addr(), move |_| plan);
-            session::perform(env, session::config(proxy.addr()), &format!("{plan:?}")).await;
+            session::perform(env, session::patient(proxy.addr()), &format!("{plan:?}")).await;
             assert_eq!(proxy.accepted(), CONNECTIONS, "{plan:?}: nothing was lost");
             drop(proxy);
             delete_queue(env).await;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use fibp_proto::config::Config;
 use fibp_proto::tls::Tls;
@@ -36,7 +37,9 @@ impl OpenSsl {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
         let addr = free.expect("a free port");
         // OpenSSL reads files only.
-        let folder = std::env::temp_dir().join(format!("fila-conformance-{}-{}", std::process::id(), addr.port()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("fila-conformance-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let file = |name: &str, pem: &str| {
             let path = folder.join(name);

@@ -226,7 +226,7 @@ cases! {
         let authority = start(env, |tls, _| tls);
         for size in [1, 100] {
             let proxy = Proxy::start(env.broker().addr(), move |_| Plan::Split(size));
-            let config = session::config(proxy.addr()).tls(Tls::ca_pem(authority.pem()));
+            let config = session::patient(proxy.addr()).tls(Tls::ca_pem(authority.pem()));
             session::perform(env, config, &format!("split by {size}")).await;
             let client = env.connect(trusting(env, &authority)).await.expect("a client");
             client.delete_queue(SESSION_QUEUE).await.expect("deleted");
@@ -243,7 +243,7 @@ cases! {
         }));
         let tls = || Tls::ca_pem(authority.pem());
         let whole = Proxy::start(env.broker().addr(), |_| Plan::Pass);
-        session::perform(env, session::config(whole.addr()).tls(tls()), "unbroken").await;
+        session::perform(env, session::patient(whole.addr()).tls(tls()), "unbroken").await;
         let lengths: Vec<_> = whole.passed().iter().map(|passed| passed.down.len()).collect();
         let cleaner = env.connect(env.config().tls(tls())).await.expect("a client");
         cleaner.delete_queue(SESSION_QUEUE).await.expect("deleted");
