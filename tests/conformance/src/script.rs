@@ -230,12 +230,24 @@ impl Conversation {
     ///
     /// The client closed, or sent nothing for long.
     pub fn take_raw(&mut self, n: usize) -> Vec<u8> {
-        while self.decoder.pending().len() < n {
-            assert!(self.fill(), "the client closed before it sent {n} bytes");
-        }
+        assert!(self.wait_for_bytes(n), "the client closed before it sent {n} bytes");
         let bytes = self.decoder.pending()[..n].to_vec();
         self.decoder.consume(n);
         bytes
+    }
+
+    /// Waits for `n` bytes of any kind. False if the client left before it sent them.
+    ///
+    /// # Panics
+    ///
+    /// The client sent nothing for long.
+    pub fn wait_for_bytes(&mut self, n: usize) -> bool {
+        while self.decoder.pending().len() < n {
+            if !self.fill() {
+                return false;
+            }
+        }
+        true
     }
 
     /// The next frame, or `None` when the client has closed.
@@ -275,10 +287,8 @@ impl Conversation {
     ///
     /// The client opens otherwise.
     pub fn expect_opening(&mut self) -> bool {
-        while self.decoder.pending().is_empty() {
-            if !self.fill() {
-                return false;
-            }
+        if !self.wait_for_bytes(1) {
+            return false;
         }
         match self.dialect {
             Dialect::Framed | Dialect::FramedF1 => {

@@ -509,7 +509,9 @@ cases! {
         for (bytes, kinds, hint) in strangers {
             let bytes = bytes.to_vec();
             let server = Scripted::start(P1, move |_, conversation| {
-                conversation.take_raw(4);
+                if !conversation.wait_for_bytes(4) {
+ return;
+ }
                 conversation.write(&bytes);
                 conversation.half_close();
                 conversation.read_to_end();
