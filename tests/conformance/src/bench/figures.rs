@@ -51,6 +51,10 @@ pub fn run(options: &Options) {
         consume(options, &mut target, &tokio);
         return;
     }
+    // First: later, memory that others have freed would be taken for none.
+    if options.wants("idle") {
+        idle(options, &tokio);
+    }
     let mut target = Target::null(options.coalesce);
     rtt(options, &target, &tokio);
     fanin(options, &target, &tokio, &tokio_multi);
@@ -70,9 +74,6 @@ pub fn run(options: &Options) {
     }
     if options.wants("inflight") {
         super::in_flight::run(options);
-    }
-    if options.wants("idle") {
-        idle(options, &tokio);
     }
 }
 
