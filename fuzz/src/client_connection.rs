@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
 use fibp_proto::frame::Transmit;
-use fibp_proto::link::{Action, Reply, Settle};
+use fibp_proto::link::{Action, Lease, Reply, Settle};
 use fibp_proto::{Dialect, Link, Message, Request, Shared};
 
 use crate::input::Input;
@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     key: bool,
     /// How many deliveries the user takes at a time; none for a user that takes nothing.
     takes: usize,
+    /// How many connections there are, one after the other.
+    connections: usize,
 }
 
 impl Setup {
@@ -45,13 +47,15 @@ impl Setup {
             },
             key: choice & 4 == 4,
             takes: usize::from(choice >> 4),
+            connections: 3,
         }
     }
 
-    /// For a consumer that takes what there is: what it is told depends on nothing but the bytes.
+    /// For a consumer that takes what there is, on one connection: what it is told depends on the bytes alone.
     pub(crate) fn only_consumes(mut self) -> Self {
         self.consumer = true;
         self.takes = usize::MAX;
+        self.connections = 1;
         self
     }
 
@@ -72,21 +76,28 @@ impl Setup {
     }
 }
 
+/// What a link told its users. How completions and deliveries lie between each other depends on when the users look.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) completions: Vec<String>,
+    pub(crate) deliveries: Vec<String>,
+}
+
 /// Lets a link hear `stream`, cut as `portion` says, on every connection that it opens; returns what it told.
-pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize) -> usize) -> Vec<String> {
+pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize) -> usize) -> Told {
     let shared = Shared::new(setup.config()).expect("the configuration is valid");
     let waiters = Waiters::default();
     let start = Instant::now();
     let mut now = start;
     let mut link = setup.link(&shared, now, waiters.token());
-    let mut told = Vec::new();
+    let mut told = Told::default();
     if !setup.consumer {
         ask(&mut link, now, &waiters);
     }
     let mut transmit = Transmit::new();
     // For nodes that nobody opens a link to.
     let mut parcels = Vec::new();
-    'connections: for _ in 0..3 {
+    'connections: for _ in 0..setup.connections {
         let mut open = false;
         let mut at = 0;
         loop {
@@ -111,11 +122,9 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
             let mut leases = VecDeque::new();
             if setup.takes > 0 && setup.consumer {
                 link.take_deliveries(now, setup.takes, &mut leases);
-                told.extend(
-                    leases
-                        .iter()
-                        .map(|lease| format!("{:?} {:?}", lease.sequence, lease.received)),
-                );
+                for Lease { sequence, received, .. } in &leases {
+                    told.deliveries.push(format!("{sequence} {received:?}"));
+                }
                 // What was taken is done with.
                 link.wait_delivery(now, waiters.token());
             }
@@ -145,7 +154,7 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
         link.handle_timeout(now);
     }
     if let Some(Some(error)) = link.poll_consumer_end() {
-        told.push(format!("ended: {:?}", error.kind()));
+        told.completions.push(format!("ended: {:?}", error.kind()));
     }
     link.abort(now);
     while let Some(action) = link.poll_action() {
@@ -202,7 +211,7 @@ fn ask(link: &mut Link<Token>, now: Instant, waiters: &Waiters) {
 }
 
 /// Takes the completions.
-fn drain(link: &mut Link<Token>, told: &mut Vec<String>) {
+fn drain(link: &mut Link<Token>, Told { completions: told, .. }: &mut Told) {
     let mut completions = Vec::new();
     link.drain_completions(&mut completions);
     for completion in completions {
