@@ -9,8 +9,11 @@ use crate::message::MessageId;
 use crate::response::Response;
 
 /// Names a call until it completes, for [`Link::abandon`](super::Link::abandon).
+///
+/// What waits for the same thing waits in the order of these ids. Those of calls count up from one. Work that
+/// another link handed over, which was submitted before whatever waits here now, has ids below zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CallId(pub(crate) u64);
+pub struct CallId(pub(crate) i64);
 
 /// Names a dial attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -59,6 +59,25 @@ impl<T> Lane<T> {
         Some(item)
     }
 
+    /// Behind what waits already, in the order of call ids.
+    fn push(&mut self, item: Item<T>) {
+        self.bytes = self.bytes.saturating_add(item.ticket.cost);
+        let call = item.ticket.call;
+        if self.items.back().is_none_or(|last| last.ticket.call <= call) {
+            self.items.push_back(item);
+        } else {
+            let place = self.items.partition_point(|known| known.ticket.call <= call);
+            self.items.insert(place, item);
+        }
+    }
+
+    /// Before what waits already, in the order of call ids.
+    fn put_back(&mut self, item: Item<T>) {
+        self.bytes = self.bytes.saturating_add(item.ticket.cost);
+        let place = self.items.partition_point(|known| known.ticket.call < item.ticket.call);
+        self.items.insert(place, item);
+    }
+
     fn is_full(&self) -> bool {
         let messages = match self.policy.batching {
             Batching::Linger { max_messages, .. } => max_messages.min(self.policy.max_messages),
@@ -137,14 +156,13 @@ impl<T> Lanes<T> {
         !self.ready.is_empty()
     }
 
-    /// Adds an item at the back.
+    /// Adds an item where its call id belongs, usually at the back.
     pub(super) fn push(&mut self, now: Instant, key: LaneKey, policy: Policy, item: Item<T>) {
         let index = self.lane_index(key, policy);
         self.soonest.add(item.ticket.fate.deadline);
         self.items += 1;
         if let Some(lane) = self.lane_mut(index) {
-            lane.bytes = lane.bytes.saturating_add(item.ticket.cost);
-            lane.items.push_back(item);
+            lane.push(item);
             lane.waiting_since = lane.waiting_since.or(Some(now));
         }
         self.reconsider(now, index);
@@ -157,9 +175,7 @@ impl<T> Lanes<T> {
         for item in items.into_iter().rev() {
             self.soonest.add(item.ticket.fate.deadline);
             if let Some(lane) = self.lane_mut(index) {
-                lane.bytes = lane.bytes.saturating_add(item.ticket.cost);
-                let place = lane.items.partition_point(|known| known.ticket.call < item.ticket.call);
-                lane.items.insert(place, item);
+                lane.put_back(item);
                 lane.waiting_since = lane.waiting_since.or(Some(now));
                 lane.flushing = true;
             }

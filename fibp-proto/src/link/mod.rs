@@ -85,7 +85,8 @@ pub struct Link<T> {
     closing: Option<Closing<T>>,
     completions: Vec<Completion<T>>,
     actions: VecDeque<Action<T>>,
-    next_call: u64,
+    next_call: i64,
+    next_accepted: i64,
     stats: Stats,
     needs_driver: bool,
     /// The latest instant seen.
@@ -149,6 +150,7 @@ impl<T> Link<T> {
             completions: Vec::new(),
             actions: VecDeque::new(),
             next_call: 0,
+            next_accepted: i64::MIN,
             stats: Stats::default(),
             needs_driver: true,
             latest: now,
@@ -253,6 +255,12 @@ impl<T> Link<T> {
     fn next_call_id(&mut self) -> CallId {
         self.next_call += 1;
         CallId(self.next_call)
+    }
+
+    /// For work of another link.
+    fn next_accepted_id(&mut self) -> CallId {
+        self.next_accepted += 1;
+        CallId(self.next_accepted)
     }
 
     fn account(&mut self, index: usize) -> Option<&mut Account<T>> {

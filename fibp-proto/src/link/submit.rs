@@ -219,15 +219,19 @@ impl<T> Link<T> {
             return self.note_change();
         }
         // The call ids of the other link mean nothing here, but the order they stand for does.
-        let id = self.next_call_id();
         match parcel.0 {
             Cargo::Call(mut call) => {
-                call.id = id;
+                call.id = self.next_accepted_id();
                 self.admit(now, CLIENT, Job::Call(call));
             }
             Cargo::Items(mut items) => {
+                let mut latest = None;
                 for item in &mut items {
-                    item.ticket.call = id;
+                    // What came together stays together.
+                    let known = latest.filter(|(theirs, _)| *theirs == item.ticket.call);
+                    let (theirs, ours) = known.unwrap_or_else(|| (item.ticket.call, self.next_accepted_id()));
+                    latest = Some((theirs, ours));
+                    item.ticket.call = ours;
                     item.ticket.account = CLIENT;
                     item.ticket.cost = item.payload.cost();
                 }
@@ -342,8 +346,7 @@ impl<T> Link<T> {
                 if let Some(room) = self.account(account) {
                     room.charge(1, 0);
                 }
-                self.calls_soonest.add(call.fate.deadline);
-                self.calls.push_back(call);
+                self.requeue_call(call);
             }
             Job::Items(items) => {
                 for item in items {

@@ -380,6 +380,46 @@ fn a_node_that_fails_returns_its_work() {
 }
 
 #[test]
+fn returned_work_is_not_taken_for_a_call_that_waits() {
+    let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
+    let mut main = connected(config, Mode::Whole, Dialect::Framed);
+    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    let returned = main.enqueue_many(vec![Message::new("orders", "1"), Message::new("orders", "2")]);
+    main.settle();
+    let (to, parcel) = main.parcels.pop().unwrap();
+    let mut node = main.node(&to.unwrap());
+    node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
+    node.link.accept(node.now, parcel);
+    node.advance_secs(1);
+
+    // Meanwhile nothing leaves the main link: calls take all its room, and others wait in line for that.
+    main.socket().budget = Some(0);
+    let stats = [(); 2].map(|()| main.call_within(GetQueueStats { queue: "orders".into() }, None));
+    let (message, message_id) = main.enqueue_within("orders", "3", None);
+    let later = main.enqueue("orders", "4");
+    main.settle();
+    main.link.accept(main.now, node.parcels.pop().unwrap().1);
+    main.settle();
+    for (token, id) in stats {
+        main.abandon(token, id);
+    }
+    main.settle();
+    main.abandon(message, message_id);
+
+    main.serve = Box::new(|request, _| obliging(request));
+    main.socket().budget = None;
+    main.settle();
+    let ids = main
+        .enqueued_many(returned)
+        .into_iter()
+        .map(|id| id.unwrap().to_string());
+    assert_eq!(ids.collect::<Vec<_>>(), ["of-1", "of-2"]);
+    assert!(main.enqueued(later).is_ok());
+    node.check_inert();
+    main.finish();
+}
+
+#[test]
 fn a_node_that_is_lost_in_the_middle_returns_what_is_safe() {
     let mut main = framed_node(Mode::Whole);
     main.serve = Box::new(|request, _| match request {
