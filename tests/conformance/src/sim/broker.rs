@@ -74,9 +74,11 @@ pub(super) struct Cluster {
     /// `None` while a leader is elected; what it will start with is kept meanwhile.
     leader: Option<usize>,
     limbo: Option<Snapshot>,
+    /// What nodes do wrong now, and what they always do.
     faults: Faults,
-    /// Connections to other nodes whose requests the leader executes.
-    forwarded: BTreeSet<ConnectionId>,
+    healthy: Faults,
+    /// Connections to other nodes whose requests the leader executes, and which of those it has not answered.
+    forwarded: BTreeMap<ConnectionId, BTreeSet<u32>>,
     /// Enqueues that were not answered yet.
     asked: BTreeMap<(ConnectionId, u32), Vec<Tag>>,
     /// Nodes refer requests to the leader instead of passing them on.
@@ -97,9 +99,9 @@ impl Cluster {
         settings.visibility_timeout = plan.visibility;
         settings.api_key = plan.key.then(|| Secret::from("simulated-key"));
         let queues: Vec<QueueName> = (0..plan.queues).map(|n| format!("queue-{n}").into()).collect();
-        let mut faults = Faults::default();
+        let mut healthy = Faults::default();
         if let Some(on) = plan.credit_loss {
-            faults = faults.credit_loss(on);
+            healthy = healthy.credit_loss(on);
         }
         let mut cluster = Self {
             nodes: Vec::new(),
@@ -108,8 +110,9 @@ impl Cluster {
             queues,
             leader: Some(0),
             limbo: None,
-            faults,
-            forwarded: BTreeSet::new(),
+            faults: healthy.clone(),
+            healthy,
+            forwarded: BTreeMap::new(),
             asked: BTreeMap::new(),
             refers: plan.refers,
             ordered,
@@ -194,7 +197,7 @@ impl Cluster {
         if let Some(node) = self.nodes.get_mut(node) {
             node.machine.disconnect(now, id, ending);
         }
-        if self.forwarded.remove(&id)
+        if self.forwarded.remove(&id).is_some()
             && let Some(node) = self.leader.and_then(|leader| self.nodes.get_mut(leader))
         {
             node.machine.disconnect(now, id, ending);
@@ -435,9 +438,15 @@ impl Cluster {
             let tags = truth.executing(messages, self.ordered)?;
             self.asked.insert((id, request.id), tags);
         }
-        if !here && self.forwarded.insert(id) {
-            // Clusters are simulated without keys.
-            let _ = node.machine.connect(now, id, self.dialect, None);
+        if !here {
+            self.forwarded
+                .entry(id)
+                .or_insert_with(|| {
+                    // Clusters are simulated without keys.
+                    let _ = node.machine.connect(now, id, self.dialect, None);
+                    BTreeSet::new()
+                })
+                .insert(request.id);
         }
         node.machine.handle(now, id, request, body);
         Ok(())
@@ -480,6 +489,9 @@ impl Cluster {
     }
 
     fn note_answer(&mut self, id: ConnectionId, request: u32, response: &Response, truth: &mut Truth) {
+        if let Some(unanswered) = self.forwarded.get_mut(&id) {
+            unanswered.remove(&request);
+        }
         // A heartbeat may have the same id.
         let Response::Enqueue(results) = response else { return };
         let Some(tags) = self.asked.remove(&(id, request)) else {
@@ -500,6 +512,12 @@ impl Cluster {
         self.spread_faults();
     }
 
+    /// Nodes do nothing wrong but what they always do.
+    pub(super) fn behave(&mut self) {
+        self.faults = self.healthy.clone();
+        self.spread_faults();
+    }
+
     fn spread_faults(&mut self) {
         let cluster = self.nodes.len() > 1;
         for (index, node) in self.nodes.iter_mut().enumerate() {
@@ -517,14 +535,17 @@ impl Cluster {
         }
     }
 
-    /// A node's process dies, or is stopped, with all its connections.
+    /// A node's process dies, or is stopped, with all its connections. Another node that waits for its answer to a
+    /// request has none to give, and hangs up.
     pub(super) fn stop(&mut self, now: Instant, index: usize, end: End) {
         let Some(node) = self.nodes.get_mut(index) else { return };
         node.up = false;
+        let leads = self.leader == Some(index);
+        let waits = |id| leads && self.forwarded.get(id).is_some_and(|unanswered| !unanswered.is_empty());
         let ids: Vec<ConnectionId> = self
             .wires
             .iter()
-            .filter(|(_, wire)| wire.node == index)
+            .filter(|(id, wire)| wire.node == index || waits(id))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -554,9 +575,7 @@ impl Cluster {
     /// The leader steps down; nobody leads until [`elect`](Self::elect).
     pub(super) fn step_down(&mut self, now: Instant, truth: &mut Truth) -> Result<(), String> {
         let Some(old) = self.leader.take() else { return Ok(()) };
-        // What it held back is not told any more by somebody who no longer leads.
-        self.set_faults(|_| Faults::default());
-        self.route(old, truth)?;
+        self.speak_out(old, truth)?;
         if let Some(node) = self.nodes.get_mut(old) {
             self.limbo = Some(node.machine.snapshot());
             node.machine = BrokerMachine::new(self.settings.clone());
@@ -569,9 +588,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// A node tells everything it held back: what it forgets next can be told no more.
+    fn speak_out(&mut self, index: usize, truth: &mut Truth) -> Result<(), String> {
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.machine.set_faults(self.healthy.clone());
+        }
+        self.route(index, truth)
+    }
+
     /// A node takes over.
-    pub(super) fn elect(&mut self, now: Instant, index: usize) {
-        let Some(snapshot) = self.limbo.take() else { return };
+    pub(super) fn elect(&mut self, now: Instant, index: usize, truth: &mut Truth) -> Result<(), String> {
+        let Some(snapshot) = self.limbo.take() else {
+            return Ok(());
+        };
+        self.speak_out(index, truth)?;
         self.leader = Some(index);
         self.start(index);
         if let Some(node) = self.nodes.get_mut(index) {
@@ -580,6 +610,7 @@ impl Cluster {
         self.asked.clear();
         self.reintroduce(now, index);
         self.spread_faults();
+        Ok(())
     }
 
     pub(super) fn has_leader(&self) -> bool {

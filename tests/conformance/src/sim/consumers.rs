@@ -178,8 +178,12 @@ impl World {
                 Ok(())
             }
             _ => {
-                let slow = self.phase == Phase::Storm && self.random.chance(10);
-                let pause = self.random.millis(0, if slow { 8000 } else { 30 });
+                let longest = match self.phase {
+                    Phase::Storm if self.random.chance(10) => 8000,
+                    Phase::Storm => 30,
+                    Phase::Drain { .. } | Phase::Close { .. } => 2,
+                };
+                let pause = self.random.millis(0, longest);
                 if let Some(consumer) = self.consumers.get_mut(index) {
                     consumer.state = Consuming::Busy(port, self.now + pause, leases);
                 }

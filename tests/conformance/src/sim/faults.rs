@@ -13,6 +13,9 @@ use super::world::{Phase, World};
 /// The operations that answers are held back for.
 const STALLED: [Op; 5] = [Op::Enqueue, Op::Ack, Op::Consume, Op::GetConfig, Op::Heartbeat];
 
+/// The longest ways once nothing goes wrong any more.
+const CALM_LATENCY: Duration = Duration::from_millis(2);
+
 /// Decides on the next fault.
 #[derive(Debug)]
 pub(super) struct Faulter {
@@ -79,7 +82,7 @@ impl World {
             self.faulter.elected_at = None;
             let node = self.random.below(self.plan.nodes);
             self.note(|| format!("node {node} leads"));
-            self.cluster.elect(now, node);
+            self.cluster.elect(now, node, &mut self.truth)?;
         }
         if self.faulter.next.is_some_and(|at| at <= now) && self.phase == Phase::Storm {
             self.faulter.next = Some(now + self.random.millis(1, self.plan.calm));
@@ -171,14 +174,7 @@ impl World {
     }
 
     fn behave(&mut self) {
-        let credit_loss = self.plan.credit_loss;
-        self.cluster.set_faults(|_| {
-            let healthy = Faults::default();
-            match credit_loss {
-                Some(on) => healthy.credit_loss(on),
-                None => healthy,
-            }
-        });
+        self.cluster.behave();
         if std::mem::take(&mut self.faulter.swallowed) {
             let ids: Vec<ConnectionId> = self.cluster.wires.keys().copied().collect();
             for id in ids {
@@ -196,7 +192,7 @@ impl World {
         self.cluster.stormy = false;
         self.behave();
         if !self.cluster.has_leader() {
-            self.cluster.elect(self.now, 0);
+            self.cluster.elect(self.now, 0, &mut self.truth)?;
         }
         for node in 0..self.plan.nodes {
             if self.plan.server == Dialect::Framed {
@@ -205,10 +201,12 @@ impl World {
             }
             self.cluster.start(node);
         }
+        // Servers lease far ahead of the smallest windows: with long ways those leases would end before their turn comes,
+        // over and over.
         let weather = Weather {
             capacity: 64_000,
             portion: 64_000,
-            ..self.plan.weather
+            latency: self.plan.weather.latency.min(CALM_LATENCY),
         };
         self.cluster.calm(weather);
         Ok(())
