@@ -217,7 +217,8 @@ fn drain(link: &mut Link<Token>, Told { completions: told, .. }: &mut Told) {
     for completion in completions {
         completion.token.redeem();
         match completion.reply {
-            Reply::Admitted(Err((failed, receipt))) => {
+            Reply::Admitted(Err(refused)) => {
+                let (failed, receipt) = *refused;
                 receipt.redeem();
                 told.push(format!("{failed:?}"));
             }

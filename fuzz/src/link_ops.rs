@@ -379,8 +379,8 @@ impl Driver {
         self.link.drain_completions(&mut self.completions);
         for Completion { token, reply, .. } in self.completions.drain(..) {
             token.redeem();
-            if let Reply::Admitted(Err((_, receipt))) = reply {
-                receipt.redeem();
+            if let Reply::Admitted(Err(refused)) = reply {
+                refused.1.redeem();
             }
         }
     }

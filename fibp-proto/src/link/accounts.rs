@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::completion::{CallId, Completion, Reply};
 use super::lanes::Policy;
-use super::work::{Call, Item};
+use super::work::{Call, Item, Many};
 use crate::config::{OnFull, ProducerSettings, Settings};
 use crate::error::Error;
 use crate::soonest::Soonest;
@@ -38,7 +38,8 @@ pub(super) struct Parked<T> {
 #[derive(Debug)]
 pub(super) enum Job<T> {
     Call(Call<T>),
-    Items(Vec<Item<T>>),
+    Item(Item<T>),
+    Many(Many<T>),
     /// A message for a producer; `admitted` waits for room only.
     Send {
         item: Item<T>,
@@ -50,10 +51,8 @@ impl<T> Job<T> {
     fn cost(&self) -> usize {
         match self {
             Self::Call(_) => 0,
-            Self::Items(items) => items
-                .iter()
-                .fold(0, |sum: usize, item| sum.saturating_add(item.ticket.cost)),
-            Self::Send { item, .. } => item.ticket.cost,
+            Self::Many(many) => many.payloads.cost(),
+            Self::Item(item) | Self::Send { item, .. } => item.ticket.cost,
         }
     }
 }
@@ -163,13 +162,14 @@ impl<T> Account<T> {
         self.parked.drain(..).collect()
     }
 
-    pub(super) fn charge(&mut self, requests: usize, bytes: usize) {
-        self.requests = self.requests.saturating_add(requests);
+    /// Takes room for bytes, and for a call with its first item.
+    pub(super) fn charge(&mut self, call: bool, bytes: usize) {
+        self.requests = self.requests.saturating_add(usize::from(call));
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    pub(super) fn release(&mut self, requests: usize, bytes: usize) {
-        self.requests = self.requests.saturating_sub(requests);
+    pub(super) fn release(&mut self, call: bool, bytes: usize) {
+        self.requests = self.requests.saturating_sub(usize::from(call));
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
@@ -297,6 +297,8 @@ impl<T> Flush<T> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::link::work::{Fate, Payload};
+    use crate::message::Message;
 
     fn done(completions: &mut Vec<Completion<&'static str>>) -> Vec<(&'static str, bool)> {
         completions
@@ -337,10 +339,12 @@ mod tests {
     #[test]
     fn an_oversized_job_comes_in_alone() {
         let mut account: Account<()> = Account::of_producer(ProducerSettings::default().buffer(10));
-        let job = Job::Items(Vec::new());
-        account.charge(0, 10);
-        assert!(account.has_room(&job), "costs nothing");
-        account.release(0, 10);
+        let payload = || Payload::from(Message::new("orders", "much more than this"));
+        let job = || Job::Item(Item::alone(CallId(1), Fate::new(None), (), payload()));
+        assert!(account.has_room(&job()), "nothing else is in");
+        account.charge(false, 1);
+        assert!(!account.has_room(&job()));
+        account.release(false, 1);
         assert!(account.is_idle());
     }
 }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::completion::{Action, Completion, Reply};
 use super::submit::{CLIENT, Cargo, Parcel};
-use super::work::{Batch, Call, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Ticket, Waiter, Work};
+use super::work::{Batch, Call, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Payloads, Ticket, Waiter, Work};
 use super::{Link, Settle};
 use crate::config::{Endpoint, Replay};
 use crate::connection::{Connection, Expiry};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::event::{Event, LinkName};
-use crate::message::QueueName;
+use crate::message::{MessageId, QueueName};
 use crate::request::{Op, Request};
 use crate::response::{Response, ServerError};
 use crate::simulation::Flaw;
@@ -72,23 +72,51 @@ impl<T> Link<T> {
             tickets,
         } = batch;
         self.lanes.answered(now, &lane);
-        let mut results = Results::of(response);
-        let mut moved: Vec<(Endpoint, Vec<Item<T>>)> = Vec::new();
+        let results = Verdicts::of(lane.kind, response);
+        let delayed = match payloads {
+            Payloads::Messages(Request::Enqueue(messages)) => {
+                self.answer_items(&lane.queue, messages, tickets, results)
+            }
+            Payloads::Messages(_) => Vec::new(),
+            Payloads::Settles(settles) => self.answer_items(&lane.queue, settles, tickets, results),
+        };
+        if !delayed.is_empty() {
+            self.put_back(now, lane.clone(), delayed);
+            if let Some(until) = now.checked_add(ELECTION_PAUSE) {
+                self.lanes.hold(now, &lane, until);
+            }
+        }
+    }
+
+    /// Tells everybody; returns the items to ask for again later.
+    fn answer_items<P: Into<Payload>>(
+        &mut self,
+        queue: &QueueName,
+        payloads: Vec<P>,
+        tickets: Vec<Ticket<T>>,
+        mut verdicts: Verdicts,
+    ) -> Vec<Item<T>> {
+        let mut moved = Moved::default();
         let mut delayed = Vec::new();
-        for (payload, mut ticket) in payloads.into_vec().into_iter().zip(tickets) {
-            let result = results.next(&payload, &ticket);
-            if let Some(error) = result.error().filter(|error| error.kind() == ErrorKind::NotLeader)
-                && !matches!(ticket.waiter, Waiter::Told)
-            {
-                match self.next_node(Some(&lane.queue), error, ticket.fate) {
+        for (payload, mut ticket) in payloads.into_iter().zip(tickets) {
+            let error = match verdicts.next() {
+                Ok(Some(id)) => {
+                    self.finish_item(ticket, ItemResult::Enqueued(Ok(id)));
+                    continue;
+                }
+                Ok(None) => {
+                    self.finish_item(ticket, ItemResult::Settled(Ok(())));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let payload = payload.into();
+            if error.kind() == ErrorKind::NotLeader && !matches!(ticket.waiter, Waiter::Told) {
+                match self.next_node(Some(queue), &error, ticket.fate) {
                     Next::Node(endpoint) => {
                         ticket.fate.hops += 1;
                         self.release(&ticket, None);
-                        let item = Item { payload, ticket };
-                        match moved.iter_mut().find(|(known, _)| *known == endpoint) {
-                            Some((_, items)) => items.push(item),
-                            None => moved.push((endpoint, vec![item])),
-                        }
+                        moved.add(endpoint, Item { payload, ticket });
                         continue;
                     }
                     Next::Later => {
@@ -98,17 +126,17 @@ impl<T> Link<T> {
                     Next::GiveUp => {}
                 }
             }
+            // The first attempt worked; the second finds no lease any more.
+            let is_ack = matches!(payload, Payload::Settle(Settle { nack: None, .. }));
+            let result = if is_ack && ticket.fate.replayed && error.kind() == ErrorKind::MessageNotFound {
+                ItemResult::Settled(Ok(()))
+            } else {
+                ItemResult::failed(payload, error)
+            };
             self.finish_item(ticket, result);
         }
-        for (endpoint, items) in moved {
-            self.hand_over(Some(endpoint), Cargo::Items(items));
-        }
-        if !delayed.is_empty() {
-            self.put_back(now, lane.clone(), delayed);
-            if let Some(until) = now.checked_add(ELECTION_PAUSE) {
-                self.lanes.hold(now, &lane, until);
-            }
-        }
+        self.hand_over_all(moved);
+        delayed
     }
 
     /// Where a request goes that this node does not lead.
@@ -155,6 +183,13 @@ impl<T> Link<T> {
         });
     }
 
+    /// Hands items that are not charged here any more to the nodes they belong to.
+    pub(super) fn hand_over_all(&mut self, moved: Moved<T>) {
+        for (endpoint, items) in moved.0 {
+            self.hand_over(Some(endpoint), Cargo::Items(items));
+        }
+    }
+
     /// Hands items that were charged here to another node.
     pub(super) fn reroute(&mut self, endpoint: Option<Endpoint>, items: Vec<Item<T>>) {
         for item in &items {
@@ -186,14 +221,14 @@ impl<T> Link<T> {
         if let Some(token) = token {
             self.completions.push(Completion {
                 token,
-                reply: Reply::Response(result),
+                reply: Reply::Response(result.map(Box::new)),
             });
         }
     }
 
     pub(super) fn release_call(&mut self) {
         if let Some(account) = self.account(CLIENT) {
-            account.release(1, 0);
+            account.release(true, 0);
         }
     }
 
@@ -229,12 +264,10 @@ impl<T> Link<T> {
 
     /// Gives back the room a ticket took, and tells the flushes of its producer.
     pub(super) fn release(&mut self, ticket: &Ticket<T>, error: Option<&Error>) {
-        let mut completions = std::mem::take(&mut self.completions);
-        if let Some(account) = self.account(ticket.account) {
-            account.release(ticket.requests, ticket.cost);
-            account.leave(ticket.epoch, error, &mut completions);
+        if let Some(account) = self.accounts.get_mut(ticket.account).and_then(Option::as_mut) {
+            account.release(ticket.leads, ticket.cost);
+            account.leave(ticket.epoch, error, &mut self.completions);
         }
-        self.completions = completions;
     }
 
     pub(super) fn fail_items(&mut self, items: Vec<Item<T>>, error: &Error) {
@@ -481,6 +514,24 @@ impl<T> Link<T> {
     }
 }
 
+/// Items on their way to other nodes.
+pub(super) struct Moved<T>(Vec<(Endpoint, Vec<Item<T>>)>);
+
+impl<T> Default for Moved<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Moved<T> {
+    pub(super) fn add(&mut self, endpoint: Endpoint, item: Item<T>) {
+        match self.0.iter_mut().find(|(known, _)| *known == endpoint) {
+            Some((_, items)) => items.push(item),
+            None => self.0.push((endpoint, vec![item])),
+        }
+    }
+}
+
 enum Next {
     Node(Endpoint),
     Later,
@@ -512,71 +563,71 @@ impl<T> Ticket<T> {
             fate: self.fate,
             account: self.account,
             cost: self.cost,
-            requests: self.requests,
             epoch: self.epoch,
+            leads: self.leads,
             detached: self.detached,
         };
         self.cost = 0;
-        self.requests = 0;
+        self.leads = false;
         told
     }
 }
 
-/// The results of a batch, in order, with something for every item however many the server sent.
-struct Results {
-    items: std::vec::IntoIter<Result<Option<crate::MessageId>, Box<ServerError>>>,
-    /// For items that got none.
-    rest: Error,
+/// What the server says of the items of a batch, in order, with something for every item however many it sent.
+struct Verdicts {
+    said: Said,
+    /// For items that got none; `None` if the server should have said more.
+    rest: Option<Error>,
 }
 
-impl Results {
-    fn of(response: Result<Response, Error>) -> Self {
-        let missing = Error::new(
-            ErrorKind::Protocol,
-            "the server answered fewer results than there were items",
-        )
-        .with_outcome(Outcome::Unknown);
-        let (items, rest): (Vec<_>, Error) = match response {
-            Ok(Response::Enqueue(results)) => (results.into_iter().map(|r| r.map(Some)).collect(), missing),
-            Ok(Response::Ack(results) | Response::Nack(results)) => {
-                (results.into_iter().map(|r| r.map(|()| None)).collect(), missing)
+enum Said {
+    Enqueued(std::vec::IntoIter<Result<MessageId, Box<ServerError>>>),
+    Settled(std::vec::IntoIter<Result<(), Box<ServerError>>>),
+    Nothing,
+}
+
+impl Verdicts {
+    fn of(kind: LaneKind, response: Result<Response, Error>) -> Self {
+        let (rest, said) = match (kind, response) {
+            (LaneKind::Enqueue, Ok(Response::Enqueue(results))) => {
+                (whole_refusal(&results), Said::Enqueued(results.into_iter()))
             }
-            Ok(_) => (
-                Vec::new(),
-                Error::new(ErrorKind::Protocol, "the answer belongs to another operation")
-                    .with_outcome(Outcome::Unknown),
-            ),
-            Err(error) => (Vec::new(), error),
+            (LaneKind::Ack | LaneKind::Nack, Ok(Response::Ack(results) | Response::Nack(results))) => {
+                (whole_refusal(&results), Said::Settled(results.into_iter()))
+            }
+            (_, Ok(_)) => (Some(missing("the answer belongs to another operation")), Said::Nothing),
+            (_, Err(error)) => (Some(error), Said::Nothing),
         };
-        // One refusal for a whole frame is how an empty queue name is answered (spec/preamble.md 1.5).
-        let rest = match items.as_slice() {
-            [Err(only)] if only.kind() == ErrorKind::InvalidArgument => Error::from_server((**only).clone()),
-            _ => rest,
-        };
-        Self {
-            items: items.into_iter(),
-            rest,
-        }
+        Self { said, rest }
     }
 
-    fn next<T>(&mut self, payload: &Payload, ticket: &Ticket<T>) -> ItemResult {
-        let result = match self.items.next() {
+    /// The id of an enqueued message; none for what was settled.
+    fn next(&mut self) -> Result<Option<MessageId>, Error> {
+        let said = match &mut self.said {
+            Said::Enqueued(results) => results.next().map(|result| result.map(Some)),
+            Said::Settled(results) => results.next().map(|result| result.map(|()| None)),
+            Said::Nothing => None,
+        };
+        match said {
             Some(Ok(id)) => Ok(id),
             Some(Err(error)) => Err(Error::from_server(*error)),
-            None => Err(self.rest.clone()),
-        };
-        match (payload, result) {
-            (Payload::Message(_), Ok(Some(id))) => ItemResult::Enqueued(Ok(id)),
-            (Payload::Settle(_), Ok(_)) => ItemResult::Settled(Ok(())),
-            // The first attempt worked; the second finds no lease any more.
-            (Payload::Settle(Settle { nack: None, .. }), Err(error))
-                if ticket.fate.replayed && error.kind() == ErrorKind::MessageNotFound =>
-            {
-                ItemResult::Settled(Ok(()))
+            None => {
+                let fewer = || missing("the server answered fewer results than there were items");
+                Err(self.rest.get_or_insert_with(fewer).clone())
             }
-            (_, Err(error)) => ItemResult::failed(payload.clone(), error),
-            (Payload::Message(_), Ok(None)) => ItemResult::failed(payload.clone(), self.rest.clone()),
         }
+    }
+}
+
+fn missing(text: &str) -> Error {
+    Error::new(ErrorKind::Protocol, text).with_outcome(Outcome::Unknown)
+}
+
+/// One refusal for a whole frame is how an empty queue name is answered (spec/preamble.md 1.5).
+fn whole_refusal<R>(results: &[Result<R, Box<ServerError>>]) -> Option<Error> {
+    match results {
+        [Err(only)] if only.kind() == ErrorKind::InvalidArgument => Some(Error::from_server((**only).clone())),
+        _ => None,
     }
 }
 

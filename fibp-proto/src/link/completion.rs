@@ -58,16 +58,16 @@ pub struct Completion<T> {
     pub reply: Reply<T>,
 }
 
-/// What a waiter waited for.
+/// What a waiter waited for. Small, because most replies are: what is large and rare is boxed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reply<T> {
     /// The link is open (or the consumer confirmed).
     Opened(Result<(), Error>),
     /// A request's answer; never [`Response::Error`].
-    Response(Result<Response, Error>),
+    Response(Result<Box<Response>, Error>),
     /// One message's result.
-    Enqueued(Result<MessageId, SendError>),
+    Enqueued(Result<MessageId, Box<SendError>>),
     /// Results in input order.
     EnqueuedMany(Vec<Result<MessageId, SendError>>),
     /// One ack's or nack's result.
@@ -75,7 +75,7 @@ pub enum Reply<T> {
     /// Results in input order.
     SettledMany(Vec<Result<(), Error>>),
     /// The message is in the producer's buffer; or it is not, and comes back with the receipt's token.
-    Admitted(Result<(), (SendError, T)>),
+    Admitted(Result<(), Box<(SendError, T)>>),
     /// Everything handed to the producer before is settled: the first failure among it, if any.
     Flushed(Result<(), Error>),
     /// A delivery waits, or the consumer has ended.

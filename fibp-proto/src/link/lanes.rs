@@ -52,11 +52,21 @@ impl<T> Lane<T> {
     pub(super) fn pop_front(&mut self) -> Option<Item<T>> {
         let item = self.items.pop_front()?;
         self.bytes = self.bytes.saturating_sub(item.ticket.cost);
+        self.note_emptied();
+        Some(item)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn note_emptied(&mut self) {
         if self.items.is_empty() {
             self.waiting_since = None;
             self.flushing = false;
+            // The next items take the same places, which the caches still know.
+            self.items.clear();
         }
-        Some(item)
     }
 
     /// Behind what waits already, in the order of call ids.
@@ -157,8 +167,8 @@ impl<T> Lanes<T> {
     }
 
     /// Adds an item where its call id belongs, usually at the back.
-    pub(super) fn push(&mut self, now: Instant, key: LaneKey, policy: Policy, item: Item<T>) {
-        let index = self.lane_index(key, policy);
+    pub(super) fn push(&mut self, now: Instant, policy: Policy, item: Item<T>) {
+        let index = self.lane_of(&item, policy);
         self.soonest.add(item.ticket.fate.deadline);
         self.items += 1;
         if let Some(lane) = self.lane_mut(index) {
@@ -262,10 +272,7 @@ impl<T> Lanes<T> {
                         lane.items.push_back(item);
                     }
                 }
-                if lane.items.is_empty() {
-                    lane.waiting_since = None;
-                    lane.flushing = false;
-                }
+                lane.note_emptied();
             }
             let deadline = lane.soonest_deadline();
             self.soonest.add(deadline);
@@ -288,10 +295,7 @@ impl<T> Lanes<T> {
                 for item in &items {
                     lane.bytes = lane.bytes.saturating_sub(item.ticket.cost);
                 }
-                if lane.items.is_empty() {
-                    lane.waiting_since = None;
-                    lane.flushing = false;
-                }
+                lane.note_emptied();
                 self.items = self.items.saturating_sub(items.len());
                 out.extend(items);
                 self.reconsider(now, index);
@@ -335,6 +339,20 @@ impl<T> Lanes<T> {
             self.latest = *self.by_key.get(key)?;
         }
         Some(self.latest)
+    }
+
+    /// The lane that an item belongs to.
+    fn lane_of(&mut self, item: &Item<T>, policy: Policy) -> usize {
+        let (account, kind, queue) = (item.ticket.account, item.payload.kind(), item.payload.queue());
+        if let Some(lane) = self.lanes.get_mut(self.latest).and_then(Option::as_mut)
+            && (lane.key.account, lane.key.kind) == (account, kind)
+            && lane.key.queue == *queue
+        {
+            lane.policy = policy;
+            return self.latest;
+        }
+        let queue = queue.clone();
+        self.lane_index(LaneKey { account, kind, queue }, policy)
     }
 
     fn lane_index(&mut self, key: LaneKey, policy: Policy) -> usize {

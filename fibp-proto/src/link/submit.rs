@@ -1,11 +1,13 @@
 //! What callers ask of a link.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accounts::{Account, Job, Parked};
+use super::answers::Moved;
 use super::closing::Closing;
 use super::completion::{CallId, Completion, Reply};
-use super::work::{Call, Fate, Item, ItemResult, Join, LaneKey, Payload, Ticket, Waiter, Work};
+use super::work::{Call, Fate, Item, ItemResult, Join, Many, Payload, Payloads, Ticket, Waiter, Work};
 use super::{Link, ProducerId, Settle};
 use crate::config::{OnFull, ProducerSettings};
 use crate::directory::Purpose;
@@ -54,7 +56,7 @@ impl<T> Link<T> {
 
     /// One message through the client's own accumulator; completes with [`Reply::Enqueued`].
     pub fn enqueue(&mut self, now: Instant, message: Message, timeout: Option<Duration>, token: T) -> CallId {
-        self.submit_one(now, Payload::Message(message), timeout, token)
+        self.submit_one(now, message.into(), timeout, token)
     }
 
     /// Many messages, any mix of queues; completes with [`Reply::EnqueuedMany`], results in input order.
@@ -65,14 +67,14 @@ impl<T> Link<T> {
         timeout: Option<Duration>,
         token: T,
     ) -> CallId {
-        let payloads = messages.into_iter().map(Payload::Message);
-        self.submit_many(now, payloads, true, timeout, token)
+        let payloads = Payloads::Messages(Request::Enqueue(messages));
+        self.submit_many(now, payloads, timeout, token)
     }
 
     /// One ack or nack; completes with [`Reply::Settled`].
     pub fn settle(&mut self, now: Instant, settle: Settle, timeout: Option<Duration>, token: T) -> CallId {
         self.note_late(now, &settle);
-        self.submit_one(now, Payload::Settle(settle), timeout, token)
+        self.submit_one(now, settle.into(), timeout, token)
     }
 
     /// Many acks and nacks; completes with [`Reply::SettledMany`], results in input order.
@@ -80,8 +82,7 @@ impl<T> Link<T> {
         for settle in &settles {
             self.note_late(now, settle);
         }
-        let payloads = settles.into_iter().map(Payload::Settle);
-        self.submit_many(now, payloads, false, timeout, token)
+        self.submit_many(now, Payloads::Settles(settles), timeout, token)
     }
 
     /// A producer with an accumulator of its own.
@@ -150,7 +151,7 @@ impl<T> Link<T> {
         let fate = Fate::new(self.deadline(now, timeout));
         let item = self.receipt_item(id, producer, message, fate, receipt);
         let refusal = refusal.or_else(|| self.unsendable(&item.payload));
-        let job = Job::Items(vec![item]);
+        let job = Job::Item(item);
         let error = match (refusal, self.account(producer.0)) {
             (Some(error), _) => error,
             (None, Some(account)) if account.has_room(&job) => {
@@ -162,18 +163,15 @@ impl<T> Link<T> {
             (None, None) => closed("the producer"),
         };
         match job {
-            Job::Items(items) => match items.into_iter().next() {
-                Some(Item {
-                    payload: Payload::Message(message),
-                    ticket:
-                        Ticket {
-                            waiter: Waiter::One(receipt),
-                            ..
-                        },
-                }) => Err((SendError { message, error }, receipt)),
-                _ => Ok(id),
-            },
-            Job::Call(_) | Job::Send { .. } => Ok(id),
+            Job::Item(Item {
+                payload: Payload::Message(message),
+                ticket:
+                    Ticket {
+                        waiter: Waiter::One(receipt),
+                        ..
+                    },
+            }) => Err((SendError { message, error }, receipt)),
+            _ => Ok(id),
         }
     }
 
@@ -211,11 +209,14 @@ impl<T> Link<T> {
     pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) {
         if let Some(error) = self.refusal(now) {
             // It is charged to nobody here.
-            let job = match parcel.0 {
-                Cargo::Call(call) => Job::Call(call),
-                Cargo::Items(items) => Job::Items(items),
-            };
-            self.fail_job(job, &error);
+            match parcel.0 {
+                Cargo::Call(call) => self.fail_job(Job::Call(call), &error),
+                Cargo::Items(items) => {
+                    for item in items {
+                        self.fail_job(Job::Item(item), &error);
+                    }
+                }
+            }
             return self.note_change();
         }
         // The call ids of the other link mean nothing here, but the order they stand for does.
@@ -224,9 +225,10 @@ impl<T> Link<T> {
                 call.id = self.next_accepted_id();
                 self.admit(now, CLIENT, Job::Call(call));
             }
-            Cargo::Items(mut items) => {
+            Cargo::Items(items) => {
                 let mut latest = None;
-                for item in &mut items {
+                let mut moved = Moved::default();
+                for mut item in items {
                     // What came together stays together.
                     let known = latest.filter(|(theirs, _)| *theirs == item.ticket.call);
                     let (theirs, ours) = known.unwrap_or_else(|| (item.ticket.call, self.next_accepted_id()));
@@ -234,8 +236,9 @@ impl<T> Link<T> {
                     item.ticket.call = ours;
                     item.ticket.account = CLIENT;
                     item.ticket.cost = item.payload.cost();
+                    self.admit_item(now, item, &mut moved);
                 }
-                self.admit(now, CLIENT, Job::Items(items));
+                self.hand_over_all(moved);
             }
         }
         self.note_change();
@@ -269,46 +272,39 @@ impl<T> Link<T> {
     fn submit_one(&mut self, now: Instant, payload: Payload, timeout: Option<Duration>, token: T) -> CallId {
         let id = self.next_call_id();
         let fate = Fate::new(self.deadline(now, timeout));
-        let item = item(id, payload, fate, Waiter::One(token), 1);
-        self.submit(now, CLIENT, id, fate.deadline, Job::Items(vec![item]));
+        let item = Item::alone(id, fate, token, payload);
+        self.submit(now, CLIENT, id, fate.deadline, Job::Item(item));
         id
     }
 
-    fn submit_many(
-        &mut self,
-        now: Instant,
-        payloads: impl ExactSizeIterator<Item = Payload>,
-        enqueue: bool,
-        timeout: Option<Duration>,
-        token: T,
-    ) -> CallId {
-        let id = self.next_call_id();
+    fn submit_many(&mut self, now: Instant, payloads: Payloads, timeout: Option<Duration>, token: T) -> CallId {
+        let call = self.next_call_id();
+        let is_enqueue = matches!(payloads, Payloads::Messages(_));
         if payloads.len() == 0 {
-            let reply = if enqueue {
+            let reply = if is_enqueue {
                 Reply::EnqueuedMany(Vec::new())
             } else {
                 Reply::SettledMany(Vec::new())
             };
             self.completions.push(Completion { token, reply });
             self.note_change();
-            return id;
+            return call;
         }
         let fate = Fate::new(self.deadline(now, timeout));
-        let join = Join::new(token, payloads.len(), enqueue);
-        let items = payloads
-            .enumerate()
-            .map(|(index, payload)| {
-                let waiter = Waiter::Part(join.clone(), index);
-                item(id, payload, fate, waiter, usize::from(index == 0))
-            })
-            .collect();
-        self.submit(now, CLIENT, id, fate.deadline, Job::Items(items));
-        id
+        let many = Many {
+            call,
+            fate,
+            join: Join::new(token, payloads.len(), is_enqueue),
+            payloads,
+        };
+        self.submit(now, CLIENT, call, fate.deadline, Job::Many(many));
+        call
     }
 
     fn receipt_item(&self, id: CallId, producer: ProducerId, message: Message, fate: Fate, receipt: T) -> Item<T> {
-        let mut item = item(id, Payload::Message(message), fate, Waiter::One(receipt), 0);
+        let mut item = Item::alone(id, fate, receipt, message.into());
         item.ticket.account = producer.0;
+        item.ticket.leads = false;
         item.ticket.detached = true;
         item
     }
@@ -318,7 +314,7 @@ impl<T> Link<T> {
         let refusal = self.refusal(now).or_else(|| match &job {
             Job::Send { item, .. } => self.unsendable(&item.payload),
             // Others get their own payloads back with the answer.
-            Job::Call(_) | Job::Items(_) => None,
+            Job::Call(_) | Job::Item(_) | Job::Many(_) => None,
         });
         match refusal {
             Some(error) => self.fail_job(job, &error),
@@ -344,17 +340,20 @@ impl<T> Link<T> {
         match job {
             Job::Call(call) => {
                 if let Some(room) = self.account(account) {
-                    room.charge(1, 0);
+                    room.charge(true, 0);
                 }
                 self.requeue_call(call);
             }
-            Job::Items(items) => {
-                for item in items {
-                    self.admit_item(now, item);
+            Job::Item(item) => self.admit_one(now, item),
+            Job::Many(many) => match many.payloads {
+                Payloads::Messages(Request::Enqueue(messages)) => {
+                    self.admit_parts(now, many.call, many.fate, &many.join, messages);
                 }
-            }
+                Payloads::Messages(_) => {}
+                Payloads::Settles(settles) => self.admit_parts(now, many.call, many.fate, &many.join, settles),
+            },
             Job::Send { item, admitted } => {
-                self.admit_item(now, item);
+                self.admit_one(now, item);
                 self.completions.push(Completion {
                     token: admitted,
                     reply: Reply::Admitted(Ok(())),
@@ -363,23 +362,40 @@ impl<T> Link<T> {
         }
     }
 
-    fn admit_item(&mut self, now: Instant, mut item: Item<T>) {
-        let index = item.ticket.account;
-        let Some(account) = self.account(index) else {
+    fn admit_one(&mut self, now: Instant, item: Item<T>) {
+        let mut moved = Moved::default();
+        self.admit_item(now, item, &mut moved);
+        self.hand_over_all(moved);
+    }
+
+    fn admit_parts<P: Into<Payload>>(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        fate: Fate,
+        join: &Arc<Join<T>>,
+        payloads: Vec<P>,
+    ) {
+        let mut moved = Moved::default();
+        for (index, payload) in payloads.into_iter().enumerate() {
+            let item = Item::part(call, fate, join, index, payload.into());
+            self.admit_item(now, item, &mut moved);
+        }
+        self.hand_over_all(moved);
+    }
+
+    /// Lets an item in; one whose queue is led elsewhere goes to `moved`.
+    fn admit_item(&mut self, now: Instant, mut item: Item<T>, moved: &mut Moved<T>) {
+        let leader = self.leader_elsewhere(item.payload.queue());
+        let Some(account) = self.accounts.get_mut(item.ticket.account).and_then(Option::as_mut) else {
             return self.fail_items(vec![item], &closed("the producer"));
         };
-        account.charge(item.ticket.requests, item.ticket.cost);
-        item.ticket.epoch = account.enter();
-        let policy = account.policy;
-        let key = LaneKey {
-            account: index,
-            kind: item.payload.kind(),
-            queue: item.payload.queue().clone(),
-        };
-        match self.leader_elsewhere(item.payload.queue()) {
-            Some(leader) => self.reroute(Some(leader), vec![item]),
-            None => self.lanes.push(now, key, policy, item),
+        if let Some(leader) = leader {
+            return moved.add(leader, item);
         }
+        account.charge(item.ticket.leads, item.ticket.cost);
+        item.ticket.epoch = account.enter();
+        self.lanes.push(now, account.policy, item);
     }
 
     /// The node that is known to lead the queue, if it is not the one this link talks to.
@@ -418,11 +434,10 @@ impl<T> Link<T> {
     pub(super) fn fail_job(&mut self, job: Job<T>, error: &Error) {
         match job {
             Job::Call(call) => self.complete_call(call.token, Err(call.fate.judge(error.clone()))),
-            Job::Items(items) => {
-                for item in items {
-                    let error = item.ticket.fate.judge(error.clone());
-                    let result = ItemResult::failed(item.payload, error);
-                    self.completions.extend(item.ticket.waiter.tell(result).completion);
+            Job::Item(item) => self.fail_outside(item, error),
+            Job::Many(many) => {
+                for item in many.into_items() {
+                    self.fail_outside(item, error);
                 }
             }
             Job::Send { item, admitted } => {
@@ -430,11 +445,18 @@ impl<T> Link<T> {
                     let error = error.clone();
                     self.completions.push(Completion {
                         token: admitted,
-                        reply: Reply::Admitted(Err((SendError { message, error }, receipt))),
+                        reply: Reply::Admitted(Err(Box::new((SendError { message, error }, receipt)))),
                     });
                 }
             }
         }
+    }
+
+    /// Fails an item that was not let in.
+    fn fail_outside(&mut self, item: Item<T>, error: &Error) {
+        let error = item.ticket.fate.judge(error.clone());
+        let result = ItemResult::failed(item.payload, error);
+        self.completions.extend(item.ticket.waiter.tell(result).completion);
     }
 
     // ---- callers that are gone ----
@@ -478,7 +500,8 @@ impl<T> Link<T> {
                         self.completions.extend(item.ticket.waiter.tell(result).completion);
                         Some(admitted)
                     }
-                    Job::Items(items) => first_token(items.into_iter().map(|item| item.ticket.waiter)),
+                    Job::Item(item) => first_token([item.ticket.waiter]),
+                    Job::Many(many) => many.join.take_token(),
                 };
             }
         }
@@ -541,23 +564,6 @@ impl<T> Link<T> {
                 late_by,
             });
         }
-    }
-}
-
-fn item<T>(call: CallId, payload: Payload, fate: Fate, waiter: Waiter<T>, requests: usize) -> Item<T> {
-    let cost = payload.cost();
-    Item {
-        payload,
-        ticket: Ticket {
-            call,
-            waiter,
-            fate,
-            account: CLIENT,
-            cost,
-            requests,
-            epoch: 0,
-            detached: false,
-        },
     }
 }
 

@@ -2,14 +2,17 @@
 
 use std::time::Instant;
 
-use super::Link;
 use super::subscription::Subscription;
-use super::work::{Batch, Item, ItemResult, LaneKind, Payload, Payloads, Ticket, Work, ack_request, nack_request};
+use super::work::{
+    Batch, Item, ItemResult, LaneKey, LaneKind, Payload, Payloads, Ticket, Work, ack_request, nack_request,
+};
+use super::{Link, Settle};
 use crate::config::Batching;
 use crate::connection::Connection;
 use crate::dialect::EncodeError;
 use crate::error::Error;
 use crate::frame::{HEAD_LEN, Transmit};
+use crate::message::Message;
 use crate::request::Request;
 use crate::soonest::earlier;
 
@@ -85,30 +88,26 @@ impl<T> Link<T> {
 
     /// Encodes one frame of a lane.
     fn encode_frame(&mut self, now: Instant, connection: &mut Connection<Work<T>>, index: usize) {
-        let mut picked = Picked {
-            items: Vec::new(),
-            refused: Vec::new(),
-            taken: 0,
-        };
         let Some(lane) = self.lanes.lane_mut(index) else { return };
         let key = lane.key.clone();
         let frame = FrameRoom::new(connection, key.kind, &key.queue, lane.policy.max_bytes);
         let max_items = lane.policy.max_messages.min(connection.rules().max_items);
         let one_call = matches!(lane.policy.batching, Batching::Disabled);
+        let mut picked = Picked::with_capacity(key.kind, lane.len().min(max_items).min(MAX_RESERVED));
+        let mut refused = Vec::new();
+        let mut taken = 0;
         let mut len = frame.base;
         while let Some(next) = lane.front() {
-            if picked.items.len() >= max_items {
+            let picks = picked.tickets.len();
+            if picks >= max_items {
                 break;
             }
-            let same_call = picked
-                .items
-                .last()
-                .is_none_or(|last: &Item<T>| last.ticket.call == next.ticket.call);
+            let same_call = picked.tickets.last().is_none_or(|last| last.call == next.ticket.call);
             if one_call && !same_call {
                 break;
             }
             let refusal = match frame.item_len(connection, &next.payload) {
-                Ok(item_len) if !picked.items.is_empty() && len.saturating_add(item_len) > frame.limit => break,
+                Ok(item_len) if picks > 0 && len.saturating_add(item_len) > frame.limit => break,
                 Ok(item_len) => {
                     len = len.saturating_add(item_len);
                     None
@@ -116,41 +115,30 @@ impl<T> Link<T> {
                 Err(error) => Some(error),
             };
             let Some(item) = lane.pop_front() else { break };
-            picked.taken += 1;
+            taken += 1;
             match refusal {
-                None => picked.items.push(item),
-                Some(error) => picked.refused.push((item, error)),
+                None => picked.add(item),
+                Some(error) => refused.push((item, error)),
             }
         }
-        let sent = self.send_batch(connection, key, picked.items);
-        self.lanes.taken(now, index, picked.taken, sent);
-        for (item, error) in picked.refused {
+        let sent = self.send_batch(connection, key, picked);
+        self.lanes.taken(now, index, taken, sent);
+        for (item, error) in refused {
             self.finish_item(item.ticket, ItemResult::failed(item.payload, error.into()));
         }
     }
 
-    fn send_batch(
-        &mut self,
-        connection: &mut Connection<Work<T>>,
-        lane: super::work::LaneKey,
-        items: Vec<Item<T>>,
-    ) -> bool {
-        if items.is_empty() {
+    fn send_batch(&mut self, connection: &mut Connection<Work<T>>, lane: LaneKey, picked: Picked<T>) -> bool {
+        let Picked {
+            messages,
+            settles,
+            tickets,
+            deadline,
+        } = picked;
+        if tickets.is_empty() {
             return false;
         }
         let kind = lane.kind;
-        let mut messages = Vec::new();
-        let mut settles = Vec::new();
-        let mut tickets: Vec<Ticket<T>> = Vec::with_capacity(items.len());
-        let mut deadline = None;
-        for Item { payload, ticket } in items {
-            match payload {
-                Payload::Message(message) => messages.push(message),
-                Payload::Settle(settle) => settles.push(settle),
-            }
-            deadline = earlier(deadline, ticket.fate.deadline);
-            tickets.push(ticket);
-        }
         let (encoded, payloads) = match kind {
             LaneKind::Enqueue => {
                 let request = Request::Enqueue(messages);
@@ -185,10 +173,39 @@ impl<T> Link<T> {
     }
 }
 
+/// How many items of a frame get their places at once; the places of more are found as they come.
+const MAX_RESERVED: usize = 1024;
+
+/// The items of a frame. A lane holds either messages or settles.
 struct Picked<T> {
-    items: Vec<Item<T>>,
-    refused: Vec<(Item<T>, EncodeError)>,
-    taken: usize,
+    messages: Vec<Message>,
+    settles: Vec<Settle>,
+    tickets: Vec<Ticket<T>>,
+    deadline: Option<Instant>,
+}
+
+impl<T> Picked<T> {
+    fn with_capacity(kind: LaneKind, items: usize) -> Self {
+        let (messages, settles) = match kind {
+            LaneKind::Enqueue => (items, 0),
+            LaneKind::Ack | LaneKind::Nack => (0, items),
+        };
+        Self {
+            messages: Vec::with_capacity(messages),
+            settles: Vec::with_capacity(settles),
+            tickets: Vec::with_capacity(items),
+            deadline: None,
+        }
+    }
+
+    fn add(&mut self, item: Item<T>) {
+        match item.payload {
+            Payload::Message(message) => self.messages.push(message),
+            Payload::Settle(settle) => self.settles.push(settle),
+        }
+        self.deadline = earlier(self.deadline, item.ticket.fate.deadline);
+        self.tickets.push(item.ticket);
+    }
 }
 
 /// How much fits one frame of a lane.

@@ -1,10 +1,12 @@
 //! What waits: calls, items of batches, and who is told of their results.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Settle;
 use super::completion::{CallId, Completion, Reply};
+use super::submit::CLIENT;
 use crate::error::{Error, Outcome, SendError};
 use crate::message::{Message, MessageId, QueueName};
 use crate::request::{AckItem, NackItem, Request};
@@ -69,6 +71,18 @@ pub(super) enum Payload {
     Settle(Settle),
 }
 
+impl From<Message> for Payload {
+    fn from(message: Message) -> Self {
+        Self::Message(message)
+    }
+}
+
+impl From<Settle> for Payload {
+    fn from(settle: Settle) -> Self {
+        Self::Settle(settle)
+    }
+}
+
 /// Which frames an item can share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LaneKey {
@@ -102,15 +116,22 @@ impl Payload {
 
     /// Bytes this is reckoned to hold while it waits.
     pub(super) fn cost(&self) -> usize {
-        let contents = match self {
-            Self::Message(message) => {
-                let headers: usize = message.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
-                message.payload.len().saturating_add(headers)
-            }
-            Self::Settle(settle) => settle.nack.as_ref().map_or(0, String::len),
-        };
-        contents.saturating_add(ITEM_OVERHEAD)
+        match self {
+            Self::Message(message) => cost_of_message(message),
+            Self::Settle(settle) => cost_of_settle(settle),
+        }
     }
+}
+
+fn cost_of_message(message: &Message) -> usize {
+    let headers: usize = message.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
+    ITEM_OVERHEAD
+        .saturating_add(message.payload.len())
+        .saturating_add(headers)
+}
+
+fn cost_of_settle(settle: &Settle) -> usize {
+    ITEM_OVERHEAD.saturating_add(settle.nack.as_ref().map_or(0, String::len))
 }
 
 /// Who waits for an item, and what it is charged to.
@@ -122,10 +143,10 @@ pub(super) struct Ticket<T> {
     /// The account it is charged to, with its bytes.
     pub(super) account: usize,
     pub(super) cost: usize,
-    /// 1 for the first item of a call, which stands for the call itself.
-    pub(super) requests: usize,
     /// The flush epoch of its producer.
     pub(super) epoch: u64,
+    /// The first item of a call, which is charged for the call itself.
+    pub(super) leads: bool,
     /// A receipt: goes out even when nobody waits for it any more.
     pub(super) detached: bool,
 }
@@ -135,7 +156,7 @@ pub(super) struct Ticket<T> {
 pub(super) enum Waiter<T> {
     One(T),
     /// One of several whose results are joined.
-    Part(Arc<Join<T>>, usize),
+    Part(Arc<Join<T>>, u32),
     /// Nobody any more.
     Nobody,
     /// Already told: its deadline passed while the frame it is in was under way.
@@ -155,14 +176,44 @@ struct Parts<T> {
 
 #[derive(Debug)]
 enum Results {
-    Enqueued(Vec<Option<Result<MessageId, SendError>>>),
-    Settled(Vec<Option<Result<(), Error>>>),
+    Enqueued(InOrder<Result<MessageId, SendError>>),
+    Settled(InOrder<Result<(), Error>>),
+}
+
+/// Puts in order what comes nearly in order.
+#[derive(Debug)]
+struct InOrder<R> {
+    done: Vec<R>,
+    /// What came before its turn.
+    early: BTreeMap<usize, R>,
+}
+
+impl<R> InOrder<R> {
+    fn with_capacity(parts: usize) -> Self {
+        Self {
+            done: Vec::with_capacity(parts),
+            early: BTreeMap::new(),
+        }
+    }
+
+    fn set(&mut self, index: usize, result: R) {
+        if index != self.done.len() {
+            self.early.insert(index, result);
+            return;
+        }
+        self.done.push(result);
+        while !self.early.is_empty()
+            && let Some(next) = self.early.remove(&self.done.len())
+        {
+            self.done.push(next);
+        }
+    }
 }
 
 /// The result of one item.
 #[derive(Debug)]
 pub(super) enum ItemResult {
-    Enqueued(Result<MessageId, SendError>),
+    Enqueued(Result<MessageId, Box<SendError>>),
     Settled(Result<(), Error>),
 }
 
@@ -170,7 +221,7 @@ impl ItemResult {
     /// The failure of this payload.
     pub(super) fn failed(payload: Payload, error: Error) -> Self {
         match payload {
-            Payload::Message(message) => Self::Enqueued(Err(SendError { message, error })),
+            Payload::Message(message) => Self::Enqueued(Err(Box::new(SendError { message, error }))),
             Payload::Settle(_) => Self::Settled(Err(error)),
         }
     }
@@ -185,10 +236,11 @@ impl ItemResult {
 
     pub(super) fn map_err(self, map: impl FnOnce(Error) -> Error) -> Self {
         match self {
-            Self::Enqueued(Err(SendError { message, error })) => Self::Enqueued(Err(SendError {
-                message,
-                error: map(error),
-            })),
+            Self::Enqueued(Err(failed)) => {
+                let SendError { message, error } = *failed;
+                let error = map(error);
+                Self::Enqueued(Err(Box::new(SendError { message, error })))
+            }
             Self::Settled(Err(error)) => Self::Settled(Err(map(error))),
             done => done,
         }
@@ -205,9 +257,9 @@ impl ItemResult {
 impl<T> Join<T> {
     pub(super) fn new(token: T, parts: usize, enqueue: bool) -> Arc<Self> {
         let results = if enqueue {
-            Results::Enqueued(std::iter::repeat_with(|| None).take(parts).collect())
+            Results::Enqueued(InOrder::with_capacity(parts))
         } else {
-            Results::Settled(std::iter::repeat_with(|| None).take(parts).collect())
+            Results::Settled(InOrder::with_capacity(parts))
         };
         Arc::new(Self(Mutex::new(Parts {
             token: Some(token),
@@ -217,19 +269,13 @@ impl<T> Join<T> {
     }
 
     /// Records one part; the last one completes the whole.
-    fn set(&self, index: usize, result: ItemResult) -> Option<Completion<T>> {
+    fn set(&self, index: u32, result: ItemResult) -> Option<Completion<T>> {
         let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (&mut parts.results, result) {
             (Results::Enqueued(all), ItemResult::Enqueued(result)) => {
-                if let Some(place) = all.get_mut(index) {
-                    *place = Some(result);
-                }
+                all.set(index as usize, result.map_err(|failed| *failed));
             }
-            (Results::Settled(all), ItemResult::Settled(result)) => {
-                if let Some(place) = all.get_mut(index) {
-                    *place = Some(result);
-                }
-            }
+            (Results::Settled(all), ItemResult::Settled(result)) => all.set(index as usize, result),
             // The lanes never mix kinds.
             (Results::Enqueued(_), ItemResult::Settled(_)) | (Results::Settled(_), ItemResult::Enqueued(_)) => {}
         }
@@ -238,8 +284,8 @@ impl<T> Join<T> {
             return None;
         }
         let reply = match &mut parts.results {
-            Results::Enqueued(all) => Reply::EnqueuedMany(all.drain(..).flatten().collect()),
-            Results::Settled(all) => Reply::SettledMany(all.drain(..).flatten().collect()),
+            Results::Enqueued(all) => Reply::EnqueuedMany(std::mem::take(&mut all.done)),
+            Results::Settled(all) => Reply::SettledMany(std::mem::take(&mut all.done)),
         };
         parts.token.take().map(|token| Completion { token, reply })
     }
@@ -305,19 +351,93 @@ pub(super) enum Payloads {
 }
 
 impl Payloads {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Messages(Request::Enqueue(messages)) => messages.len(),
+            Self::Messages(_) => 0,
+            Self::Settles(settles) => settles.len(),
+        }
+    }
+
     pub(super) fn into_vec(self) -> Vec<Payload> {
         match self {
-            Self::Messages(Request::Enqueue(messages)) => messages.into_iter().map(Payload::Message).collect(),
+            Self::Messages(Request::Enqueue(messages)) => messages.into_iter().map(Payload::from).collect(),
             Self::Messages(_) => Vec::new(),
-            Self::Settles(settles) => settles.into_iter().map(Payload::Settle).collect(),
+            Self::Settles(settles) => settles.into_iter().map(Payload::from).collect(),
         }
     }
 
     pub(super) fn clone_one(&self, index: usize) -> Option<Payload> {
         match self {
-            Self::Messages(Request::Enqueue(messages)) => messages.get(index).cloned().map(Payload::Message),
+            Self::Messages(Request::Enqueue(messages)) => messages.get(index).cloned().map(Payload::from),
             Self::Messages(_) => None,
-            Self::Settles(settles) => settles.get(index).cloned().map(Payload::Settle),
+            Self::Settles(settles) => settles.get(index).cloned().map(Payload::from),
+        }
+    }
+
+    /// See [`Payload::cost`].
+    pub(super) fn cost(&self) -> usize {
+        match self {
+            Self::Messages(Request::Enqueue(messages)) => total(messages.iter().map(cost_of_message)),
+            Self::Messages(_) => 0,
+            Self::Settles(settles) => total(settles.iter().map(cost_of_settle)),
+        }
+    }
+}
+
+fn total(costs: impl Iterator<Item = usize>) -> usize {
+    costs.fold(0, usize::saturating_add)
+}
+
+/// A call with many items on its way in.
+#[derive(Debug)]
+pub(super) struct Many<T> {
+    pub(super) call: CallId,
+    pub(super) fate: Fate,
+    pub(super) join: Arc<Join<T>>,
+    pub(super) payloads: Payloads,
+}
+
+impl<T> Many<T> {
+    /// Its items, one by one.
+    pub(super) fn into_items(self) -> impl Iterator<Item = Item<T>> {
+        let Self {
+            call,
+            fate,
+            join,
+            payloads,
+        } = self;
+        let part = move |(index, payload)| Item::part(call, fate, &join, index, payload);
+        payloads.into_vec().into_iter().enumerate().map(part)
+    }
+}
+
+impl<T> Item<T> {
+    /// A call of its own.
+    pub(super) fn alone(call: CallId, fate: Fate, token: T, payload: Payload) -> Self {
+        Self::new(call, fate, Waiter::One(token), payload, true)
+    }
+
+    /// One of the many of a call.
+    pub(super) fn part(call: CallId, fate: Fate, join: &Arc<Join<T>>, index: usize, payload: Payload) -> Self {
+        // As many items as would not fit it fit into no memory.
+        let place = u32::try_from(index).unwrap_or(u32::MAX);
+        Self::new(call, fate, Waiter::Part(Arc::clone(join), place), payload, index == 0)
+    }
+
+    fn new(call: CallId, fate: Fate, waiter: Waiter<T>, payload: Payload, leads: bool) -> Self {
+        Self {
+            ticket: Ticket {
+                call,
+                waiter,
+                fate,
+                account: CLIENT,
+                cost: payload.cost(),
+                epoch: 0,
+                leads,
+                detached: false,
+            },
+            payload,
         }
     }
 }

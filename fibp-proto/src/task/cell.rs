@@ -287,7 +287,7 @@ impl<S> Call<S> {
     /// Why there is none, or the server's refusal.
     pub async fn response(self) -> Result<Response, Error> {
         match self.await? {
-            Reply::Response(result) => result,
+            Reply::Response(result) => result.map(|response| *response),
             _ => Err(mismatch()),
         }
     }
@@ -335,7 +335,7 @@ impl<S> Call<S> {
     /// Why it is not, with the message.
     pub async fn admitted(self) -> Result<(), SendError> {
         match self.await {
-            Ok(Reply::Admitted(result)) => result.map_err(|(error, _receipt)| error),
+            Ok(Reply::Admitted(result)) => result.map_err(|refused| refused.0),
             Ok(_) => Err(without_message(mismatch())),
             Err(error) => Err(without_message(error)),
         }
@@ -397,7 +397,7 @@ impl<S> fmt::Debug for Call<S> {
 /// Why the message is not confirmed, with the message.
 pub fn enqueued(reply: Result<Reply<Waiter>, Error>) -> Result<MessageId, SendError> {
     match reply {
-        Ok(Reply::Enqueued(result)) => result,
+        Ok(Reply::Enqueued(result)) => result.map_err(|failed| *failed),
         Ok(_) => Err(without_message(mismatch())),
         Err(error) => Err(without_message(error)),
     }

@@ -119,7 +119,7 @@ impl Sim {
     #[track_caller]
     pub(crate) fn response(&self, token: Token) -> Result<Response, Error> {
         match self.reply(token) {
-            Reply::Response(result) => result,
+            Reply::Response(result) => result.map(|response| *response),
             other => panic!("{other:?}"),
         }
     }
@@ -132,7 +132,7 @@ impl Sim {
     #[track_caller]
     pub(crate) fn enqueued(&self, token: Token) -> Result<MessageId, SendError> {
         match self.reply(token) {
-            Reply::Enqueued(result) => result,
+            Reply::Enqueued(result) => result.map_err(|failed| *failed),
             other => panic!("{other:?}"),
         }
     }
@@ -180,7 +180,7 @@ impl Sim {
     #[track_caller]
     pub(crate) fn admitted(&self, token: Token) -> Result<(), (SendError, Token)> {
         match self.reply(token) {
-            Reply::Admitted(result) => result,
+            Reply::Admitted(result) => result.map_err(|refused| *refused),
             other => panic!("{other:?}"),
         }
     }

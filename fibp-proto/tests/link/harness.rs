@@ -327,8 +327,8 @@ impl Sim {
         let moved = !completions.is_empty();
         for completion in completions {
             ledger.take_back(completion.token, format!("{at:?} {:?}", completion.reply));
-            if let Reply::Admitted(Err((_, receipt))) = &completion.reply {
-                ledger.take_back(*receipt, format!("{at:?} with {}", completion.token));
+            if let Reply::Admitted(Err(refused)) = &completion.reply {
+                ledger.take_back(refused.1, format!("{at:?} with {}", completion.token));
             }
             ledger.replies.insert(completion.token, completion.reply);
         }

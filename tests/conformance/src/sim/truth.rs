@@ -312,7 +312,8 @@ impl Truth {
                 results.into_iter().try_for_each(check_settled)?;
             }
             (Awaits::Admitted(_), Reply::Admitted(Ok(()))) => {}
-            (Awaits::Admitted(receipt), Reply::Admitted(Err((failed, token)))) => {
+            (Awaits::Admitted(receipt), Reply::Admitted(Err(refused))) => {
+                let (failed, token) = *refused;
                 let number = token.redeem();
                 if number != receipt {
                     return Err(format!("receipt {number} came back for {receipt}"));
@@ -325,7 +326,9 @@ impl Truth {
             (Awaits::Flushed, Reply::Flushed(_))
             | (Awaits::Drained, Reply::Drained)
             | (Awaits::Closed, Reply::Closed(_)) => {}
-            (Awaits::Answer(op, value), Reply::Response(result)) => self.check_answer(op, value, result)?,
+            (Awaits::Answer(op, value), Reply::Response(result)) => {
+                self.check_answer(op, value, result.map(|response| *response))?;
+            }
             (awaits, reply) => return Err(format!("{awaits:?} was answered with {reply:?}")),
         }
         Ok(News::Other)
