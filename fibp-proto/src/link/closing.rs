@@ -6,6 +6,7 @@ use super::Link;
 use super::completion::{Action, CallId, CloseReport, Completion, Reply};
 use super::session::Phase;
 use super::submit::closed;
+use crate::config::Endpoint;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::event::{LinkName, State};
 
@@ -96,27 +97,44 @@ impl<T> Link<T> {
 
     /// Leaves the connection: with a goodbye where the dialect has one, at once elsewhere.
     pub(super) fn shut(&mut self, now: Instant) {
-        match &self.session.phase {
-            Phase::Leaving { .. } | Phase::Closed { .. } => return,
-            Phase::Ready { .. } => {
-                if let Some(connection) = self.connection.as_mut().filter(|connection| connection.rules().goodbye)
-                    && connection.encode(&crate::Request::Goodbye).is_ok()
-                {
-                    self.session.phase = Phase::Leaving {
-                        until: now.checked_add(GOODBYE_TIMEOUT).unwrap_or(now),
-                        half_closed: false,
-                    };
-                    self.needs_driver = true;
-                    return;
-                }
-            }
-            _ => {}
+        if let Phase::Leaving { next, .. } = &mut self.session.phase {
+            *next = None;
+            return;
+        }
+        if self.session.is_closed() || self.say_goodbye(now, None) {
+            return;
         }
         // Waiters were told already: what is left only keeps its ids.
         drop(self.hang_up());
         self.session.phase = Phase::Closed {
             error: closed("the client"),
         };
+    }
+
+    /// Leaves a consumer's connection for a new one to the same server: with a goodbye where the dialect has one, or
+    /// what the server tells to this one meanwhile is told to nobody, and the server takes long to notice
+    /// (spec/framed.md 5).
+    pub(super) fn renew(&mut self, now: Instant, endpoint: Endpoint) {
+        if !self.say_goodbye(now, Some(endpoint.clone())) {
+            self.redial_at(now, endpoint);
+        }
+    }
+
+    /// Where the dialect has a goodbye, begins to leave for `next`.
+    fn say_goodbye(&mut self, now: Instant, next: Option<Endpoint>) -> bool {
+        let connection = self.connection.as_mut().filter(|_| self.session.is_ready());
+        let said = connection
+            .filter(|connection| connection.rules().goodbye)
+            .is_some_and(|connection| connection.encode(&crate::Request::Goodbye).is_ok());
+        if said {
+            self.session.phase = Phase::Leaving {
+                until: now.checked_add(GOODBYE_TIMEOUT).unwrap_or(now),
+                half_closed: false,
+                next,
+            };
+            self.needs_driver = true;
+        }
+        said
     }
 
     /// Everything encoded was written.
@@ -135,6 +153,11 @@ impl<T> Link<T> {
     }
 
     pub(super) fn finish_leaving(&mut self, now: Instant) {
+        if let Phase::Leaving { next: Some(next), .. } = &self.session.phase {
+            let next = next.clone();
+            self.take_last_deliveries(now);
+            return self.redial_at(now, next);
+        }
         let error = self.session.last_error.clone().unwrap_or_else(|| closed("the client"));
         self.take_last_deliveries(now);
         drop(self.hang_up());

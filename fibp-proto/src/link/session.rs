@@ -75,6 +75,8 @@ pub(super) enum Phase {
     Leaving {
         until: Instant,
         half_closed: bool,
+        /// The node to dial then; `None`: the link is over.
+        next: Option<Endpoint>,
     },
     Closed {
         error: Error,

@@ -455,7 +455,7 @@ impl<T> Link<T> {
             return self.handle_broken(now, Broken::new(error));
         }
         if let Some(endpoint) = self.session.endpoint().cloned() {
-            self.redial_at(now, endpoint);
+            self.renew(now, endpoint);
         }
     }
 

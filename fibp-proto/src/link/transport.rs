@@ -23,6 +23,8 @@ pub(super) struct Transport {
     /// Counts sockets: buffers of an earlier one are recognised by it.
     epoch: u32,
     open: bool,
+    /// Nothing is written any more.
+    finished: bool,
     writing: bool,
     reading: bool,
     /// Reading had stopped for want of room and is wanted again.
@@ -63,7 +65,7 @@ impl Transport {
     }
 
     pub(super) fn may_write(&self) -> bool {
-        self.open && !self.writing
+        self.open && !self.finished && !self.writing
     }
 
     pub(super) fn begin_tls(&mut self, pipe: TlsPipe) {
@@ -86,7 +88,8 @@ impl Transport {
         if let Some(tls) = self.tls.as_mut().filter(|tls| tls.output.is_empty()) {
             tls.pipe.close_notify();
         }
-        !self.has_output()
+        self.finished = !self.has_output();
+        self.finished
     }
 
     pub(super) fn wants_read_again(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fibp_proto::config::Credit;
+use fibp_proto::link::Reply;
 use fibp_proto::{Dialect, Request};
 
 use crate::consumers::{prefetch, subscribed};
@@ -210,6 +211,56 @@ fn silence_leads_to_a_new_subscription() {
         assert!(sim.wait_delivery());
         sim
     });
+}
+
+#[test]
+fn a_silent_connection_is_left_with_a_goodbye() {
+    in_every_mode(|mode| {
+        let settings = prefetch(10).idle_resubscribe(Duration::from_secs(60));
+        let mut sim = subscribed(settings, Dialect::Framed, mode);
+        sim.advance_secs(59);
+        // The goodbye is on its way for long.
+        sim.socket().budget = Some(0);
+        sim.advance_secs(1);
+        assert_eq!((sim.hangups, sim.dials.len()), (0, 1));
+        sim.push(&["late"]);
+        sim.advance_ms(999);
+        assert_eq!(sim.payloads(9), ["late"]);
+        assert_eq!((sim.hangups, sim.dials.len()), (0, 1));
+        sim.advance_ms(1);
+        assert_eq!((sim.hangups, sim.dials.len()), (1, 2), "a second at most");
+        sim.push(&["new"]);
+        assert!(sim.wait_delivery());
+        assert_eq!(sim.payloads(9), ["new"]);
+        assert!(sim.link.poll_consumer_end().is_none());
+        sim
+    });
+}
+
+#[test]
+fn a_silent_connection_is_left_as_soon_as_the_server_has_closed() {
+    let settings = prefetch(10).idle_resubscribe(Duration::from_secs(60));
+    let mut sim = subscribed(settings, Dialect::Framed, Mode::Whole);
+    sim.advance_secs(60);
+    assert_eq!((sim.half_closes, sim.hangups, sim.dials.len()), (1, 1, 2));
+    assert_eq!(sim.at(), Duration::from_secs(60));
+    sim.finish();
+}
+
+#[test]
+fn a_consumer_that_stops_while_it_leaves_a_silent_connection_dials_no_more() {
+    let settings = prefetch(10).idle_resubscribe(Duration::from_secs(60));
+    let mut sim = subscribed(settings, Dialect::Framed, Mode::Whole);
+    sim.advance_secs(59);
+    sim.socket().budget = Some(0);
+    sim.advance_secs(1);
+    let token = sim.token();
+    sim.link.stop_consuming(sim.now, token);
+    sim.advance_secs(1);
+    assert!(matches!(sim.reply(token), Reply::Drained));
+    assert_eq!((sim.hangups, sim.dials.len()), (1, 1));
+    assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+    sim.finish();
 }
 
 #[test]

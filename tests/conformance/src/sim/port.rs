@@ -161,7 +161,7 @@ impl Port {
         // What was read in the same turn is not lost to what time does.
         let mut news = self.feed_dial(now, cluster, random);
         news |= self.feed_read(now, cluster, random);
-        news |= self.feed_written(now, cluster, random);
+        news |= self.feed_written(now, cluster, random)?;
         if self.sleep.is_some_and(|at| at <= now) {
             self.link.handle_timeout(now);
             self.sleep = None;
@@ -226,26 +226,27 @@ impl Port {
         true
     }
 
-    fn feed_written(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
+    fn feed_written(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> Result<bool, String> {
         let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) else {
-            return false;
+            return Ok(false);
         };
         let mut news = false;
         while !self.transmit.is_empty() {
             match wire.up.write(now, random, self.transmit.chunk()) {
                 Ok(0) => break,
                 Ok(n) => self.link.transmitted(now, &mut self.transmit, n),
-                Err(_) => {
+                Err(End::Fin) => return Err(format!("{:?} writes after it closed its side", self.role)),
+                Err(End::Reset) => {
                     let fault = Fault::new(FaultKind::Reset, "writing failed");
                     let transmit = std::mem::take(&mut self.transmit);
                     self.note_excuse();
                     self.link.transmit_failed(now, transmit, fault);
-                    return true;
+                    return Ok(true);
                 }
             }
             news = true;
         }
-        news
+        Ok(news)
     }
 
     fn feed_read(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
