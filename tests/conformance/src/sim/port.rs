@@ -283,16 +283,15 @@ impl Port {
         while let Some(action) = self.link.poll_action() {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
-                    let fault = if random.chance(85) {
-                        None
-                    } else {
+                    let fault = if cluster.stormy && random.chance(15) {
                         random.pick(&[FaultKind::Refused, FaultKind::TimedOut, FaultKind::Unreachable])
+                    } else {
+                        None
                     };
                     let at = match fault {
                         Some(FaultKind::TimedOut) => deadline,
                         _ => (now + random.millis(0, 40)).min(deadline),
                     };
-                    let fault = fault.filter(|_| cluster.stormy);
                     self.dialing = Some(Dialing {
                         id,
                         endpoint,
