@@ -6,6 +6,7 @@
 mod heartbeat;
 mod table;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
@@ -26,6 +27,9 @@ const MAX_TOMBSTONES: usize = 65_536;
 
 /// With more output waiting than this, in bytes, heartbeats of the server stay unanswered.
 const MAX_OUTPUT_OF_ECHOES: usize = 16 * 1024;
+
+/// So many answers to heartbeats of the server are remembered, in case that they are answered in turn.
+const MAX_ECHOES: usize = 16;
 
 /// What a connection needs to know.
 #[derive(Debug)]
@@ -60,8 +64,8 @@ pub(crate) struct Connection<W> {
     /// How many requests in the table are the connection's own.
     own: usize,
     heartbeat: Heartbeat,
-    /// The heartbeat of the server that was answered last.
-    echoed: Option<u32>,
+    /// The heartbeats of the server that were answered last, oldest first.
+    echoed: VecDeque<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +170,7 @@ impl<W> Connection<W> {
             table: Table::new(),
             own: 0,
             heartbeat: Heartbeat::new(heartbeat, heartbeat_missed),
-            echoed: None,
+            echoed: VecDeque::new(),
         })
     }
 
@@ -374,11 +378,17 @@ impl<W> Connection<W> {
                 Ok(None)
             }
             Incoming::Heartbeat if self.table.op(head.id) != Some(Op::Heartbeat) => {
-                // Where an answer looks like a question, servers answer every one: their answer to ours must not have
-                // an answer.
-                if self.echoed.take() != Some(head.id) {
-                    self.answer_heartbeat(head.id);
-                    self.echoed = Some(head.id);
+                // Where an answer looks like a question, servers answer every one: their answers to ours must not have
+                // answers, or both go on for ever.
+                match self.echoed.iter().position(|echoed| *echoed == head.id) {
+                    Some(place) => drop(self.echoed.remove(place)),
+                    None => {
+                        self.answer_heartbeat(head.id);
+                        self.echoed.push_back(head.id);
+                        if self.echoed.len() > MAX_ECHOES {
+                            self.echoed.pop_front();
+                        }
+                    }
                 }
                 Ok(None)
             }

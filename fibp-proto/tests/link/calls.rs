@@ -189,6 +189,24 @@ fn heartbeats_of_the_server_are_answered() {
 }
 
 #[test]
+fn answers_to_answered_heartbeats_are_not_answered() {
+    in_every_mode(|mode| {
+        let mut sim = connected(config().no_heartbeat(), mode, P2);
+        sim.asked.clear();
+        // All of them are under way before the first is answered.
+        for id in 77..80 {
+            sim.socket().server().heartbeat(id);
+        }
+        sim.settle();
+        assert_eq!(sim.asked_ops(), ["Heartbeat"; 3]);
+        sim.socket().server().heartbeat(77);
+        sim.settle();
+        assert_eq!(sim.asked_ops(), ["Heartbeat"; 4], "a new one");
+        sim
+    });
+}
+
+#[test]
 fn a_second_preamble_is_a_protocol_error() {
     for mode in MODES {
         let mut sim = mute(config(), mode);

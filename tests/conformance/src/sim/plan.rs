@@ -71,7 +71,7 @@ impl Plan {
             messages: random.between(20, 300),
             largest,
             weather: Weather {
-                latency: random.millis(0, 60),
+                latency: random.millis(1, 60),
                 capacity: random.pick(&[300, 4000, 64_000]).unwrap_or(4000),
                 portion: random.pick(&[7, 200, 3000, 64_000]).unwrap_or(200).max(largest / 100),
             },
