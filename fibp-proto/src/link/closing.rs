@@ -84,6 +84,7 @@ impl<T> Link<T> {
 
     /// Fails what is open and leaves.
     fn stop(&mut self, now: Instant, why: &str) {
+        self.take_last_deliveries(now);
         self.fail_everything(&Error::new(ErrorKind::Closed, format!("the client was {why}")));
         self.complete_opened(Err(closed("the client")));
         self.shut(now);

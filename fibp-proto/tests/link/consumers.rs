@@ -314,6 +314,31 @@ fn draining_takes_in_what_comes_before_the_servers_end() {
 }
 
 #[test]
+fn what_arrived_is_handed_out_however_the_link_is_closed() {
+    for dialect in [P1, Dialect::Framed] {
+        for aborted in [false, true] {
+            let mut sim = subscribed(prefetch(1), dialect, Mode::Whole);
+            // The first fills the room; the others are read together with it.
+            for payload in ["1", "2", "3"] {
+                sim.push(&[payload]);
+            }
+            sim.settle();
+            if aborted {
+                sim.link.abort(sim.now);
+            } else {
+                let closing = sim.close(5_000);
+                sim.settle();
+                sim.closed(closing);
+            }
+            sim.advance_secs(1);
+            assert_eq!(sim.payloads(9), ["1", "2", "3"]);
+            assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+            sim.finish();
+        }
+    }
+}
+
+#[test]
 fn stopping_at_any_stage_tells_everybody() {
     for stage in 0..4 {
         let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(10));

@@ -32,6 +32,8 @@ pub(super) struct Wire {
     pub(super) client: bool,
     /// What was pushed, in order.
     pub(super) pushed: Vec<Pushed>,
+    /// How much of what was sent the client's link took in.
+    pub(super) reached: u64,
 }
 
 /// A delivery on its way.
@@ -174,6 +176,7 @@ impl Cluster {
                 server: Some(server),
                 client: true,
                 pushed: Vec::new(),
+                reached: 0,
             },
         );
         Some(id)

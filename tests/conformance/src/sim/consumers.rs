@@ -1,7 +1,7 @@
 //! Those who consume: what they open, and what becomes of what they get.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{Lease, Settle};
@@ -10,6 +10,9 @@ use fibp_proto::{Link, QueueName};
 use super::port::{Port, Role};
 use super::truth::Awaits;
 use super::world::{Phase, World};
+
+/// How long a link that leaves waits for the server at most.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A consumer and its user.
 #[derive(Debug)]
@@ -82,6 +85,9 @@ impl World {
             Consuming::Busy(port, _, leases) => {
                 let client = consumer.client;
                 self.settle_leases(client, leases);
+                if self.phase == Phase::Storm && self.random.chance(3) {
+                    self.stop(port);
+                }
                 self.wait(index, port);
             }
             other => consumer.state = other,
@@ -107,6 +113,26 @@ impl World {
         self.add_port(Port::new(link, client, Role::Consumer, credentials));
         if let Some(consumer) = self.consumers.get_mut(index) {
             consumer.state = Consuming::Opening(port);
+        }
+    }
+
+    /// The user of a consumer has enough, for now: takes what it still brings, and opens another.
+    fn stop(&mut self, port: usize) {
+        let now = self.now;
+        let patience = self.random.millis(0, 2000);
+        let way = self.random.below(3);
+        self.note(|| format!("port {port}: the consumer is stopped, way {way}"));
+        let mut token = |awaits| self.truth.token(awaits, now.checked_add(patience.max(GOODBYE))).1;
+        let token = match way {
+            0 => Some(token(Awaits::Drained)),
+            1 => Some(token(Awaits::Closed)),
+            _ => None,
+        };
+        let Some(link) = self.link(port) else { return };
+        match (way, token) {
+            (0, Some(token)) => drop(link.stop_consuming(now, token)),
+            (_, Some(token)) => drop(link.close(now, patience, token)),
+            (_, None) => link.abort(now),
         }
     }
 
@@ -167,6 +193,9 @@ impl World {
             at.check_delivery(lease, &self.cluster)?;
         }
         let end = at.link.poll_consumer_end();
+        if end.is_some() {
+            at.check_end(&self.cluster)?;
+        }
         for lease in &leases {
             self.truth.delivered(&lease.received)?;
         }

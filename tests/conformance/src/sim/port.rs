@@ -1,6 +1,6 @@
 //! A link and the simulated adapter that drives it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use fibp_proto::config::{Credentials, Endpoint};
@@ -63,8 +63,6 @@ pub(super) struct Port {
     /// The connections whose deliveries are awaited, oldest first, and how many were taken of the first.
     trail: VecDeque<ConnectionId>,
     taken: usize,
-    /// Connections that ended while the consumer had no room.
-    excused: BTreeSet<ConnectionId>,
     sequence: u64,
 }
 
@@ -98,7 +96,6 @@ impl Port {
             stale: Vec::new(),
             trail: VecDeque::new(),
             taken: 0,
-            excused: BTreeSet::new(),
             sequence: 0,
         }
     }
@@ -239,7 +236,6 @@ impl Port {
                 Err(End::Reset) => {
                     let fault = Fault::new(FaultKind::Reset, "writing failed");
                     let transmit = std::mem::take(&mut self.transmit);
-                    self.note_excuse();
                     self.link.transmit_failed(now, transmit, fault);
                     return Ok(true);
                 }
@@ -262,11 +258,12 @@ impl Port {
         let read = wire.down.read(now, random, buffer.unfilled());
         if let Read::Data(n) = read {
             buffer.advance(n);
+            // It may have left the connection since it gave the buffer out.
+            if self.link.wants_read() {
+                wire.reached = wire.down.read;
+            }
         }
         self.link.handle_input(now, buffer);
-        if let Read::End(_) = read {
-            self.note_excuse();
-        }
         match read {
             Read::Data(_) | Read::Nothing => {}
             Read::End(End::Fin) => self.link.handle_eof(now),
@@ -345,18 +342,6 @@ impl Port {
 
     // ---- deliveries ----
 
-    /// The connection ends while nothing more is taken in: what waits behind is lost with it.
-    fn note_excuse(&mut self) {
-        if let (Some(wire), false) = (self.wire, self.link.wants_read()) {
-            self.excused.insert(wire);
-        }
-    }
-
-    /// The user gives the consumer up.
-    pub(super) fn excuse_all(&mut self) {
-        self.excused.extend(self.wire);
-    }
-
     /// A delivery was taken: it must be the next that was pushed, or everything between was lost in the network.
     pub(super) fn check_delivery(&mut self, lease: &Lease, cluster: &Cluster) -> Result<(), String> {
         self.sequence += 1;
@@ -372,11 +357,11 @@ impl Port {
                 return Err("a delivery arrived on a connection that is forgotten".to_owned());
             };
             match wire.pushed.get(self.taken) {
-                Some(next) if next.is(&lease.received) && next.end <= wire.down.read => {
+                Some(next) if next.is(&lease.received) && next.end <= wire.reached => {
                     self.taken += 1;
                     return Ok(());
                 }
-                Some(skipped) if skipped.end <= wire.down.read && !self.excused.contains(&id) => {
+                Some(skipped) if skipped.end <= wire.reached => {
                     return Err(format!(
                         "{skipped:?} was read from {id:?} and skipped; {lease:?} came next"
                     ));
@@ -387,6 +372,25 @@ impl Port {
             self.taken = 0;
         }
         Err(format!("delivery {} was never pushed", lease.received.id.as_str()))
+    }
+
+    /// The consumer has ended: everything that its connections brought must have been taken.
+    pub(super) fn check_end(&self, cluster: &Cluster) -> Result<(), String> {
+        let mut taken = self.taken;
+        for id in &self.trail {
+            let Some(wire) = cluster.wires.get(id) else {
+                return Err("the consumer's connection is forgotten".to_owned());
+            };
+            match wire.pushed.get(taken) {
+                Some(skipped) if skipped.end <= wire.reached => {
+                    return Err(format!(
+                        "{skipped:?} was read from {id:?}; the consumer ended without it"
+                    ));
+                }
+                _ => taken = 0,
+            }
+        }
+        Ok(())
     }
 
     /// Whether deliveries of this connection are still compared.

@@ -395,7 +395,6 @@ impl World {
             };
             let deadline = Duration::from_secs(5);
             if port.role == Role::Consumer {
-                port.excuse_all();
                 let (_, token) = self.truth.token(Awaits::Drained, now.checked_add(deadline));
                 port.link.stop_consuming(now, token);
             } else {
