@@ -214,7 +214,7 @@ impl Config {
         self.with(|settings| settings.producer.max_messages = messages)
     }
 
-    /// Bounds the bytes of messages in one frame; a single larger message has a frame of its own. 1 MiB by
+    /// Bounds the bytes of messages in one frame; a single larger message has a frame of its own. 128 KiB by
     /// default.
     #[must_use]
     pub fn batch_max_bytes(self, bytes: usize) -> Self {

@@ -11,7 +11,8 @@ use crate::frame::Limits;
 use crate::message::Secret;
 use crate::tls::Tls;
 
-const MIB: usize = 1024 * 1024;
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
 
 /// Every setting of a client, read through [`Config::settings`](super::Config::settings).
 #[derive(Debug, Clone)]
@@ -277,7 +278,8 @@ pub struct ProducerSettings {
     pub batching: Batching,
     /// The most messages in one frame. 1000.
     pub max_messages: usize,
-    /// The most bytes of messages in one frame; a single larger message has a frame of its own. 1 MiB.
+    /// The most bytes of messages in one frame; a single larger message has a frame of its own. 128 KiB:
+    /// larger frames were not faster, as they leave the caches before they are written.
     pub max_bytes: usize,
     /// The most bytes of messages that wait unconfirmed. 32 MiB.
     pub buffer: usize,
@@ -290,7 +292,7 @@ impl Default for ProducerSettings {
         Self {
             batching: Batching::Auto,
             max_messages: 1000,
-            max_bytes: MIB,
+            max_bytes: 128 * KIB,
             buffer: 32 * MIB,
             on_full: OnFull::Wait,
         }
