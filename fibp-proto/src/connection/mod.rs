@@ -532,6 +532,7 @@ impl<W> Connection<W> {
             Some(Beat::Send) => {
                 // A quiet connection keeps no memory of its busy times.
                 self.out.shrink();
+                self.decoder.shrink();
                 self.request_own(&Request::Heartbeat, Ticket::Heartbeat)
                     .map_err(|error| Broken::new(error.into()))?;
             }

@@ -1,8 +1,8 @@
 //! Headers and payloads of the messages of one frame, moved out of the read buffer.
 //!
-//! A slice of a frame's body keeps the whole read buffer in memory. Small parts are therefore copied, all
-//! of one frame together into one arena of exactly their size; large payloads stay slices, and so does
-//! everything in a body that fills most of its buffer anyway.
+//! A slice of a frame's body keeps the whole read buffer in memory, and keeps the buffer from being read into again.
+//! Small parts are therefore copied, all of one frame together into one arena of exactly their size; only large
+//! payloads stay slices.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,11 +13,7 @@ use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, WireHeaders};
 
 /// Payloads from this size on stay slices of the read buffer: they make up a good part of it.
-const SLICE_FROM: usize = 16 * 1024;
-
-/// A body from this size on fills half of a read buffer (64 KiB), or has one of its own: an arena of its small
-/// parts would hold on to about as much memory as the body does.
-const BODY_KEPT_FROM: usize = 32 * 1024;
+const SLICE_FROM: usize = 64 * 1024;
 
 #[derive(Debug)]
 struct Parts {
@@ -59,30 +55,20 @@ impl Contents {
 
     /// The headers and payloads, in the order of [`read`](Self::read). `body` is what was read from.
     pub(crate) fn take_from(self, body: &Bytes) -> impl Iterator<Item = (Headers, Bytes)> {
-        let keep_body = body.len() >= BODY_KEPT_FROM && self.arena_len >= body.len() / 2;
-        let slice_from = if keep_body { 0 } else { SLICE_FROM };
-        let mut arena = Vec::new();
-        if !keep_body {
-            arena.reserve_exact(self.arena_len);
-            for parts in &self.parts {
-                arena.extend_from_slice(body.get(parts.headers.clone()).unwrap_or_default());
-                if parts.payload.len() < SLICE_FROM {
-                    arena.extend_from_slice(body.get(parts.payload.clone()).unwrap_or_default());
-                }
+        let mut arena = Vec::with_capacity(self.arena_len);
+        for parts in &self.parts {
+            arena.extend_from_slice(body.get(parts.headers.clone()).unwrap_or_default());
+            if parts.payload.len() < SLICE_FROM {
+                arena.extend_from_slice(body.get(parts.payload.clone()).unwrap_or_default());
             }
         }
         let mut arena = Bytes::from(arena);
         self.parts.into_iter().map(move |parts| {
-            let pairs = if keep_body {
-                body.slice(parts.headers)
-            } else {
-                take(&mut arena, parts.headers.len())
-            };
             let headers = Headers::from_wire(WireHeaders {
                 count: parts.header_count,
-                pairs,
+                pairs: take(&mut arena, parts.headers.len()),
             });
-            let payload = if parts.payload.len() < slice_from {
+            let payload = if parts.payload.len() < SLICE_FROM {
                 take(&mut arena, parts.payload.len())
             } else {
                 body.slice(parts.payload)
@@ -167,17 +153,6 @@ mod tests {
             (last as usize) - (first as usize) < 64,
             "small parts lie together in one arena"
         );
-    }
-
-    #[test]
-    fn a_body_that_fills_its_buffer_is_kept_whole() {
-        let payload = vec![7; 1024];
-        let full = vec![(&[("k", "v")] as Pairs<'_>, &payload[..]); 40];
-        let body = body(&full);
-        for (headers, payload) in decode(&body, &[1; 40]).unwrap() {
-            assert_eq!(headers.get("k"), Some("v"));
-            assert!(lies_in(&payload, &body));
-        }
     }
 
     #[test]

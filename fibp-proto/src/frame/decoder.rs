@@ -8,8 +8,11 @@ use super::{Frame, HEAD_LEN, Head, Layout, Limits, PREFIX_LEN};
 /// The read buffer of a quiet connection.
 const SMALL_BUFFER: usize = 16 * 1024;
 
-/// The read buffer of a busy connection, and the least that is reserved inside a large frame.
-const LARGE_BUFFER: usize = 64 * 1024;
+/// The read buffer of a busy connection.
+const LARGE_BUFFER: usize = 256 * 1024;
+
+/// The least that is reserved inside a large frame.
+const RESERVED: usize = 64 * 1024;
 
 /// A read buffer with less free space is replaced.
 const MIN_SPARE: usize = 2 * 1024;
@@ -73,6 +76,8 @@ pub struct Decoder {
     /// Bytes of an oversized frame that are still to be passed over.
     skip: u64,
     busy: bool,
+    /// Has been quiet for long: a large buffer is given back.
+    quiet: bool,
     failed: Option<FrameError>,
 }
 
@@ -88,6 +93,7 @@ impl Decoder {
             taken: false,
             skip: 0,
             busy: false,
+            quiet: false,
             failed: None,
         }
     }
@@ -136,6 +142,11 @@ impl Decoder {
         }
         self.make_room();
         Some(std::mem::take(&mut self.buffer))
+    }
+
+    /// The connection has been quiet for long: gives the memory of its busy times back when the buffer is there.
+    pub(crate) fn shrink(&mut self) {
+        self.quiet = true;
     }
 
     /// Returns the buffer from [`take_buffer`](Self::take_buffer).
@@ -232,6 +243,9 @@ impl Decoder {
     /// Sees to it that some of the buffer is free.
     fn make_room(&mut self) {
         let filled = self.buffer.filled;
+        if std::mem::take(&mut self.quiet) && filled == 0 {
+            self.buffer.storage = BytesMut::new();
+        }
         let spare = self.buffer.storage.len() - filled;
         // What the frame under way still needs, if that is known.
         let missing = self
@@ -240,23 +254,57 @@ impl Decoder {
             .map(|prefix| u32::from_be_bytes(*prefix))
             .filter(|length| *length <= self.limits.receive)
             .map_or(0, |length| (PREFIX_LEN + length as usize).saturating_sub(filled));
-        let enough = MIN_SPARE.max(missing.min(LARGE_BUFFER));
+        let enough = MIN_SPARE.max(missing.min(RESERVED));
         if spare >= enough {
             return;
         }
         let base = if self.busy { LARGE_BUFFER } else { SMALL_BUFFER };
-        let want = missing.min(LARGE_BUFFER.max(4 * filled)).max(base);
-        if filled == 0 {
-            self.buffer.storage.clear();
-            if self.buffer.storage.try_reclaim(want) {
-                self.buffer.storage.resize(want, 0);
-                return;
-            }
+        let want = missing.min(RESERVED.max(4 * filled)).max(base);
+        self.buffer.storage.truncate(filled);
+        // Where nobody holds on to the frames before, their place serves again.
+        if self.buffer.storage.try_reclaim(want) {
+            self.buffer.storage.resize(filled + want, 0);
+            return;
         }
         let mut larger = BytesMut::zeroed(filled + want);
         if let (Some(to), Some(from)) = (larger.get_mut(..filled), self.buffer.storage.get(..filled)) {
             to.copy_from_slice(from);
         }
         self.buffer.storage = larger;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(decoder: &mut Decoder, bytes: &[u8]) -> usize {
+        let mut buffer = decoder.take_buffer().unwrap();
+        let n = buffer.unfilled().len().min(bytes.len());
+        buffer.unfilled()[..n].copy_from_slice(&bytes[..n]);
+        buffer.advance(n);
+        decoder.give_buffer(buffer);
+        while decoder.next_item().unwrap().is_some() {}
+        n
+    }
+
+    #[test]
+    fn a_busy_connection_reads_into_one_large_buffer_and_a_quiet_one_gives_it_back() {
+        let frame = [&[0, 0, 0, 106, 0, 0x21, 0, 0, 0, 1][..], &[0; 100]].concat();
+        let stream = frame.repeat(100_000);
+        let mut decoder = Decoder::new(Limits::default());
+        let mut places = Vec::new();
+        let mut left = &stream[..];
+        while !left.is_empty() {
+            left = &left[read(&mut decoder, left)..];
+            places.push(decoder.pending().as_ptr() as usize / LARGE_BUFFER);
+        }
+        assert!(places.len() < 60, "{} reads for 11 MB", places.len());
+        places.dedup();
+        assert!(places.len() < 10, "the place is used again: {places:?}");
+        assert!(decoder.capacity() > SMALL_BUFFER);
+        decoder.shrink();
+        read(&mut decoder, &frame);
+        assert!(decoder.capacity() <= SMALL_BUFFER);
     }
 }
