@@ -40,10 +40,6 @@ impl Directory {
     }
 
     pub(crate) fn leader(&self, purpose: Purpose, queue: &QueueName) -> Option<Endpoint> {
-        // Most clients never learn of a leader.
-        if self.leaders.is_empty() {
-            return None;
-        }
         self.leaders.get(&(purpose, queue.clone())).cloned()
     }
 

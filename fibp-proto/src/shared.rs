@@ -1,12 +1,13 @@
 //! What all links of one client share: configuration, what was learned of the servers, events and counters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::Config;
-use crate::directory::Directory;
+use crate::config::{Config, Endpoint};
+use crate::directory::{Directory, Purpose};
 use crate::error::Error;
 use crate::event::{Cursor, Event, Ring, State, Stats};
+use crate::message::QueueName;
 use crate::tls::TlsContext;
 
 /// Shared by all links of one client. Cheap to clone.
@@ -18,6 +19,8 @@ struct Inner {
     config: Config,
     tls: Option<TlsContext>,
     directory: Mutex<Directory>,
+    /// Most clients never learn of a leader, and need not look for one.
+    knows_leaders: AtomicBool,
     record: Mutex<Record>,
     events: AtomicU64,
 }
@@ -47,6 +50,7 @@ impl Shared {
             tls,
             config,
             directory: Mutex::default(),
+            knows_leaders: AtomicBool::new(false),
             record: Mutex::default(),
             events: AtomicU64::new(0),
         })))
@@ -94,6 +98,19 @@ impl Shared {
 
     pub(crate) fn directory(&self) -> MutexGuard<'_, Directory> {
         self.0.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node that leads a queue, as far as it was learned.
+    pub(crate) fn leader(&self, purpose: Purpose, queue: &QueueName) -> Option<Endpoint> {
+        if !self.0.knows_leaders.load(Ordering::Acquire) {
+            return None;
+        }
+        self.directory().leader(purpose, queue)
+    }
+
+    pub(crate) fn learn_leader(&self, purpose: Purpose, queue: &QueueName, endpoint: Endpoint) {
+        self.directory().learn_leader(purpose, queue, endpoint);
+        self.0.knows_leaders.store(true, Ordering::Release);
     }
 
     pub(crate) fn push_event(&self, event: Event) {

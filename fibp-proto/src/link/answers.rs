@@ -148,16 +148,14 @@ impl<T> Link<T> {
             .leader()
             .and_then(|hint| Endpoint::from_leader_hint(hint, &here).ok());
         // The framed dialect names no leader per item, but a consumer may have been told.
-        let leader = hinted.or_else(|| self.shared.directory().leader(Purpose::Consume, queue?));
+        let leader = hinted.or_else(|| self.shared.leader(Purpose::Consume, queue?));
         match leader {
             Some(leader) if leader != here => {
                 if fate.hops >= self.shared.config().settings().max_redirects {
                     return Next::GiveUp;
                 }
                 if let Some(queue) = queue {
-                    self.shared
-                        .directory()
-                        .learn_leader(Purpose::Requests, queue, leader.clone());
+                    self.shared.learn_leader(Purpose::Requests, queue, leader.clone());
                 }
                 self.stats.redirects += 1;
                 self.shared.push_event(Event::Redirected {
@@ -176,7 +174,12 @@ impl<T> Link<T> {
         }
     }
 
-    fn hand_over(&mut self, endpoint: Option<Endpoint>, cargo: Cargo<T>) {
+    fn hand_over(&mut self, endpoint: Option<Endpoint>, mut cargo: Cargo<T>) {
+        if let Cargo::Items(items) = &mut cargo {
+            for item in items {
+                self.joins.export(item);
+            }
+        }
         self.actions.push_back(Action::Reroute {
             endpoint,
             parcel: Parcel(cargo),
@@ -255,7 +258,7 @@ impl<T> Link<T> {
             _ => None,
         };
         self.release(&ticket, error.as_ref());
-        let told = ticket.waiter.tell(result);
+        let told = ticket.waiter.tell(ticket.call, result, &mut self.joins);
         self.completions.extend(told.completion);
         if let (Some(queue), Some(error)) = (queue, told.unheard) {
             self.shared.push_event(Event::Unconfirmed { queue, error });

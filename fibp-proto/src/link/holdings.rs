@@ -18,7 +18,7 @@ impl<T> Link<T> {
         let accounts = || self.accounts.iter().flatten();
         let client = self.accounts.get(CLIENT).and_then(Option::as_ref);
         let mut holdings = Holdings {
-            calls: self.calls.len(),
+            calls: self.calls.len() + self.joins.len(),
             delayed: self.delayed.len(),
             lane_items: self.lanes.len(),
             parked: accounts().map(Account::parked).sum(),

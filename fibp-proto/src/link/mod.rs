@@ -27,6 +27,7 @@ mod closing;
 mod completion;
 #[cfg(feature = "simulation")]
 mod holdings;
+mod join;
 mod lanes;
 mod nodes;
 mod session;
@@ -56,6 +57,7 @@ use crate::soonest::{Soonest, earlier};
 use crate::trace::LinkSpan;
 use accounts::Account;
 use closing::Closing;
+use join::Joins;
 use lanes::Lanes;
 use session::Session;
 use subscription::Subscription;
@@ -78,6 +80,7 @@ pub struct Link<T> {
     /// Calls that wait for an instant, or (`None`) for the admin revision.
     delayed: Vec<(Option<Instant>, Call<T>)>,
     lanes: Lanes<T>,
+    joins: Joins<T>,
     /// The client's own account, then one per producer.
     accounts: Vec<Option<Account<T>>>,
     subscription: Option<Subscription<T>>,
@@ -143,6 +146,7 @@ impl<T> Link<T> {
             calls_soonest: Soonest::default(),
             delayed: Vec::new(),
             lanes: Lanes::new(),
+            joins: Joins::new(),
             accounts: vec![Some(Account::of_client(settings))],
             subscription: None,
             opened: None,

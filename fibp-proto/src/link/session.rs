@@ -184,7 +184,7 @@ impl<T> Link<T> {
         let learned = self
             .subscription
             .as_ref()
-            .and_then(|subscription| self.shared.directory().leader(Purpose::Consume, &subscription.queue()));
+            .and_then(|subscription| self.shared.leader(Purpose::Consume, &subscription.queue()));
         let configured = settings
             .endpoints
             .get(self.session.next_endpoint % settings.endpoints.len().max(1));

@@ -1,13 +1,12 @@
 //! What callers ask of a link.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accounts::{Account, Job, Parked};
 use super::answers::Moved;
 use super::closing::Closing;
 use super::completion::{CallId, Completion, Reply};
-use super::work::{Call, Fate, Item, ItemResult, Join, Many, Payload, Payloads, Ticket, Waiter, Work};
+use super::work::{Call, Fate, Item, ItemResult, Many, Payload, Payloads, Ticket, Waiter, Work};
 use super::{Link, ProducerId, Settle};
 use crate::config::{OnFull, ProducerSettings};
 use crate::directory::Purpose;
@@ -294,7 +293,7 @@ impl<T> Link<T> {
         let many = Many {
             call,
             fate,
-            join: Join::new(token, payloads.len(), is_enqueue),
+            token,
             payloads,
         };
         self.submit(now, CLIENT, call, fate.deadline, Job::Many(many));
@@ -345,13 +344,7 @@ impl<T> Link<T> {
                 self.requeue_call(call);
             }
             Job::Item(item) => self.admit_one(now, item),
-            Job::Many(many) => match many.payloads {
-                Payloads::Messages(Request::Enqueue(messages)) => {
-                    self.admit_parts(now, many.call, many.fate, &many.join, messages);
-                }
-                Payloads::Messages(_) => {}
-                Payloads::Settles(settles) => self.admit_parts(now, many.call, many.fate, &many.join, settles),
-            },
+            Job::Many(many) => self.admit_many(now, many),
             Job::Send { item, admitted } => {
                 self.admit_one(now, item);
                 self.completions.push(Completion {
@@ -368,17 +361,31 @@ impl<T> Link<T> {
         self.hand_over_all(moved);
     }
 
-    fn admit_parts<P: Into<Payload>>(
-        &mut self,
-        now: Instant,
-        call: CallId,
-        fate: Fate,
-        join: &Arc<Join<T>>,
-        payloads: Vec<P>,
-    ) {
+    fn admit_many(&mut self, now: Instant, many: Many<T>) {
+        let Many {
+            call,
+            fate,
+            token,
+            payloads,
+        } = many;
+        let items = payloads.len();
+        match payloads {
+            Payloads::Messages(Request::Enqueue(messages)) => {
+                self.joins.open(call, token, items, true);
+                self.admit_parts(now, call, fate, messages);
+            }
+            Payloads::Messages(_) => {}
+            Payloads::Settles(settles) => {
+                self.joins.open(call, token, items, false);
+                self.admit_parts(now, call, fate, settles);
+            }
+        }
+    }
+
+    fn admit_parts<P: Into<Payload>>(&mut self, now: Instant, call: CallId, fate: Fate, payloads: Vec<P>) {
         let mut moved = Moved::default();
         for (index, payload) in payloads.into_iter().enumerate() {
-            let item = Item::part(call, fate, join, index, payload.into());
+            let item = Item::part(call, fate, index, payload.into());
             self.admit_item(now, item, &mut moved);
         }
         self.hand_over_all(moved);
@@ -403,7 +410,7 @@ impl<T> Link<T> {
         if self.name != LinkName::Main {
             return None;
         }
-        let leader = self.shared.directory().leader(Purpose::Requests, queue)?;
+        let leader = self.shared.leader(Purpose::Requests, queue)?;
         (Some(&leader) != self.session.endpoint()).then_some(leader)
     }
 
@@ -435,11 +442,7 @@ impl<T> Link<T> {
         match job {
             Job::Call(call) => self.complete_call(call.token, Err(call.fate.judge(error.clone()))),
             Job::Item(item) => self.fail_outside(item, error),
-            Job::Many(many) => {
-                for item in many.into_items() {
-                    self.fail_outside(item, error);
-                }
-            }
+            Job::Many(many) => self.completions.push(many.fail(error)),
             Job::Send { item, admitted } => {
                 if let (Payload::Message(message), Waiter::One(receipt)) = (item.payload, item.ticket.waiter) {
                     let error = error.clone();
@@ -456,7 +459,8 @@ impl<T> Link<T> {
     fn fail_outside(&mut self, item: Item<T>, error: &Error) {
         let error = item.ticket.fate.judge(error.clone());
         let result = ItemResult::failed(item.payload, error);
-        self.completions.extend(item.ticket.waiter.tell(result).completion);
+        let told = item.ticket.waiter.tell(item.ticket.call, result, &mut self.joins);
+        self.completions.extend(told.completion);
     }
 
     // ---- callers that are gone ----
@@ -495,60 +499,51 @@ impl<T> Link<T> {
                 return match parked.job {
                     Job::Call(call) => call.token,
                     Job::Send { item, admitted } => {
-                        let error = closed("the wait for room");
-                        let result = ItemResult::failed(item.payload, error);
-                        self.completions.extend(item.ticket.waiter.tell(result).completion);
+                        self.fail_outside(item, &closed("the wait for room"));
                         Some(admitted)
                     }
-                    Job::Item(item) => first_token([item.ticket.waiter]),
-                    Job::Many(many) => many.join.take_token(),
+                    Job::Item(item) => item.ticket.waiter.into_token(),
+                    Job::Many(many) => Some(many.token),
                 };
             }
         }
         if let Some(waiter) = self.lanes.detach(id) {
-            return first_token([waiter]);
+            return waiter.into_token();
         }
-        let withdrawn = self.lanes.withdraw(now, id);
-        if !withdrawn.is_empty() {
-            let mut waiters = Vec::new();
-            for mut item in withdrawn {
-                waiters.push(std::mem::replace(&mut item.ticket.waiter, Waiter::Told));
-                self.release(&item.ticket, None);
-            }
-            // Other parts of the call may be under way; all of them share one token.
-            let token = first_token(waiters);
-            return self.forget_in_flight(id).or(token);
+        // Parts of a call with many items may be under way; they find nobody waiting.
+        let mut token = self.joins.abandon(id);
+        for mut item in self.lanes.withdraw(now, id) {
+            let waiter = std::mem::replace(&mut item.ticket.waiter, Waiter::Told);
+            token = token.or_else(|| waiter.into_token());
+            self.release(&item.ticket, None);
         }
-        self.forget_in_flight(id)
+        token.or_else(|| self.forget_in_flight(id))
     }
 
     /// Takes the waiter out of what is in flight; a request nobody waits for leaves a tombstone.
     fn forget_in_flight(&mut self, id: CallId) -> Option<T> {
         let connection = self.connection.as_mut()?;
-        let mut waiters = Vec::new();
         let mut token = None;
+        let mut is_call = false;
         connection.visit(|work| match work {
             Work::Call(call) if call.id == id => {
                 token = call.token.take();
+                is_call = true;
                 true
             }
             Work::Batch(batch) => {
-                let from = batch.tickets.partition_point(|ticket| ticket.call < id);
-                for ticket in batch.tickets.iter_mut().skip(from) {
-                    if ticket.call != id {
-                        break;
-                    }
-                    waiters.push(std::mem::replace(&mut ticket.waiter, Waiter::Nobody));
+                let place = batch.tickets.binary_search_by_key(&id, |ticket| ticket.call);
+                if let Some(ticket) = place.ok().and_then(|place| batch.tickets.get_mut(place)) {
+                    token = std::mem::replace(&mut ticket.waiter, Waiter::Nobody).into_token();
                 }
                 false
             }
             Work::Call(_) | Work::Subscribe => false,
         });
-        if token.is_some() {
+        if is_call {
             self.release_call();
-            return token;
         }
-        first_token(waiters)
+        token
     }
 
     fn note_late(&mut self, now: Instant, settle: &Settle) {
@@ -565,14 +560,6 @@ impl<T> Link<T> {
             });
         }
     }
-}
-
-fn first_token<T>(waiters: impl IntoIterator<Item = Waiter<T>>) -> Option<T> {
-    waiters.into_iter().find_map(|waiter| match waiter {
-        Waiter::One(token) => Some(token),
-        Waiter::Part(join, _) => join.take_token(),
-        Waiter::Nobody | Waiter::Told => None,
-    })
 }
 
 fn full() -> Error {

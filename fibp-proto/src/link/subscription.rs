@@ -363,9 +363,7 @@ impl<T> Link<T> {
                         self.end_for_good(now, error);
                     };
                 }
-                self.shared
-                    .directory()
-                    .learn_leader(Purpose::Consume, &queue, leader.clone());
+                self.shared.learn_leader(Purpose::Consume, &queue, leader.clone());
                 self.stats.redirects += 1;
                 self.shared.push_event(Event::Redirected {
                     link: self.name.clone(),

@@ -1,11 +1,11 @@
 //! What waits: calls, items of batches, and who is told of their results.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Settle;
 use super::completion::{CallId, Completion, Reply};
+use super::join::{Join, Joins};
 use super::submit::CLIENT;
 use crate::error::{Error, Outcome, SendError};
 use crate::message::{Message, MessageId, QueueName};
@@ -155,59 +155,14 @@ pub(super) struct Ticket<T> {
 #[derive(Debug)]
 pub(super) enum Waiter<T> {
     One(T),
-    /// One of several whose results are joined.
-    Part(Arc<Join<T>>, u32),
+    /// One of the many of its call, whose results are joined in this link, and its place among them.
+    Part(u32),
+    /// The same for a call of another link.
+    Shared(Arc<Join<T>>, u32),
     /// Nobody any more.
     Nobody,
     /// Already told: its deadline passed while the frame it is in was under way.
     Told,
-}
-
-/// Results of a call with many items, joined in input order.
-#[derive(Debug)]
-pub(super) struct Join<T>(Mutex<Parts<T>>);
-
-#[derive(Debug)]
-struct Parts<T> {
-    token: Option<T>,
-    left: usize,
-    results: Results,
-}
-
-#[derive(Debug)]
-enum Results {
-    Enqueued(InOrder<Result<MessageId, SendError>>),
-    Settled(InOrder<Result<(), Error>>),
-}
-
-/// Puts in order what comes nearly in order.
-#[derive(Debug)]
-struct InOrder<R> {
-    done: Vec<R>,
-    /// What came before its turn.
-    early: BTreeMap<usize, R>,
-}
-
-impl<R> InOrder<R> {
-    fn with_capacity(parts: usize) -> Self {
-        Self {
-            done: Vec::with_capacity(parts),
-            early: BTreeMap::new(),
-        }
-    }
-
-    fn set(&mut self, index: usize, result: R) {
-        if index != self.done.len() {
-            self.early.insert(index, result);
-            return;
-        }
-        self.done.push(result);
-        while !self.early.is_empty()
-            && let Some(next) = self.early.remove(&self.done.len())
-        {
-            self.done.push(next);
-        }
-    }
 }
 
 /// The result of one item.
@@ -254,47 +209,6 @@ impl ItemResult {
     }
 }
 
-impl<T> Join<T> {
-    pub(super) fn new(token: T, parts: usize, enqueue: bool) -> Arc<Self> {
-        let results = if enqueue {
-            Results::Enqueued(InOrder::with_capacity(parts))
-        } else {
-            Results::Settled(InOrder::with_capacity(parts))
-        };
-        Arc::new(Self(Mutex::new(Parts {
-            token: Some(token),
-            left: parts,
-            results,
-        })))
-    }
-
-    /// Records one part; the last one completes the whole.
-    fn set(&self, index: u32, result: ItemResult) -> Option<Completion<T>> {
-        let mut parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&mut parts.results, result) {
-            (Results::Enqueued(all), ItemResult::Enqueued(result)) => {
-                all.set(index as usize, result.map_err(|failed| *failed));
-            }
-            (Results::Settled(all), ItemResult::Settled(result)) => all.set(index as usize, result),
-            // The lanes never mix kinds.
-            (Results::Enqueued(_), ItemResult::Settled(_)) | (Results::Settled(_), ItemResult::Enqueued(_)) => {}
-        }
-        parts.left = parts.left.saturating_sub(1);
-        if parts.left > 0 {
-            return None;
-        }
-        let reply = match &mut parts.results {
-            Results::Enqueued(all) => Reply::EnqueuedMany(std::mem::take(&mut all.done)),
-            Results::Settled(all) => Reply::SettledMany(std::mem::take(&mut all.done)),
-        };
-        parts.token.take().map(|token| Completion { token, reply })
-    }
-
-    pub(super) fn take_token(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).token.take()
-    }
-}
-
 /// What telling a waiter amounted to.
 #[derive(Debug)]
 pub(super) struct Told<T> {
@@ -304,7 +218,16 @@ pub(super) struct Told<T> {
 }
 
 impl<T> Waiter<T> {
-    pub(super) fn tell(self, result: ItemResult) -> Told<T> {
+    /// The token of one that waits alone.
+    pub(super) fn into_token(self) -> Option<T> {
+        match self {
+            Self::One(token) => Some(token),
+            Self::Part(_) | Self::Shared(..) | Self::Nobody | Self::Told => None,
+        }
+    }
+
+    /// Tells it of the result of an item of `call`.
+    pub(super) fn tell(self, call: CallId, result: ItemResult, joins: &mut Joins<T>) -> Told<T> {
         let mut told = Told {
             completion: None,
             unheard: None,
@@ -316,7 +239,11 @@ impl<T> Waiter<T> {
                     reply: result.into_reply(),
                 });
             }
-            Self::Part(join, index) => told.completion = join.set(index, result),
+            Self::Part(place) => match joins.tell(call, place, result) {
+                Ok(completion) => told.completion = completion,
+                Err(result) => told.unheard = result.error().cloned(),
+            },
+            Self::Shared(join, place) => told.completion = join.set(place, result),
             Self::Nobody => told.unheard = result.error().cloned(),
             Self::Told => {}
         }
@@ -394,21 +321,27 @@ fn total(costs: impl Iterator<Item = usize>) -> usize {
 pub(super) struct Many<T> {
     pub(super) call: CallId,
     pub(super) fate: Fate,
-    pub(super) join: Arc<Join<T>>,
+    pub(super) token: T,
     pub(super) payloads: Payloads,
 }
 
 impl<T> Many<T> {
-    /// Its items, one by one.
-    pub(super) fn into_items(self) -> impl Iterator<Item = Item<T>> {
-        let Self {
-            call,
-            fate,
-            join,
-            payloads,
-        } = self;
-        let part = move |(index, payload)| Item::part(call, fate, &join, index, payload);
-        payloads.into_vec().into_iter().enumerate().map(part)
+    /// The failure of all of them.
+    pub(super) fn fail(self, error: &Error) -> Completion<T> {
+        let error = self.fate.judge(error.clone());
+        let reply = match self.payloads {
+            Payloads::Messages(Request::Enqueue(messages)) => {
+                let failed = |message| {
+                    let error = error.clone();
+                    Err(SendError { message, error })
+                };
+                Reply::EnqueuedMany(messages.into_iter().map(failed).collect())
+            }
+            Payloads::Messages(_) => Reply::EnqueuedMany(Vec::new()),
+            Payloads::Settles(settles) => Reply::SettledMany(settles.into_iter().map(|_| Err(error.clone())).collect()),
+        };
+        let token = self.token;
+        Completion { token, reply }
     }
 }
 
@@ -419,10 +352,10 @@ impl<T> Item<T> {
     }
 
     /// One of the many of a call.
-    pub(super) fn part(call: CallId, fate: Fate, join: &Arc<Join<T>>, index: usize, payload: Payload) -> Self {
+    pub(super) fn part(call: CallId, fate: Fate, index: usize, payload: Payload) -> Self {
         // As many items as would not fit it fit into no memory.
         let place = u32::try_from(index).unwrap_or(u32::MAX);
-        Self::new(call, fate, Waiter::Part(Arc::clone(join), place), payload, index == 0)
+        Self::new(call, fate, Waiter::Part(place), payload, index == 0)
     }
 
     fn new(call: CallId, fate: Fate, waiter: Waiter<T>, payload: Payload, leads: bool) -> Self {

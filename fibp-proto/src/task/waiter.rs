@@ -12,7 +12,7 @@ use crate::link::{Completion, Reply};
 ///
 /// A waiter that is dropped without a reply tells its task so; nobody waits for ever.
 #[derive(Debug)]
-pub struct Waiter(Arc<Slot>);
+pub struct Waiter(Option<Arc<Slot>>);
 
 /// The waiting side of a [`Waiter`]. Fused.
 #[derive(Debug)]
@@ -34,26 +34,31 @@ impl Waiter {
     /// A waiter and the wait for its reply.
     pub fn pair() -> (Self, Wait) {
         let slot = Arc::new(Slot(Mutex::new(Stage::Waiting(None))));
-        (Self(Arc::clone(&slot)), Wait(slot))
+        (Self(Some(Arc::clone(&slot))), Wait(slot))
     }
 
     /// A waiter that nobody waits with.
     #[must_use]
     pub fn detached() -> Self {
-        Self(Arc::new(Slot(Mutex::new(Stage::Over))))
+        Self(None)
     }
 
     /// Delivers the reply. Call it with no lock held: it wakes a task.
     pub fn complete(self, reply: Reply<Self>) {
-        if let Some(waker) = self.0.advance(Stage::Done(reply)) {
+        if let Some(waker) = self.advance(Stage::Done(reply)) {
             waker.wake();
         }
+    }
+
+    /// Ends the wait, if it goes on, and returns whom to wake.
+    fn advance(mut self, next: Stage) -> Option<Waker> {
+        self.0.take()?.advance(next)
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        if let Some(waker) = self.0.advance(Stage::Over) {
+        if let Some(waker) = self.0.take().and_then(|slot| slot.advance(Stage::Over)) {
             waker.wake();
         }
     }
@@ -112,7 +117,7 @@ pub fn complete(completions: &mut Vec<Completion<Waiter>>) -> usize {
     let mut awaited = 0;
     let mut last: Option<Waker> = None;
     for Completion { token, reply } in completions.drain(..) {
-        let Some(waker) = token.0.advance(Stage::Done(reply)) else {
+        let Some(waker) = token.advance(Stage::Done(reply)) else {
             continue;
         };
         awaited += 1;
