@@ -10,7 +10,7 @@ use fibp_proto::{Message, QueueName, Stats};
 
 use super::bare::Bare;
 use super::null_server;
-use super::runtime::{AsyncBare, AsyncClient, AsyncConsumer, AsyncRuntime, OnAsyncStd, OnTokio};
+use super::runtime::{AsyncBare, AsyncClient, AsyncConsumer, AsyncRuntime, OnAsyncStd, OnTokio, in_task};
 use super::target::{Target, message};
 use super::{Options, Rate, compare, print_figure, print_value, threads, tls};
 use crate::broker::P1;
@@ -101,25 +101,11 @@ fn rtt(options: &Options, target: &Target, tokio: &OnTokio) {
         |slice| threads::sequential(&blocking, &target.queue, slice),
         |slice| bare.pipeline(&frame, 1, 1, slice),
     );
-    let client = connect(tokio, &target.config);
-    compare(
-        options,
-        "rtt",
-        "tokio",
-        CALLS,
-        |slice| tokio.block_on(sequential(&client, &target.queue, slice)),
-        |slice| bare.pipeline(&frame, 1, 1, slice),
-    );
-    let client = connect(&OnAsyncStd, &target.config);
-    let mut bare_asyncstd = AsyncBare::connect(&OnAsyncStd, &target.peer);
-    compare(
-        options,
-        "rtt",
-        "asyncstd",
-        CALLS,
-        |slice| OnAsyncStd.block_on(sequential(&client, &target.queue, slice)),
-        |slice| OnAsyncStd.block_on(bare_asyncstd.pipeline(&frame, 1, 1, slice)),
-    );
+    let blocking_loop = |bare: &mut Bare, slice| bare.pipeline(&frame, 1, 1, slice);
+    rtt_async(options, target, tokio, |_, slice| blocking_loop(&mut bare, slice));
+    rtt_async(options, target, &OnAsyncStd, |asyncstd, slice| {
+        asyncstd.pipeline(&frame, 1, 1, slice)
+    });
     // How fast the runtimes are without a client.
     let mut bare_tokio = AsyncBare::connect(tokio, &target.peer);
     compare(
@@ -127,16 +113,47 @@ fn rtt(options: &Options, target: &Target, tokio: &OnTokio) {
         "rtt_bare_loop",
         "tokio",
         CALLS,
-        |slice| tokio.block_on(bare_tokio.pipeline(&frame, 1, 1, slice)),
-        |slice| bare.pipeline(&frame, 1, 1, slice),
+        |slice| bare_tokio.pipeline(&frame, 1, 1, slice),
+        |slice| blocking_loop(&mut bare, slice),
     );
+    let mut bare_asyncstd = AsyncBare::connect(&OnAsyncStd, &target.peer);
     compare(
         options,
         "rtt_bare_loop",
         "asyncstd",
         CALLS,
-        |slice| OnAsyncStd.block_on(bare_asyncstd.pipeline(&frame, 1, 1, slice)),
-        |slice| bare.pipeline(&frame, 1, 1, slice),
+        |slice| bare_asyncstd.pipeline(&frame, 1, 1, slice),
+        |slice| blocking_loop(&mut bare, slice),
+    );
+}
+
+/// Sequential calls of a task, which is where the work of a server is done, and of the thread that runs the runtime.
+fn rtt_async<R: AsyncRuntime>(
+    options: &Options,
+    target: &Target,
+    runtime: &R,
+    mut baseline: impl FnMut(&mut AsyncBare<R>, Duration) -> Rate,
+) {
+    let client = connect(runtime, &target.config);
+    let mut bare = AsyncBare::connect(runtime, &target.peer);
+    compare(
+        options,
+        "rtt",
+        runtime.name(),
+        CALLS,
+        |slice| {
+            let (client, queue) = (client.clone(), target.queue.clone());
+            in_task(runtime, async move { sequential(&client, &queue, slice).await })
+        },
+        |slice| baseline(&mut bare, slice),
+    );
+    compare(
+        options,
+        "rtt_block_on",
+        runtime.name(),
+        CALLS,
+        |slice| runtime.block_on(sequential(&client, &target.queue, slice)),
+        |slice| baseline(&mut bare, slice),
     );
 }
 
@@ -247,7 +264,7 @@ fn fanin_async<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R)
         runtime.name(),
         CALLS,
         |slice| tasks(runtime, &client, &target.queue, CALLERS, slice, enqueue_one),
-        |slice| runtime.block_on(bare.pipeline(&frame, 1, CALLERS, slice)),
+        |slice| bare.pipeline(&frame, 1, CALLERS, slice),
     );
     print_batch("fanin_batch", runtime.name(), client.stats());
 }
@@ -268,7 +285,7 @@ fn many_tasks<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) 
         runtime.name(),
         MESSAGES,
         |slice| tasks(runtime, &client, &target.queue, 1000, slice, enqueue_one),
-        |slice| runtime.block_on(bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)),
+        |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
     );
     print_batch("tasks1000_batch", runtime.name(), client.stats());
 }
@@ -292,7 +309,7 @@ fn many_async<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) 
         runtime.name(),
         MESSAGES,
         |slice| prepared(runtime, &client, &target.queue, slice),
-        |slice| runtime.block_on(bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)),
+        |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
     );
     compare(
         options,
@@ -300,7 +317,7 @@ fn many_async<R: AsyncRuntime>(options: &Options, target: &Target, runtime: &R) 
         runtime.name(),
         MESSAGES,
         |slice| tasks(runtime, &client, &target.queue, MANY_IN_FLIGHT, slice, enqueue_hundred),
-        |slice| runtime.block_on(bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice)),
+        |slice| bare.pipeline(&frame, MANY, MANY_IN_FLIGHT, slice),
     );
 }
 
@@ -420,29 +437,32 @@ fn consume_async<R: AsyncRuntime>(options: &Options, target: &mut Target, runtim
     let client = connect(runtime, &target.config);
     target.another_queue();
     let most = target.fill(STORED);
-    let mut consumer = runtime.block_on(client.consume(&target.queue)).expect("a consumer");
+    let mut consumer = Some(runtime.block_on(client.consume(&target.queue)).expect("a consumer"));
     target.another_queue();
     target.fill(STORED);
     let mut bare = AsyncBare::connect(runtime, &target.peer);
-    runtime.block_on(bare.consume(&target.queue));
+    bare.consume(&target.queue);
     compare_stored(
         options,
         runtime.name(),
         most,
         |slice, most| {
-            runtime.block_on(async {
+            let mut taken = consumer.take().expect("the task gave it back");
+            let (back, rate) = in_task(runtime, async move {
                 let start = Instant::now();
                 let mut deliveries = 0;
                 while start.elapsed() < slice && deliveries < most {
                     for _ in 0..STEP {
-                        drop(consumer.next().await.expect("the server goes on"));
+                        drop(taken.next().await.expect("the server goes on"));
                     }
                     deliveries += STEP;
                 }
-                Rate::since(start, deliveries)
-            })
+                (taken, Rate::since(start, deliveries))
+            });
+            consumer = Some(back);
+            rate
         },
-        |slice, most| runtime.block_on(bare.count(slice, most)),
+        |slice, most| bare.count(slice, most),
     );
 }
 

@@ -184,12 +184,20 @@ impl AsyncRuntime for OnAsyncStd {
     }
 }
 
-/// A connection without a client, on a runtime. As [`super::bare::Bare`], which is explained there.
+/// Runs a future as a task: where the work of a server is done.
+pub(super) fn in_task<R: AsyncRuntime, F>(runtime: &R, future: F) -> F::Output
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    runtime.block_on(runtime.spawn(future))
+}
+
+/// A connection without a client, in tasks of a runtime. As [`super::bare::Bare`], which is explained there.
 pub(super) struct AsyncBare<R: AsyncRuntime> {
+    runtime: R,
     peer: Peer,
-    stream: R::Stream,
-    counter: FrameCounter,
-    buffer: Vec<u8>,
+    /// In the task while one runs.
+    stream: Option<Stream<R>>,
 }
 
 impl<R: AsyncRuntime> AsyncBare<R> {
@@ -199,23 +207,69 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     pub(super) fn connect(runtime: &R, peer: &Peer) -> Self {
         let stream = peer.open().expect("a server");
         Self {
+            runtime: runtime.clone(),
             peer: peer.clone(),
-            stream: runtime.adopt(stream).expect("a socket"),
-            counter: FrameCounter::default(),
-            buffer: vec![0; 256 * 1024],
+            stream: Some(Stream {
+                stream: runtime.adopt(stream).expect("a socket"),
+                counter: FrameCounter::default(),
+                buffer: vec![0; 256 * 1024],
+            }),
         }
     }
 
+    /// # Panics
+    ///
+    /// The server closes.
+    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+        let mut stream = self.stream.take().expect("the last task gave it back");
+        let frame = frame.to_vec();
+        let (stream, rate) = in_task(&self.runtime, async move {
+            let rate = stream.pipeline(&frame, messages, window, slice).await;
+            (stream, rate)
+        });
+        self.stream = Some(stream);
+        rate
+    }
+
+    /// # Panics
+    ///
+    /// The server closes.
+    pub(super) fn consume(&mut self, queue: &QueueName) {
+        let frame = self.peer.consume_frame(queue);
+        let stream = self.stream.as_mut().expect("the last task gave it back");
+        let sent = self.runtime.block_on(R::write_all(&mut stream.stream, &frame));
+        sent.expect("a server");
+    }
+
+    /// # Panics
+    ///
+    /// The server closes.
+    pub(super) fn count(&mut self, slice: Duration, most: u64) -> Rate {
+        let mut stream = self.stream.take().expect("the last task gave it back");
+        let peer = self.peer.clone();
+        let (stream, rate) = in_task(&self.runtime, async move {
+            let rate = stream.count(&peer, slice, most).await;
+            (stream, rate)
+        });
+        self.stream = Some(stream);
+        rate
+    }
+}
+
+struct Stream<R: AsyncRuntime> {
+    stream: R::Stream,
+    counter: FrameCounter,
+    buffer: Vec<u8>,
+}
+
+impl<R: AsyncRuntime> Stream<R> {
     async fn read(&mut self) -> usize {
         let read = R::read(&mut self.stream, &mut self.buffer).await.expect("a server");
         assert!(read > 0, "the server closed");
         read
     }
 
-    /// # Panics
-    ///
-    /// The server closes.
-    pub(super) async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
         let frames = frame.repeat(window);
         let start = Instant::now();
         let mut answered = 0;
@@ -236,20 +290,12 @@ impl<R: AsyncRuntime> AsyncBare<R> {
         Rate::since(start, answered)
     }
 
-    /// # Panics
-    ///
-    /// The server closes.
-    pub(super) async fn consume(&mut self, queue: &QueueName) {
-        let frame = self.peer.consume_frame(queue);
-        R::write_all(&mut self.stream, &frame).await.expect("a server");
-    }
-
-    pub(super) async fn count(&mut self, slice: Duration, most: u64) -> Rate {
+    async fn count(&mut self, peer: &Peer, slice: Duration, most: u64) -> Rate {
         let start = Instant::now();
         let mut deliveries = 0;
         while start.elapsed() < slice && deliveries < most {
             let read = self.read().await;
-            deliveries += self.counter.deliveries(&self.peer, &self.buffer[..read]);
+            deliveries += self.counter.deliveries(peer, &self.buffer[..read]);
         }
         Rate::since(start, deliveries)
     }
