@@ -7,13 +7,15 @@
 #[macro_export]
 macro_rules! consumer_options {
     () => {
-        /// How many decoded deliveries may wait in the client. 256.
+        /// How many decoded deliveries may wait in the client, where they hold at most twice the memory of their payloads.
+        /// 256.
         pub fn prefetch(mut self, deliveries: usize) -> Self {
             self.settings = self.settings.prefetch(deliveries);
             self
         }
 
-        /// How deliveries are paid for, where the dialect has credit.
+        /// How deliveries are paid for, where the dialect has credit, and so how many messages are leased to a consumer
+        /// that does not read: [`Credit`](crate::Credit) has the figures.
         pub fn credit(mut self, credit: $crate::config::Credit) -> Self {
             self.settings = self.settings.credit(credit);
             self

@@ -336,17 +336,22 @@ impl ProducerSettings {
     }
 }
 
-/// How a consumer pays for deliveries where the dialect has credit (spec/preamble.md 1.7).
+/// How a consumer pays for deliveries where the dialect has credit (spec/preamble.md 1.7), and so how many messages
+/// a server leases to a consumer that does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Credit {
-    /// `Window` where the server is known to keep it exactly, `Standing` elsewhere.
+    /// `Window` where the server is known to keep it exactly (P3, by the configured dialect or an admin call made
+    /// before), `Standing` elsewhere.
     #[default]
     Auto,
-    /// One large grant. What the server leases ahead is bounded by socket buffers alone.
+    /// One large grant. What the server leases ahead is bounded by not reading alone: `prefetch` and the rest of a
+    /// frame (63) in the client; what the client's receive buffer (`receive_buffer`, which Linux doubles) and the
+    /// server's send buffer (4 MiB on Linux, unless told otherwise) hold; and 64 frames of up to 64 messages and 128
+    /// more in the server. With the defaults 4,700 messages of 16 KiB or 31,000 of 128 bytes were measured.
     Standing,
-    /// A window of `prefetch` deliveries. Servers with the credit bug (P1, P2) lose messages to their
-    /// visibility timeout under it.
+    /// A window of `prefetch` deliveries: at most 128 more are leased, by the server for its own queue. Servers with
+    /// the credit bug (P1, P2) lose messages to their visibility timeout under it.
     Window,
 }
 
@@ -355,9 +360,13 @@ pub enum Credit {
 #[non_exhaustive]
 pub struct ConsumerSettings {
     /// How many decoded deliveries may wait in the client: from here on nothing more is read. A pushed frame is
-    /// decoded as a whole, so the rest of one (64 messages at most, on real servers) may come on top. 256.
+    /// decoded as a whole, so the rest of one (64 messages at most, on real servers) may come on top. They hold at
+    /// most twice the memory of their payloads, and the connection holds the frame that arrives: 5.1 MiB were
+    /// measured for 256 messages of 16 KiB. 256.
     pub prefetch: usize,
-    /// How deliveries are paid for.
+    /// How deliveries are paid for. The framed dialect has no credit: a consumer that does not read has leased what
+    /// the client and both sockets hold (see [`Credit::Standing`]) and 320 messages in the server (spec/framed.md 5).
+    /// With the defaults 860 messages of 16 KiB or 17,000 of 128 bytes were measured.
     pub credit: Credit,
     /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
     pub visibility_timeout: Duration,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fibp_proto::admin::QueueSpec;
@@ -27,6 +27,8 @@ pub enum Needs {
     Broker,
     /// No broker: the case brings a scripted server or none.
     Script,
+    /// This process to itself, as it is measured; the case brings a broker in another one.
+    Alone,
 }
 
 impl Needs {
@@ -36,7 +38,14 @@ impl Needs {
             Self::AnyServer => None,
             Self::Broker => Some("needs faults or settings of the embedded broker"),
             Self::Script => Some("brings a scripted server of its own"),
+            Self::Alone => Some("needs faults of a broker that it runs in a process of its own"),
         }
+    }
+
+    /// Cases that measure the process take turns.
+    fn turn(self) -> Option<MutexGuard<'static, ()>> {
+        static TURN: Mutex<()> = Mutex::new(());
+        (self == Self::Alone).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -353,6 +362,7 @@ pub fn run(
     case: for<'a> fn(&'a Env) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>,
 ) {
     const LIMIT: Duration = Duration::from_secs(120);
+    let _turn = needs.turn();
     let (done, result) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(test.to_owned());
     let thread = thread.spawn(move || {
@@ -378,7 +388,8 @@ pub fn run(
     }
 }
 
-/// Expands every case into a test per adapter: `<file>::<adapter>::<case>`, and per dialect with `every_dialect`.
+/// Expands every case into a test per adapter: `<file>::<adapter>::<case>`; and per dialect with `every_dialect` or a
+/// list as `[p1 P1, framed FRAMED]`: `<file>::<dialect>::<adapter>::<case>`.
 ///
 /// ```text
 /// cases! {
@@ -389,18 +400,21 @@ pub fn run(
 /// ```
 #[macro_export]
 macro_rules! cases {
-    ($needs:ident, every_dialect; $($(#[$meta:meta])* async fn $name:ident($env:ident: &Env) $body:block)+) => {
+    ($needs:ident, every_dialect; $($cases:tt)+) => {
+        $crate::cases!($needs, [p1 P1, p2 P2, p3 P3, framed FRAMED]; $($cases)+);
+    };
+    ($needs:ident, $dialects:tt; $($(#[$meta:meta])* async fn $name:ident($env:ident: &Env) $body:block)+) => {
         $($(#[$meta])* async fn $name($env: &$crate::env::Env) $body)+
-        $crate::cases!(@dialect p1, $needs, $crate::broker::P1; $($name)+);
-        $crate::cases!(@dialect p2, $needs, $crate::broker::P2; $($name)+);
-        $crate::cases!(@dialect p3, $needs, $crate::broker::P3; $($name)+);
-        $crate::cases!(@dialect framed, $needs, $crate::broker::FRAMED; $($name)+);
+        $crate::cases!(@dialects $dialects, $needs, ($($name)+));
     };
     ($needs:ident; $($(#[$meta:meta])* async fn $name:ident($env:ident: &Env) $body:block)+) => {
         $($(#[$meta])* async fn $name($env: &$crate::env::Env) $body)+
         $crate::cases!(@adapters $needs, $crate::broker::DEFAULT; $($name)+);
     };
-    (@dialect $module:ident, $needs:ident, $dialect:expr; $($name:ident)+) => {
+    (@dialects [$($module:ident $dialect:ident),+], $needs:ident, $names:tt) => {
+        $($crate::cases!(@dialect $module, $needs, $crate::broker::$dialect, $names);)+
+    };
+    (@dialect $module:ident, $needs:ident, $dialect:expr, ($($name:ident)+)) => {
         mod $module {
             $(use super::$name;)+
             $crate::cases!(@adapters $needs, $dialect; $($name)+);

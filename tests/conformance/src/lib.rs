@@ -11,6 +11,7 @@ pub mod golden;
 pub mod memory;
 pub mod poll;
 pub mod proxy;
+pub mod remote;
 pub mod script;
 pub mod session;
 pub mod sim;

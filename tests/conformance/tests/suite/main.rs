@@ -8,7 +8,6 @@ mod breaking;
 mod closing;
 mod connecting;
 mod consuming;
-mod endurance;
 mod flow;
 mod operations;
 mod real_peers;
