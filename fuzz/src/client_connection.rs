@@ -163,7 +163,7 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
         }
     }
     for parcel in parcels {
-        link.accept(now, parcel);
+        assert!(link.accept(now, parcel).is_none(), "the main link takes everything");
     }
     drain(&mut link, &mut told);
     drop(link);

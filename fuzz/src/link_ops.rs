@@ -32,6 +32,8 @@ pub fn run(data: &[u8]) {
 
 struct Driver {
     link: Link<Token>,
+    /// Where work goes that `link` does not take.
+    main: Link<Token>,
     waiters: Waiters,
     now: Instant,
     server: ServerConnection,
@@ -75,7 +77,10 @@ impl Driver {
         };
         link.set_knobs(Knobs::default().lowest_free_ids(choice & 64 == 64));
         let accepts = vec![server];
+        let mut main = Link::requests(&shared, now, 8, None);
+        main.abort(now);
         Self {
+            main,
             server: ServerConnection::new(ServerConfig::new(accepts.clone())),
             accepts,
             link,
@@ -370,13 +375,17 @@ impl Driver {
 
     /// Takes back what was handed to another link.
     fn accept(&mut self) {
-        if let Some(parcel) = self.parcels.pop() {
-            self.link.accept(self.now, parcel);
+        if let Some(parcel) = self.parcels.pop()
+            && let Some(parcel) = self.link.accept(self.now, parcel)
+        {
+            let refused = self.main.accept(self.now, parcel);
+            assert!(refused.is_none(), "the main link takes everything");
         }
     }
 
     fn drain(&mut self) {
         self.link.drain_completions(&mut self.completions);
+        self.main.drain_completions(&mut self.completions);
         for Completion { token, reply, .. } in self.completions.drain(..) {
             token.redeem();
             if let Reply::Admitted(Err(refused)) = reply {

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::completion::{Action, Completion, Reply};
-use super::submit::{CLIENT, Cargo, Parcel};
-use super::work::{Batch, Call, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Payloads, Ticket, Waiter, Work};
+use super::submit::{CLIENT, Cargo, Over, Parcel};
+use super::work::{
+    Batch, Call, Charge, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Payloads, Ticket, Waiter, Work,
+};
 use super::{Link, Settle};
 use crate::config::{Endpoint, Replay};
 use crate::connection::{Connection, Expiry};
@@ -43,8 +45,7 @@ impl<T> Link<T> {
                 match self.next_node(queue.as_ref(), error, call.fate) {
                     Next::Node(endpoint) => {
                         call.fate.hops += 1;
-                        self.release_call();
-                        return self.hand_over(Some(endpoint), Cargo::Call(call));
+                        return self.hand_over_call(Some(endpoint), call);
                     }
                     Next::Later => return self.delay_call(now, call),
                     Next::GiveUp => {}
@@ -115,7 +116,6 @@ impl<T> Link<T> {
                 match self.next_node(Some(queue), &error, ticket.fate) {
                     Next::Node(endpoint) => {
                         ticket.fate.hops += 1;
-                        self.release(&ticket, None);
                         moved.add(endpoint, Item { payload, ticket });
                         continue;
                     }
@@ -174,31 +174,57 @@ impl<T> Link<T> {
         }
     }
 
-    fn hand_over(&mut self, endpoint: Option<Endpoint>, mut cargo: Cargo<T>) {
-        if let Cargo::Items(items) = &mut cargo {
-            for item in items {
-                self.joins.export(item);
-            }
-        }
+    fn hand_over(&mut self, endpoint: Option<Endpoint>, cargo: Cargo<T>) {
         self.actions.push_back(Action::Reroute {
             endpoint,
             parcel: Parcel(cargo),
         });
     }
 
-    /// Hands items that are not charged here any more to the nodes they belong to.
+    /// The main link's account goes on counting what it gives away, until it hears that it is over.
+    fn hand_over_call(&mut self, endpoint: Option<Endpoint>, call: Call<T>) {
+        if self.name != LinkName::Main {
+            self.release_call();
+        }
+        self.hand_over(endpoint, Cargo::Call(call));
+    }
+
+    /// As [`hand_over_call`](Self::hand_over_call), for items.
+    fn hand_over_items(&mut self, endpoint: Option<Endpoint>, mut items: Vec<Item<T>>) {
+        for item in &mut items {
+            if self.name != LinkName::Main {
+                self.release(item.ticket.charge(), None);
+            }
+            self.joins.export(item);
+        }
+        self.hand_over(endpoint, Cargo::Items(items));
+    }
+
+    /// Hands items to the nodes they belong to.
     pub(super) fn hand_over_all(&mut self, moved: Moved<T>) {
         for (endpoint, items) in moved.0 {
-            self.hand_over(Some(endpoint), Cargo::Items(items));
+            self.hand_over_items(Some(endpoint), items);
         }
     }
 
-    /// Hands items that were charged here to another node.
-    pub(super) fn reroute(&mut self, endpoint: Option<Endpoint>, items: Vec<Item<T>>) {
-        for item in &items {
-            self.release(&item.ticket, None);
+    /// Tells the main link of work of its own that is over here.
+    fn report_over(&mut self, over: Over) {
+        if let Some(Action::Reroute {
+            endpoint: None,
+            parcel: Parcel(Cargo::Over(known)),
+        }) = self.actions.back_mut()
+        {
+            known.push(over);
+        } else {
+            self.hand_over(None, Cargo::Over(vec![over]));
         }
-        self.hand_over(endpoint, Cargo::Items(items));
+    }
+
+    /// An item is over, whoever may wait for it.
+    pub(super) fn note_over(&mut self, ticket: &Ticket<T>, error: Option<&Error>) {
+        if let Some(home) = &ticket.home {
+            self.report_over(Over::Item(**home, error.cloned()));
+        }
     }
 
     fn delay_call(&mut self, now: Instant, call: Call<T>) {
@@ -214,6 +240,9 @@ impl<T> Link<T> {
     /// Ends a call that was charged to the client's account.
     pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
         self.release_call();
+        if call.is_abroad {
+            self.report_over(Over::Call);
+        }
         let result = result.map_err(|error| call.fate.judge(error));
         crate::trace::call_finished(call.request.op(), result.as_ref().err());
         self.note_result(result.as_ref().err());
@@ -257,7 +286,8 @@ impl<T> Link<T> {
             ItemResult::Enqueued(Err(failed)) => Some(failed.message.queue.clone()),
             _ => None,
         };
-        self.release(&ticket, error.as_ref());
+        self.release(ticket.charge(), error.as_ref());
+        self.note_over(&ticket, error.as_ref());
         let told = ticket.waiter.tell(ticket.call, result, &mut self.joins);
         self.completions.extend(told.completion);
         if let (Some(queue), Some(error)) = (queue, told.unheard) {
@@ -266,10 +296,10 @@ impl<T> Link<T> {
     }
 
     /// Gives back the room a ticket took, and tells the flushes of its producer.
-    pub(super) fn release(&mut self, ticket: &Ticket<T>, error: Option<&Error>) {
-        if let Some(account) = self.accounts.get_mut(ticket.account).and_then(Option::as_mut) {
-            account.release(ticket.leads, ticket.cost);
-            account.leave(ticket.epoch, error, &mut self.completions);
+    pub(super) fn release(&mut self, charge: Charge, error: Option<&Error>) {
+        if let Some(account) = self.accounts.get_mut(charge.account).and_then(Option::as_mut) {
+            account.release(charge.leads, charge.cost);
+            account.leave(charge.epoch, error, &mut self.completions);
         }
     }
 
@@ -344,7 +374,7 @@ impl<T> Link<T> {
         let mut ended = Vec::new();
         let result = connection.expire(now, |work| match work {
             Work::Call(call) => {
-                ended.push(Expired::Call(call.token.take()));
+                ended.push(Expired::Call(call.token.take(), call.is_abroad));
                 Expiry::Expired
             }
             Work::Subscribe => Expiry::Never,
@@ -376,8 +406,11 @@ impl<T> Link<T> {
         self.connection = Some(connection);
         for expired in ended {
             match expired {
-                Expired::Call(token) => {
+                Expired::Call(token, is_abroad) => {
                     self.release_call();
+                    if is_abroad {
+                        self.report_over(Over::Call);
+                    }
                     self.note_result(Some(&late));
                     if !self.knobs.has(Flaw::LostWaiter) {
                         self.complete_call(token, Err(late.clone()));
@@ -503,15 +536,14 @@ impl<T> Link<T> {
         let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, call)| call);
         for mut call in std::mem::take(&mut self.calls).into_iter().chain(delayed) {
             call.fate.hops += 1;
-            self.release_call();
-            self.hand_over(None, Cargo::Call(call));
+            self.hand_over_call(None, call);
         }
         let mut items = self.lanes.drain();
         for item in &mut items {
             item.ticket.fate.hops += 1;
         }
         if !items.is_empty() {
-            self.reroute(None, items);
+            self.hand_over_items(None, items);
         }
         debug_assert!(matches!(self.name, LinkName::Node(_)));
     }
@@ -542,7 +574,7 @@ enum Next {
 }
 
 enum Expired<T> {
-    Call(Option<T>),
+    Call(Option<T>, bool),
     Item(Ticket<T>, Payload),
     Frame(LaneKey),
 }
@@ -569,6 +601,7 @@ impl<T> Ticket<T> {
             epoch: self.epoch,
             leads: self.leads,
             detached: self.detached,
+            home: self.home.take(),
         };
         self.cost = 0;
         self.leads = false;

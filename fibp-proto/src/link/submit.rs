@@ -6,7 +6,7 @@ use super::accounts::{Account, Job, Parked};
 use super::answers::Moved;
 use super::closing::Closing;
 use super::completion::{CallId, Completion, Reply};
-use super::work::{Call, Fate, Item, ItemResult, Many, Payload, Payloads, Ticket, Waiter, Work};
+use super::work::{Call, Charge, Fate, Item, ItemResult, Many, Payload, Payloads, Ticket, Waiter, Work};
 use super::{Link, ProducerId, Settle};
 use crate::config::{OnFull, ProducerSettings};
 use crate::directory::Purpose;
@@ -27,6 +27,15 @@ pub struct Parcel<T>(pub(super) Cargo<T>);
 pub(super) enum Cargo<T> {
     Call(Call<T>),
     Items(Vec<Item<T>>),
+    /// What is over of the work that the main link gave away.
+    Over(Vec<Over>),
+}
+
+/// Work that ended in the link to a node.
+#[derive(Debug)]
+pub(super) enum Over {
+    Call,
+    Item(Charge, Option<Error>),
 }
 
 impl<T> Link<T> {
@@ -48,6 +57,7 @@ impl<T> Link<T> {
             request,
             token: Some(token),
             fate,
+            is_abroad: false,
         };
         self.submit(now, CLIENT, id, fate.deadline, Job::Call(call));
         id
@@ -204,25 +214,35 @@ impl<T> Link<T> {
         token
     }
 
-    /// Accepts work that another link handed over with [`Action::Reroute`](super::Action::Reroute).
-    pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) {
-        if let Some(error) = self.refusal(now) {
-            // It is charged to nobody here.
-            match parcel.0 {
-                Cargo::Call(call) => self.fail_job(Job::Call(call), &error),
-                Cargo::Items(items) => {
-                    for item in items {
-                        self.fail_job(Job::Item(item), &error);
+    /// Accepts work that another link handed over with [`Action::Reroute`](super::Action::Reroute). What a link to a
+    /// node cannot take, because it has ended meanwhile, comes back: give it to the main link.
+    #[must_use = "what comes back is work that somebody waits for"]
+    pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) -> Option<Parcel<T>> {
+        let refusal = self.refusal(now);
+        let is_home = self.name == LinkName::Main;
+        if !is_home && (refusal.is_some() || matches!(parcel.0, Cargo::Over(_))) {
+            return Some(parcel);
+        }
+        match parcel.0 {
+            Cargo::Over(over) => {
+                for over in over {
+                    match over {
+                        Over::Call => self.release_call(),
+                        Over::Item(charge, error) => self.release(charge, error.as_ref()),
                     }
                 }
+                self.settle_accounts(now);
             }
-            return self.note_change();
-        }
-        // The call ids of the other link mean nothing here, but the order they stand for does.
-        match parcel.0 {
+            // The call ids of the other link mean nothing here, but the order they stand for does.
             Cargo::Call(mut call) => {
                 call.id = self.next_accepted_id();
-                self.admit(now, CLIENT, Job::Call(call));
+                call.is_abroad = !is_home;
+                match refusal {
+                    Some(error) => self.finish_call(call, Err(error)),
+                    // It is charged at home all the while.
+                    None if is_home => self.requeue_call(call),
+                    None => self.admit(now, CLIENT, Job::Call(call)),
+                }
             }
             Cargo::Items(items) => {
                 let mut latest = None;
@@ -233,14 +253,41 @@ impl<T> Link<T> {
                     let (theirs, ours) = known.unwrap_or_else(|| (item.ticket.call, self.next_accepted_id()));
                     latest = Some((theirs, ours));
                     item.ticket.call = ours;
-                    item.ticket.account = CLIENT;
-                    item.ticket.cost = item.payload.cost();
-                    self.admit_item(now, item, &mut moved);
+                    if is_home {
+                        self.welcome(now, item, refusal.as_ref(), &mut moved);
+                    } else {
+                        let charge = item.ticket.charge();
+                        item.ticket.home.get_or_insert_with(|| Box::new(charge));
+                        item.ticket.set_charge(Charge {
+                            account: CLIENT,
+                            cost: item.payload.cost(),
+                            ..charge
+                        });
+                        self.admit_item(now, item, &mut moved);
+                    }
                 }
                 self.hand_over_all(moved);
             }
         }
         self.note_change();
+        None
+    }
+
+    /// An item is back in the main link, where it was charged all the while.
+    fn welcome(&mut self, now: Instant, mut item: Item<T>, refusal: Option<&Error>, moved: &mut Moved<T>) {
+        if let Some(home) = item.ticket.home.take() {
+            item.ticket.set_charge(*home);
+        }
+        if let Some(error) = refusal {
+            return self.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
+        }
+        if let Some(leader) = self.leader_elsewhere(item.payload.queue()) {
+            return moved.add(leader, item);
+        }
+        match self.account(item.ticket.account).map(|account| account.policy) {
+            Some(policy) => self.lanes.push(now, policy, item),
+            None => self.fail_items(vec![item], &closed("the producer")),
+        }
     }
 
     /// Flushes, waits for answers, then closes; completes with [`Reply::Closed`] by `now + deadline` at the
@@ -397,12 +444,12 @@ impl<T> Link<T> {
         let Some(account) = self.accounts.get_mut(item.ticket.account).and_then(Option::as_mut) else {
             return self.fail_items(vec![item], &closed("the producer"));
         };
-        if let Some(leader) = leader {
-            return moved.add(leader, item);
-        }
         account.charge(item.ticket.leads, item.ticket.cost);
         item.ticket.epoch = account.enter();
-        self.lanes.push(now, account.policy, item);
+        match leader {
+            Some(leader) => moved.add(leader, item),
+            None => self.lanes.push(now, account.policy, item),
+        }
     }
 
     /// The node that is known to lead the queue, if it is not the one this link talks to.
@@ -515,7 +562,8 @@ impl<T> Link<T> {
         for mut item in self.lanes.withdraw(now, id) {
             let waiter = std::mem::replace(&mut item.ticket.waiter, Waiter::Told);
             token = token.or_else(|| waiter.into_token());
-            self.release(&item.ticket, None);
+            self.release(item.ticket.charge(), None);
+            self.note_over(&item.ticket, None);
         }
         token.or_else(|| self.forget_in_flight(id))
     }

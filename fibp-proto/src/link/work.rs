@@ -22,6 +22,8 @@ pub(super) struct Call<T> {
     /// `None`: the caller is gone.
     pub(super) token: Option<T>,
     pub(super) fate: Fate,
+    /// It is charged in the main link, too, which is told when it is over.
+    pub(super) is_abroad: bool,
 }
 
 /// What a call or an item carries through retries.
@@ -149,6 +151,35 @@ pub(super) struct Ticket<T> {
     pub(super) leads: bool,
     /// A receipt: goes out even when nobody waits for it any more.
     pub(super) detached: bool,
+    /// In a link to a node: what it is charged for in the main link, which is told when it is over.
+    pub(super) home: Option<Box<Charge>>,
+}
+
+/// What an item takes up in an account.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Charge {
+    pub(super) account: usize,
+    pub(super) cost: usize,
+    pub(super) epoch: u64,
+    pub(super) leads: bool,
+}
+
+impl<T> Ticket<T> {
+    pub(super) fn charge(&self) -> Charge {
+        Charge {
+            account: self.account,
+            cost: self.cost,
+            epoch: self.epoch,
+            leads: self.leads,
+        }
+    }
+
+    pub(super) fn set_charge(&mut self, charge: Charge) {
+        self.account = charge.account;
+        self.cost = charge.cost;
+        self.epoch = charge.epoch;
+        self.leads = charge.leads;
+    }
 }
 
 /// Who waits.
@@ -369,6 +400,7 @@ impl<T> Item<T> {
                 epoch: 0,
                 leads,
                 detached: false,
+                home: None,
             },
             payload,
         }

@@ -134,7 +134,11 @@ impl<S> Hub<S> {
             // The main link is there before any other; the parcel's waiters are told when it is dropped.
             (None, None) => return,
         };
-        cell.with(|link| link.accept(now, parcel));
+        let refused = cell.with(|link| link.accept(now, parcel));
+        if let (Some(parcel), Some(main)) = (refused, self.main.get()) {
+            // The main link takes everything.
+            let _nothing = main.with(|link| link.accept(now, parcel));
+        }
         if self.closed.load(Ordering::Acquire) {
             self.abandon_link(&cell);
         }

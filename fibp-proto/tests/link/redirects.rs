@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use fibp_proto::config::ConsumerSettings;
+use fibp_proto::config::{ConsumerSettings, ProducerSettings};
+use fibp_proto::link::Parcel;
 use fibp_proto::operation::GetQueueStats;
 use fibp_proto::response::ServerError;
 use fibp_proto::{Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
 
 use crate::calls::connected;
-use crate::harness::{MODES, Mode, P1, Sim, config, in_every_mode};
+use crate::harness::{MODES, Mode, P1, Sim, Token, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
 
 /// What a preamble node says of a queue that another one leads.
@@ -215,7 +216,7 @@ fn carry(main: &mut Sim, nodes: &mut Vec<(Endpoint, Sim)>, serve: impl Fn(&Reque
         }
         for (to, parcel) in parcels {
             let Some(to) = to else {
-                main.link.accept(main.now, parcel);
+                give(main, parcel);
                 continue;
             };
             if !nodes
@@ -229,10 +230,15 @@ fn carry(main: &mut Sim, nodes: &mut Vec<(Endpoint, Sim)>, serve: impl Fn(&Reque
                 nodes.push((to.clone(), node));
             }
             let (_, node) = nodes.iter_mut().rfind(|(known, _)| *known == to).unwrap();
-            node.link.accept(node.now, parcel);
+            give(node, parcel);
         }
     }
     panic!("parcels without end");
+}
+
+#[track_caller]
+fn give(sim: &mut Sim, parcel: Parcel<Token>) {
+    assert!(sim.link.accept(sim.now, parcel).is_none());
 }
 
 fn finish_all(main: Sim, nodes: Vec<(Endpoint, Sim)>) {
@@ -366,12 +372,12 @@ fn a_node_that_fails_returns_its_work() {
     let (to, parcel) = main.parcels.pop().unwrap();
     let mut node = main.node(&to.unwrap());
     node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
-    node.link.accept(node.now, parcel);
+    give(&mut node, parcel);
     node.advance_secs(1);
     assert!(node.link.is_terminated() || !node.parcels.is_empty());
     let (to, parcel) = node.parcels.pop().unwrap();
     assert_eq!(to, None, "to the main link");
-    main.link.accept(main.now, parcel);
+    give(&mut main, parcel);
     main.settle();
     assert!(main.enqueued(message).is_ok());
     assert!(main.parcels.is_empty(), "the leader that failed is forgotten");
@@ -389,7 +395,7 @@ fn returned_work_is_not_taken_for_a_call_that_waits() {
     let (to, parcel) = main.parcels.pop().unwrap();
     let mut node = main.node(&to.unwrap());
     node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
-    node.link.accept(node.now, parcel);
+    give(&mut node, parcel);
     node.advance_secs(1);
 
     // Meanwhile nothing leaves the main link: calls take all its room, and others wait in line for that.
@@ -398,7 +404,7 @@ fn returned_work_is_not_taken_for_a_call_that_waits() {
     let (message, message_id) = main.enqueue_within("orders", "3", None);
     let later = main.enqueue("orders", "4");
     main.settle();
-    main.link.accept(main.now, node.parcels.pop().unwrap().1);
+    give(&mut main, node.parcels.pop().unwrap().1);
     main.settle();
     for (token, id) in stats {
         main.abandon(token, id);
@@ -434,7 +440,7 @@ fn a_node_that_is_lost_in_the_middle_returns_what_is_safe() {
     node.dialed = Box::new(|_, _| Host::framed());
     node.serve = Box::new(|_, _| Act::Silence);
     for (_, parcel) in parcels {
-        node.link.accept(node.now, parcel);
+        give(&mut node, parcel);
     }
     node.settle();
     assert_eq!(node.asked.len(), 2);
@@ -443,7 +449,7 @@ fn a_node_that_is_lost_in_the_middle_returns_what_is_safe() {
     main.serve = Box::new(|request, _| obliging(request));
     for (to, parcel) in std::mem::take(&mut node.parcels) {
         assert_eq!(to, None);
-        main.link.accept(main.now, parcel);
+        give(&mut main, parcel);
     }
     main.settle();
     assert_eq!(main.enqueued(message).unwrap_err().outcome(), Outcome::Unknown);
@@ -462,7 +468,7 @@ fn deadlines_travel_with_the_work() {
     let mut node = main.node(&to.unwrap());
     node.dialed = Box::new(|_, _| Host::framed());
     node.serve = Box::new(|_, _| Act::Silence);
-    node.link.accept(node.now, parcel);
+    give(&mut node, parcel);
     node.advance_ms(9_999);
     assert!(main.is_open(message));
     node.advance_ms(1);
@@ -471,22 +477,88 @@ fn deadlines_travel_with_the_work() {
 }
 
 #[test]
-fn a_link_that_is_over_refuses_parcels() {
+fn a_link_that_is_over_gives_parcels_back() {
     let mut main = framed_node(Mode::Whole);
     main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
     let message = main.enqueue("orders", "m");
     let stats = main.call(GetQueueStats { queue: "orders".into() });
     main.settle();
     let mut node = main.node(&endpoint("n2:1"));
-    node.link.abort(node.now);
+    node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
+    node.advance_secs(1);
+    node.check_inert();
+    main.serve = Box::new(|request, _| obliging(request));
     for (_, parcel) in std::mem::take(&mut main.parcels) {
-        node.link.accept(node.now, parcel);
+        let parcel = node.link.accept(node.now, parcel).expect("it has ended");
+        give(&mut main, parcel);
     }
-    node.settle();
+    main.settle();
+    assert!(main.enqueued(message).is_ok());
+    assert!(main.response(stats).is_ok());
+    assert!(node.parcels.is_empty());
+
+    // Not for ever: once the main link is closed, what comes back fails.
+    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    let message = main.enqueue("orders", "m");
+    let stats = main.call(GetQueueStats { queue: "orders".into() });
+    main.settle();
+    main.link.abort(main.now);
+    for (_, parcel) in std::mem::take(&mut main.parcels) {
+        let parcel = node.link.accept(node.now, parcel).expect("it has ended");
+        give(&mut main, parcel);
+    }
+    main.settle();
     assert_eq!(main.enqueued(message).unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(main.response(stats).unwrap_err().kind(), ErrorKind::Closed);
-    node.check_inert();
     main.finish();
+}
+
+#[test]
+fn a_flush_waits_for_what_went_to_another_node() {
+    for answered in [true, false] {
+        let mut main = framed_node(Mode::Whole);
+        main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+        let producer = main.producer(ProducerSettings::default());
+        let (admitted, receipt, _) = main.send(producer, "m");
+        main.settle();
+        assert!(main.admitted(admitted).is_ok());
+        let flush = main.flush(producer);
+        main.settle();
+        let (to, parcel) = main.parcels.pop().unwrap();
+        let mut node = main.node(&to.unwrap());
+        node.dialed = Box::new(|_, _| Host::framed());
+        node.serve = Box::new(move |request, _| if answered { obliging(request) } else { Act::Silence });
+        give(&mut node, parcel);
+        assert!(main.is_open(flush), "the message is still under way");
+        node.advance_secs(if answered { 0 } else { 10 });
+        assert_eq!(main.enqueued(receipt).is_ok(), answered);
+        let (to, over) = node.parcels.pop().unwrap();
+        assert_eq!(to, None);
+        give(&mut main, over);
+        main.settle();
+        assert_eq!(main.flushed(flush).is_ok(), answered);
+        finish_all(main, vec![(endpoint("n2:1"), node)]);
+    }
+}
+
+#[test]
+fn what_went_to_another_node_takes_up_room_until_it_is_over() {
+    let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
+    let mut main = connected(config, Mode::Whole, Dialect::Framed);
+    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    let away = main.enqueue("orders", "m");
+    let stats = main.call(GetQueueStats { queue: "orders".into() });
+    main.settle();
+    main.serve = Box::new(|request, _| obliging(request));
+    let waits = main.enqueue("other", "w");
+    main.settle();
+    assert!(main.is_open(waits), "there is no room");
+    let mut nodes = Vec::new();
+    carry(&mut main, &mut nodes, |request, _| obliging(request));
+    assert!(main.enqueued(away).is_ok());
+    assert!(main.response(stats).is_ok());
+    assert!(main.enqueued(waits).is_ok());
+    finish_all(main, nodes);
 }
 
 #[test]

@@ -17,6 +17,8 @@ use super::token::Token;
 
 /// About how much is encoded for one write.
 const WRITE_SIZE: usize = 16 * 1024;
+/// The room that a busy connection has for one read.
+const LARGEST_READ: usize = 256 * 1024;
 
 /// A turn that does more rounds than this is going in circles.
 const MAX_ROUNDS: usize = 10_000;
@@ -403,9 +405,9 @@ impl Port {
         let holdings = self.link.holdings();
         // One push beyond the bound, and those that one read of the largest buffer can hold.
         let push_bytes = 64 * (plan.largest + 200);
-        let decoder = 2 * push_bytes + 128 * 1024;
+        let decoder = 2 * push_bytes + LARGEST_READ;
         // One push beyond the bound; and when the connection is lost, what one read had brought behind it.
-        let bound = prefetch.saturating_add(64 + 64 * 1024 / 56);
+        let bound = prefetch.saturating_add(64 + LARGEST_READ / 56);
         if holdings.deliveries > bound {
             return Err(format!("{} deliveries wait, {bound} are allowed", holdings.deliveries));
         }

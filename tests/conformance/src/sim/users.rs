@@ -145,8 +145,11 @@ impl World {
                 })
             }
         };
-        if let Some(link) = port.and_then(|port| self.link(port)) {
-            link.accept(now, parcel);
+        let refused = port
+            .and_then(|port| self.link(port))
+            .and_then(|link| link.accept(now, parcel));
+        if let Some(parcel) = refused {
+            self.reroute(client, None, parcel);
         }
     }
 
