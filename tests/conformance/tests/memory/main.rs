@@ -7,3 +7,10 @@ mod calls;
 mod heap;
 mod paused;
 mod restarts;
+
+use fibp_proto::{Error, ErrorKind};
+
+/// Whether an ack was refused because it came late: the message is or was delivered again.
+fn came_late(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::MessageNotFound)
+}

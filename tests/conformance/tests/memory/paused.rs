@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::{Dialect, Error, ErrorKind, Message};
+use fibp_proto::{Dialect, Message};
 use fila_conformance::adapter::{Client, Consumer};
 use fila_conformance::broker::{FRAMED, P3};
 use fila_conformance::cases;
 use fila_conformance::env::{Env, PATIENCE, announce, config};
 use fila_conformance::remote::RemoteBroker;
 
+use crate::came_late;
 use crate::heap::{self, Baseline, KIB};
 
 /// The visibility timeout of the queue.
@@ -138,7 +139,9 @@ impl Scene<'_> {
             let delivery = consumer.next_within(Duration::from_millis(200)).await;
             if delivery.is_none() || acks.len() == ACKS {
                 for ack in acks.drain(..) {
-                    check_ack(ack.await);
+                    if let Err(error) = ack.await {
+                        assert!(came_late(&error), "{error}");
+                    }
                 }
             }
             let Some(delivery) = delivery else {
@@ -158,14 +161,6 @@ impl Scene<'_> {
         }
         assert!(seen.iter().all(|seen| *seen), "acked without having been delivered");
         taken
-    }
-}
-
-fn check_ack(acked: Result<(), Error>) {
-    if let Err(error) = acked {
-        let kind = error.kind();
-        let expired = matches!(kind, ErrorKind::LeaseLost | ErrorKind::MessageNotFound);
-        assert!(expired, "{error}");
     }
 }
 

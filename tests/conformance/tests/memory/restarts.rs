@@ -14,6 +14,7 @@ use fila_conformance::cases;
 use fila_conformance::env::{Env, PATIENCE, Task, announce};
 use fila_conformance::remote::RemoteBroker;
 
+use crate::came_late;
 use crate::heap::{self, Baseline, KIB};
 
 const PRODUCERS: u64 = 16;
@@ -58,8 +59,7 @@ struct Ledger {
     unknown: AtomicU64,
     unsent: AtomicU64,
     acked: AtomicU64,
-    /// Acks that came too late: the message is or was delivered again.
-    expired: AtomicU64,
+    late: AtomicU64,
     unacked: AtomicU64,
     slowest_ms: AtomicU64,
     stop: AtomicBool,
@@ -73,7 +73,7 @@ impl Ledger {
             unknown: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             acked: AtomicU64::new(0),
-            expired: AtomicU64::new(0),
+            late: AtomicU64::new(0),
             unacked: AtomicU64::new(0),
             slowest_ms: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -94,11 +94,12 @@ impl Ledger {
         self.check(start);
         let count = match acked {
             Ok(()) => &self.acked,
-            Err(error) => match error.kind() {
-                ErrorKind::LeaseLost | ErrorKind::MessageNotFound => &self.expired,
-                ErrorKind::Disconnected | ErrorKind::Timeout => &self.unacked,
-                _ => panic!("{error}"),
-            },
+            Err(error) if came_late(&error) => &self.late,
+            Err(error) => {
+                let lost = matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::Timeout);
+                assert!(lost, "{error}");
+                &self.unacked
+            }
         };
         count.fetch_add(1, Ordering::SeqCst);
     }
@@ -280,7 +281,7 @@ async fn endure(env: &Env) {
         load(&ledger.unsent),
         ledger.count(CONSUMED),
         load(&ledger.acked),
-        load(&ledger.expired),
+        load(&ledger.late),
         load(&ledger.unacked),
         load(&ledger.slowest_ms),
         baseline.bytes() / KIB,
