@@ -42,6 +42,11 @@ impl Needs {
         }
     }
 
+    /// How long a case may take: those that measure the process can be told to take long.
+    fn limit(self) -> Duration {
+        Duration::from_secs(if self == Self::Alone { 1200 } else { 120 })
+    }
+
     /// Cases that measure the process take turns.
     fn turn(self) -> Option<MutexGuard<'static, ()>> {
         static TURN: Mutex<()> = Mutex::new(());
@@ -361,7 +366,7 @@ pub fn run(
     test: &'static str,
     case: for<'a> fn(&'a Env) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>,
 ) {
-    const LIMIT: Duration = Duration::from_secs(120);
+    let limit = needs.limit();
     let _turn = needs.turn();
     let (done, result) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(test.to_owned());
@@ -380,8 +385,8 @@ pub fn run(
         let _nobody_waits = done.send(()).is_err();
     });
     let thread = thread.expect("a thread for the case");
-    if result.recv_timeout(LIMIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-        panic!("{test} hangs: not finished after {LIMIT:?}");
+    if result.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        panic!("{test} hangs: not finished after {limit:?}");
     }
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

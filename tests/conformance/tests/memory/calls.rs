@@ -113,7 +113,10 @@ impl Caller {
                         assert!(came_late(&error), "{error}");
                     }
                 }
-                1 if self.can_drop => drop(poll_times(delivery.ack(), 1 + taken / 4 % 3).await),
+                // What comes back because of that is acked for good.
+                1 if self.can_drop && delivery.received().attempt_count == 0 => {
+                    drop(poll_times(delivery.ack(), 1 + taken / 4 % 3).await);
+                }
                 _ => drop(delivery.ack_queued()),
             }
             counts.add(&counts.acked);
