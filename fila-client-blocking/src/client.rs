@@ -1,6 +1,8 @@
 //! The client.
 
 use std::iter::FusedIterator;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::Config;
@@ -12,10 +14,11 @@ use fibp_proto::task::{Call, Handle, Subscription, Waiter};
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
+use crate::connect::Stream;
 use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::driver::{Port, SOURCES, attend, spawner};
+use crate::driver::{SOURCES, spawner};
 use crate::producer::ProducerBuilder;
-use crate::wait::{Input, wait, wait_until};
+use crate::wait::{Bell, wait};
 
 /// A connection to a Fila broker, or to a cluster of them, that mends itself.
 ///
@@ -27,7 +30,7 @@ use crate::wait::{Input, wait, wait_until};
 /// Calls made while there is no connection wait for one, until their timeout.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) handle: Handle<Port>,
+    pub(crate) handle: Handle<Stream>,
     /// Instead of the configured request timeout.
     pub(crate) timeout: Option<Duration>,
 }
@@ -48,8 +51,9 @@ impl Client {
     {
         let shared = Shared::new(config.try_into().map_err(Into::into)?)?;
         let (handle, opened) = Handle::open(shared, SOURCES, spawner());
-        wait(handle.main(), opened.opened())?;
-        Ok(Self { handle, timeout: None })
+        let client = Self { handle, timeout: None };
+        client.wait(opened.opened())?;
+        Ok(client)
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
@@ -194,16 +198,14 @@ impl Client {
     pub(crate) fn submit(
         &self,
         call: impl FnOnce(&mut Link<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
-    ) -> Call<Port> {
+    ) -> Call<Stream> {
         let main = self.handle.main();
         let now = Instant::now();
-        attend(main, || {
-            main.queue(|link, waiter| call(link, now, self.timeout, waiter))
-        })
+        main.submit(now, |link, waiter| call(link, now, self.timeout, waiter))
     }
 
     pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        wait(self.handle.main(), answer)
+        wait(self.handle.hub(), self.handle.main(), answer)
     }
 }
 
@@ -226,7 +228,14 @@ impl Events {
     }
 
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Event> {
-        wait_until(None, Input::Push, until, |cx| self.0.poll(cx)).flatten()
+        let bell = Arc::new(Bell::default());
+        loop {
+            match bell.poll(until, |cx| self.0.poll(cx)) {
+                Poll::Ready(event) => return event,
+                Poll::Pending if until.is_some_and(|until| until <= Instant::now()) => return None,
+                Poll::Pending => {}
+            }
+        }
     }
 }
 

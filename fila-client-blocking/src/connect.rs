@@ -1,8 +1,10 @@
 //! Sockets: resolving, connecting, reading, writing.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,13 +13,13 @@ use fibp_proto::config::Settings;
 use fibp_proto::dial::AddressRace;
 use fibp_proto::fault::{Fault, FaultKind};
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use fibp_proto::task::{Job, News, SLICE};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-/// How long one read or write may block, unless the reader thread has settled in.
-pub(crate) const SLICE: Duration = Duration::from_millis(10);
+use crate::wait::{Bell, lock};
 
 /// The most chunks of one vectored write.
-const MAX_SLICES: usize = 16;
+const MAX_SLICES: usize = 32;
 
 /// Starts a thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Fault> {
@@ -25,17 +27,22 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
     thread.spawn(body).map(drop).map_err(fault)
 }
 
-/// Opens a connection, by `deadline` at the latest. Whatever hangs longer than that is left behind on a
-/// thread of its own.
+/// Opens a connection. Addresses have until `deadline`; names have no limit here, as the link itself gives up then, and
+/// leaves this thread behind.
 pub(crate) fn connect(
     endpoint: &Endpoint,
     deadline: Instant,
     settings: &Settings,
     receive_buffer: Option<u32>,
-) -> Result<TcpStream, Fault> {
+) -> Result<Stream, Fault> {
     let addresses = match endpoint.ip() {
         Some(ip) => vec![SocketAddr::new(ip, endpoint.port)],
-        None => resolve(endpoint, deadline)?,
+        None => {
+            let found = (endpoint.host.as_str(), endpoint.port).to_socket_addrs();
+            found
+                .map_err(|error| Fault::from_source(FaultKind::Resolve, error))?
+                .collect()
+        }
     };
     let keepalive = settings.keepalive;
     let mut race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
@@ -64,29 +71,12 @@ pub(crate) fn connect(
     }
 }
 
-fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>, Fault> {
-    let (result, arrival) = mpsc::sync_channel(1);
-    let name = (endpoint.host.clone(), endpoint.port);
-    spawn("fila-resolve", move || {
-        // The caller may have given up.
-        let _ = result.send(name.to_socket_addrs());
-    })?;
-    match arrival.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
-        Ok(Err(error)) => Err(Fault::from_source(FaultKind::Resolve, error)),
-        Err(_) => Err(Fault::new(
-            FaultKind::TimedOut,
-            format!("the name \"{}\" was not resolved in time", endpoint.host),
-        )),
-    }
-}
-
 fn open(
     address: SocketAddr,
     deadline: Instant,
     keepalive: Option<Duration>,
     receive_buffer: Option<u32>,
-) -> io::Result<TcpStream> {
+) -> io::Result<Stream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(bytes) = receive_buffer.and_then(|bytes| usize::try_from(bytes).ok()) {
         // Before connecting: the window scale is announced then.
@@ -96,44 +86,98 @@ fn open(
     socket.connect_timeout(&address.into(), time.max(Duration::from_millis(1)))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(idle) = keepalive {
-        SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
     }
     socket.set_read_timeout(Some(SLICE))?;
     socket.set_write_timeout(Some(SLICE))?;
-    Ok(socket.into())
+    Ok(Stream {
+        tcp: socket.into(),
+        patient: AtomicBool::new(false),
+        callers: Mutex::default(),
+    })
 }
 
-/// Reads once; `None` if nothing came in time, 0 at the end.
-pub(crate) fn read(mut stream: &TcpStream, buffer: &mut ReadBuffer) -> io::Result<Option<usize>> {
-    let n = in_time(|| stream.read(buffer.unfilled()))?;
-    buffer.advance(n.unwrap_or(0));
-    Ok(n)
+/// A connection's socket.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    tcp: TcpStream,
+    /// Reads do not time out.
+    patient: AtomicBool,
+    /// For the callers of the next frame.
+    callers: Mutex<Arc<Bell>>,
 }
 
-/// Writes once; how many bytes were taken, and whether the socket would not take more in time.
-pub(crate) fn write(mut stream: &TcpStream, transmit: &Transmit) -> io::Result<(usize, bool)> {
-    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-    let slices = transmit.slices(&mut slices);
-    let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-    let n = in_time(|| match slices {
-        [one] => stream.write(one),
-        many => stream.write_vectored(many),
-    })?;
-    match n {
-        Some(0) if offered > 0 => Err(io::ErrorKind::WriteZero.into()),
-        taken => Ok((taken.unwrap_or(0), taken.is_none_or(|taken| taken < offered))),
+impl Stream {
+    /// What wakes the callers of the next frame.
+    pub(crate) fn callers(&self) -> Arc<Bell> {
+        Arc::clone(&lock(&self.callers))
+    }
+
+    /// A frame is on its way: later callers travel in another one.
+    pub(crate) fn begin_frame(&self) {
+        let mut bell = lock(&self.callers);
+        if Arc::get_mut(&mut bell).is_none() {
+            *bell = Arc::default();
+        }
+    }
+
+    /// Does a job that is done with a socket alone.
+    pub(crate) fn perform(job: Job<Self>) -> News<Self> {
+        match job {
+            Job::Read {
+                socket,
+                mut buffer,
+                patient,
+            } => {
+                let result = socket.read(&mut buffer, patient);
+                return News::Read { buffer, result };
+            }
+            Job::Write { socket, transmit } => {
+                let result = socket.write(&transmit);
+                return News::Written { transmit, result };
+            }
+            // These fail if the peer was faster.
+            Job::HalfClose(socket) => drop(socket.tcp.shutdown(Shutdown::Write)),
+            Job::Close(socket) => drop(socket.tcp.shutdown(Shutdown::Both)),
+            _ => {}
+        }
+        News::Nothing
+    }
+
+    /// Reads once; `None` if nothing came in time, 0 at the end. Called by one thread at a time.
+    fn read(&self, buffer: &mut ReadBuffer, patient: bool) -> Result<Option<usize>, Fault> {
+        if self.patient.swap(patient, Ordering::Relaxed) != patient {
+            // It fails if the connection is lost, which reading will tell.
+            let _ = self.tcp.set_read_timeout(if patient { None } else { Some(SLICE) });
+        }
+        let n = in_time(|| (&self.tcp).read(buffer.unfilled()))?;
+        buffer.advance(n.unwrap_or(0));
+        Ok(n)
+    }
+
+    /// Writes once; how many bytes were taken in time.
+    pub(crate) fn write(&self, transmit: &Transmit) -> Result<usize, Fault> {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let taken = in_time(|| match transmit.slices(&mut slices) {
+            [one] => (&self.tcp).write(one),
+            many => (&self.tcp).write_vectored(many),
+        })?;
+        match taken {
+            Some(0) => Err(fault(io::ErrorKind::WriteZero.into())),
+            taken => Ok(taken.unwrap_or(0)),
+        }
     }
 }
 
 /// A system call that may time out.
-fn in_time(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+fn in_time(mut call: impl FnMut() -> io::Result<usize>) -> Result<Option<usize>, Fault> {
     loop {
         match call() {
             Ok(n) => return Ok(Some(n)),
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(None),
-                _ => return Err(error),
+                _ => return Err(fault(error)),
             },
         }
     }

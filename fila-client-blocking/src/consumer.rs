@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{Lease, Settle};
-use fibp_proto::task::{Deliveries, settled};
+use fibp_proto::task::{Deliveries, Input, settled};
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
 use crate::client::Client;
-use crate::driver::{Line, Port, attend, post};
-use crate::wait::{Input, Pending, wait, wait_until};
+use crate::connect::Stream;
+use crate::driver::Line;
+use crate::wait::{Pending, wait, wait_until};
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ impl ConsumerBuilder {
             deliveries: Deliveries::new(Arc::clone(&line), settings.prefetch),
             line,
         };
-        wait(&consumer.line, opened.opened())?;
+        wait(consumer.client.handle.hub(), &consumer.line, opened.opened())?;
         Ok(consumer)
     }
 }
@@ -69,7 +70,7 @@ impl ConsumerBuilder {
 pub struct Consumer {
     client: Client,
     line: Arc<Line>,
-    deliveries: Deliveries<Port>,
+    deliveries: Deliveries<Stream>,
 }
 
 impl Consumer {
@@ -97,7 +98,8 @@ impl Consumer {
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
     pub fn drain(&mut self) {
-        wait(&self.line, self.deliveries.drain(Instant::now()));
+        let hub = self.client.handle.hub();
+        wait(hub, &self.line, self.deliveries.drain(Instant::now()));
     }
 
     /// `None` at `until`; else what a stream would give.
@@ -109,8 +111,8 @@ impl Consumer {
         } = self;
         let next = match deliveries.take() {
             Some(lease) => Some(Ok(lease)),
-            None => wait_until(Some(line), Input::Push, until, |cx| {
-                attend(line, || deliveries.poll(Instant::now, cx))
+            None => wait_until(client.handle.hub(), line, Input::Push, until, |cx| {
+                deliveries.poll(Instant::now, cx)
             })?,
         };
         Some(next.map(|lease| {
@@ -185,9 +187,7 @@ impl Delivery {
         let Self { lease, client } = self;
         let settle = lease.settle(None);
         let (now, timeout, main) = (Instant::now(), client.timeout, client.handle.main());
-        let call = post(main, || {
-            main.queue(|link, waiter| link.settle(now, settle, timeout, waiter))
-        });
+        let call = main.queue(|link, waiter| link.settle(now, settle, timeout, waiter));
         AckReceipt(Pending::new(client, call.detached(), settled))
     }
 

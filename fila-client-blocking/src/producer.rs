@@ -9,7 +9,7 @@ use fibp_proto::task::{Call, enqueued};
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
 
 use crate::client::Client;
-use crate::driver::{Port, post};
+use crate::connect::Stream;
 use crate::wait::Pending;
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
@@ -69,8 +69,7 @@ impl Producer {
         };
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let send = || main.send(Instant::now(), *id, message, client.timeout);
-        let (admission, confirmation) = post(main, send);
+        let (admission, confirmation) = main.send(Instant::now(), *id, message, client.timeout);
         client.wait(admission.admitted())?;
         Ok(self.receipt(confirmation))
     }
@@ -83,7 +82,7 @@ impl Producer {
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let call = post(main, || main.try_send(Instant::now(), *id, message, client.timeout))?;
+        let call = main.try_send(Instant::now(), *id, message, client.timeout)?;
         Ok(self.receipt(call))
     }
 
@@ -98,7 +97,7 @@ impl Producer {
         client.wait(call.flushed())
     }
 
-    fn receipt(&self, call: Call<Port>) -> Receipt {
+    fn receipt(&self, call: Call<Stream>) -> Receipt {
         let client = self.0.client.clone();
         Receipt(Pending::new(client, call, |reply| enqueued(reply).map_err(Error::from)))
     }

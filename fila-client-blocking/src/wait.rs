@@ -1,8 +1,8 @@
 //! How callers wait.
 //!
-//! A caller polls what it waits for on its own thread. In between it reads the socket if nobody else does, and
-//! sleeps otherwise. Calls that travel together are answered together, so their callers share a [`Bell`]: sixty
-//! callers of one frame are then woken by one system call instead of sixty.
+//! A caller polls what it waits for on its own thread. In between it does what the link's [`Worker`] says: it reads the
+//! socket if nobody else does, and sleeps otherwise. Calls that travel together are answered together, so their callers
+//! share a [`Bell`]: sixty callers of one frame are then woken by one system call instead of sixty.
 
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,26 +11,15 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::Error;
 use fibp_proto::link::Reply;
-use fibp_proto::task::{Call, Waiter};
+use fibp_proto::task::{Call, Hub, Input, Job, News, Waiter, Worker};
 
 use crate::client::Client;
-use crate::connect::SLICE;
-use crate::driver::{Driver, Line, Port, Read};
+use crate::connect::Stream;
+use crate::driver::Line;
 
 /// Locks, whatever another thread's panic left behind: the data is valid between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for a notification, until `until` at the latest.
-pub(crate) fn sleep<'a, T>(bell: &Condvar, guard: MutexGuard<'a, T>, until: Option<Instant>) -> MutexGuard<'a, T> {
-    match until {
-        None => bell.wait(guard).unwrap_or_else(PoisonError::into_inner),
-        Some(until) => {
-            let time = until.saturating_duration_since(Instant::now());
-            bell.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
-        }
-    }
 }
 
 /// Wakes everybody who sleeps by it.
@@ -47,18 +36,39 @@ struct Rings {
 }
 
 impl Bell {
-    fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         lock(&self.state).count
     }
 
-    /// Sleeps while nothing has rung since the count was `seen`.
-    fn sleep(&self, seen: u64, until: Option<Instant>) {
+    /// Sleeps while nothing has rung since the count was `seen`, until `until` at the latest.
+    pub(crate) fn sleep(&self, seen: u64, until: Option<Instant>) {
         let mut state = lock(&self.state);
         state.sleepers += 1;
-        while state.count == seen && until.is_none_or(|until| Instant::now() < until) {
-            state = sleep(&self.bell, state, until);
+        while state.count == seen {
+            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    let result = self.bell.wait_timeout(state, left);
+                    result.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
         state.sleepers -= 1;
+    }
+
+    /// Polls, and sleeps until that is worth trying again.
+    pub(crate) fn poll<T>(
+        self: &Arc<Self>,
+        until: Option<Instant>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let seen = self.count();
+        let result = poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))));
+        if result.is_pending() {
+            self.sleep(seen, until);
+        }
+        result
     }
 }
 
@@ -74,62 +84,48 @@ impl Wake for Bell {
     }
 }
 
-/// What a caller waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// An answer, which may come on another link.
-    Answer,
-    /// What the server sends unasked.
-    Push,
-}
-
-/// Polls until there is a result, or until `until`, and reads from `line` meanwhile if nobody else does.
+/// Polls until there is a result, or until `until`, and works for `line` meanwhile.
 pub(crate) fn wait_until<T>(
-    line: Option<&Arc<Line>>,
+    hub: &Arc<Hub<Stream>>,
+    line: &Line,
     input: Input,
     until: Option<Instant>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Option<T> {
-    let driver = line.and_then(Driver::of);
-    let bell = driver.as_ref().map_or_else(Arc::default, Driver::bell);
-    let waker = Waker::from(Arc::clone(&bell));
-    let mut cx = Context::from_waker(&waker);
-    let mut leading = None;
+    let mut worker = Worker::caller(hub, line, input, until);
+    // Kept even if it rings for others: later ones are for later frames.
+    let mut bell: Option<Arc<Bell>> = None;
+    let mut job: Job<Stream> = Job::Look;
     loop {
-        let seen = bell.count();
-        if let Poll::Ready(result) = poll(&mut cx) {
-            return Some(result);
-        }
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return None;
-        }
-        // A read cannot be cut short: close to the caller's own limit it is better to sleep.
-        let may_read = left.is_none_or(|left| left > SLICE);
-        if !may_read {
-            leading = None;
-        } else if leading.is_none() {
-            leading = driver.as_ref().and_then(|driver| driver.lead(input));
-        }
-        if let Some(leader) = &leading {
-            let (read, turn) = leader.read();
-            if read == Read::Bytes && !turn.rerouted {
+        let news = match job {
+            Job::Look | Job::End => {
+                // This thread is awake: nobody has to wake it.
+                match poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(result) => return Some(result),
+                    Poll::Pending if matches!(job, Job::End) => return None,
+                    Poll::Pending => News::Nothing,
+                }
+            }
+            Job::Wait { socket, until } => {
+                let next = || socket.map_or_else(Arc::default, |stream| stream.callers());
+                let bell = bell.get_or_insert_with(next);
+                if let Poll::Ready(result) = bell.poll(until, &mut poll) {
+                    return Some(result);
+                }
+                job = Job::Look;
                 continue;
             }
-            leading = None;
-        }
-        if let Some(driver) = &driver {
-            driver.want_reader();
-        }
-        bell.sleep(seen, until);
+            job => Stream::perform(job),
+        };
+        job = worker.step(Instant::now(), news);
     }
 }
 
 /// Waits for the end of a future.
-pub(crate) fn wait<T>(line: &Arc<Line>, future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(hub: &Arc<Hub<Stream>>, line: &Line, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
-        if let Some(result) = wait_until(Some(line), Input::Answer, None, |cx| future.as_mut().poll(cx)) {
+        if let Some(result) = wait_until(hub, line, Input::Answer, None, |cx| future.as_mut().poll(cx)) {
             return result;
         }
     }
@@ -139,13 +135,13 @@ pub(crate) fn wait<T>(line: &Arc<Line>, future: impl Future<Output = T>) -> T {
 #[derive(Debug)]
 pub(crate) struct Pending<R> {
     client: Client,
-    call: Call<Port>,
+    call: Call<Stream>,
     result: Option<R>,
     read: fn(Result<Reply<Waiter>, Error>) -> R,
 }
 
 impl<R: Clone> Pending<R> {
-    pub(crate) fn new(client: Client, call: Call<Port>, read: fn(Result<Reply<Waiter>, Error>) -> R) -> Self {
+    pub(crate) fn new(client: Client, call: Call<Stream>, read: fn(Result<Reply<Waiter>, Error>) -> R) -> Self {
         Self {
             client,
             call,
@@ -168,8 +164,9 @@ impl<R: Clone> Pending<R> {
 
     fn wait_until(&mut self, until: Option<Instant>) -> Option<R> {
         if self.result.is_none() {
+            let Client { handle, .. } = &self.client;
             let call = &mut self.call;
-            let reply = wait_until(Some(self.client.handle.main()), Input::Answer, until, |cx| {
+            let reply = wait_until(handle.hub(), handle.main(), Input::Answer, until, |cx| {
                 pin!(&mut *call).poll(cx)
             })?;
             self.result = Some((self.read)(reply));

@@ -215,6 +215,20 @@ impl<T> Link<T> {
         self.needs_driver
     }
 
+    /// As [`needs_driver`](Self::needs_driver), looked at anew: after a caller did the driver's work itself.
+    #[must_use]
+    pub fn still_needs_driver(&mut self) -> bool {
+        self.needs_driver = false;
+        self.note_change();
+        self.needs_driver |= self.is_terminated();
+        self.needs_driver
+    }
+
+    /// Whether there is something to do to the transport.
+    pub(crate) fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// How many requests were sent, or are being sent, and are not answered; abandoned ones do not count.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use super::lock;
+use super::locked::Locked;
 use super::waiter::{Wait, Waiter, complete};
 use crate::error::{Error, ErrorKind, Outcome, SendError};
 use crate::fault::Fault;
@@ -30,35 +31,37 @@ pub struct LinkCell<S> {
     driver: Mutex<Option<Waker>>,
     /// How a caller tries to write.
     write: TryWrite<S>,
+    /// Callers write even if something is under way.
+    eager: bool,
 }
 
 /// One attempt to write without waiting, polled with the driver's waker, so that it is the driver who learns
 /// when the socket takes more. Returns how many bytes were taken: none if the socket would block.
 pub type TryWrite<S> = fn(&S, &mut Context<'_>, &Transmit) -> Result<usize, Fault>;
 
-/// What the lock protects.
-pub struct Locked<S> {
-    /// The link.
-    pub link: Link<Waiter>,
-    /// The socket of the link's connection. Out of reach between a hangup and the next dial.
-    pub socket: Option<Arc<S>>,
-    /// What a caller took from the link and could not write: for the driver to go on with.
-    pub unwritten: Transmit,
-}
-
 impl<S> LinkCell<S> {
     /// A cell for `link`, whose callers write with `write`.
     pub fn new(link: Link<Waiter>, write: TryWrite<S>) -> Self {
+        Self::with_callers(Locked::new(link), write, false)
+    }
+
+    /// A cell for `link`, whose callers are threads and may wait a moment in `write`: they write whenever nobody else
+    /// does, as waking a thread that writes for them costs more. They have no waker. `claimed` is told, with the link
+    /// locked, that a write begins: later callers travel in another one.
+    pub fn for_threads(link: Link<Waiter>, write: TryWrite<S>, claimed: fn(&S)) -> Self {
+        let mut locked = Locked::new(link);
+        locked.claimed = claimed;
+        Self::with_callers(locked, write, true)
+    }
+
+    fn with_callers(locked: Locked<S>, write: TryWrite<S>, eager: bool) -> Self {
         Self {
-            locked: Mutex::new(Locked {
-                link,
-                socket: None,
-                unwritten: Transmit::new(),
-            }),
+            locked: Mutex::new(locked),
             // A driver is about to be started.
             awake: AtomicBool::new(true),
             driver: Mutex::new(None),
             write,
+            eager,
         }
     }
 
@@ -119,14 +122,15 @@ impl<S> LinkCell<S> {
         result
     }
 
-    /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver.
+    /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver. Threads
+    /// write them at once whenever they can.
     pub fn submit(self: &Arc<Self>, now: Instant, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
         let (waiter, wait) = Waiter::pair();
         let mut completions = Vec::new();
         let mut locked = self.lock();
-        let alone = locked.link.in_flight() == 0 && !self.awake.load(Ordering::Acquire);
+        let writes = self.eager || (locked.link.in_flight() == 0 && !self.awake.load(Ordering::Acquire));
         let id = call(&mut locked.link, waiter);
-        let claimed = if alone { claim(&mut locked, now) } else { None };
+        let claimed = if writes { locked.claim(now, CALLER_WRITE) } else { None };
         locked.link.drain_completions(&mut completions);
         let mut kick = locked.link.needs_driver();
         drop(locked);
@@ -205,38 +209,14 @@ impl<S> LinkCell<S> {
     }
 
     /// Tries to write once; true if the driver must see to the rest.
-    fn write(&self, now: Instant, socket: &S, mut transmit: Transmit) -> bool {
-        let driver = lock(&self.driver).clone();
+    fn write(&self, now: Instant, socket: &S, transmit: Transmit) -> bool {
+        let driver = if self.eager { None } else { lock(&self.driver).clone() };
         let mut cx = Context::from_waker(driver.as_ref().unwrap_or(Waker::noop()));
         let result = (self.write)(socket, &mut cx, &transmit);
         let mut locked = self.lock();
-        match result {
-            Ok(n) => {
-                locked.link.transmitted(now, &mut transmit, n);
-                let unfinished = !transmit.is_empty();
-                locked.unwritten = transmit;
-                unfinished || locked.link.needs_driver() || locked.link.wants_write()
-            }
-            Err(fault) => {
-                locked.link.transmit_failed(now, transmit, fault);
-                true
-            }
-        }
+        locked.written(now, transmit, result);
+        locked.still_needs_driver()
     }
-}
-
-/// Takes the writer slot if there is something to write.
-fn claim<S>(locked: &mut Locked<S>, now: Instant) -> Option<(Arc<S>, Transmit)> {
-    let socket = locked.socket.as_ref()?;
-    if !locked.unwritten.is_empty() {
-        return None;
-    }
-    let mut transmit = std::mem::take(&mut locked.unwritten);
-    if locked.link.take_transmit(now, CALLER_WRITE, &mut transmit) {
-        return Some((Arc::clone(socket), transmit));
-    }
-    locked.unwritten = transmit;
-    None
 }
 
 /// What [`LinkCell::take_deliveries`] found.
@@ -253,14 +233,6 @@ pub enum Arrival<S> {
 impl<S> fmt::Debug for LinkCell<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LinkCell").finish_non_exhaustive()
-    }
-}
-
-impl<S> fmt::Debug for Locked<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locked")
-            .field("link", &self.link)
-            .finish_non_exhaustive()
     }
 }
 

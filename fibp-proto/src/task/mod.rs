@@ -7,16 +7,21 @@
 mod cell;
 mod deliveries;
 mod hub;
+mod lead;
+mod locked;
 mod race;
 mod waiter;
 mod watchers;
+mod worker;
 
-pub use cell::{Arrival, Call, LinkCell, Locked, TryWrite, enqueued, settled};
+pub use cell::{Arrival, Call, LinkCell, TryWrite, enqueued, settled};
 pub use deliveries::Deliveries;
 pub use hub::{Handle, Hub, Sources, Spawn};
+pub use locked::Locked;
 pub use race::race;
 pub use waiter::{Wait, Waiter, complete};
 pub use watchers::{Subscription, Watchers};
+pub use worker::{Dialed, Input, Job, News, SLICE, Worker};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,0 +1,448 @@
+//! Threads that share the work of one link.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::cell::LinkCell;
+use super::hub::Hub;
+use super::lead::{Term, Watch};
+use super::locked::Locked;
+use super::waiter::{Waiter, complete};
+use crate::config::Endpoint;
+use crate::error::Error;
+use crate::fault::Fault;
+use crate::frame::{ReadBuffer, Transmit};
+use crate::link::{Action, Completion, DialId, Parcel};
+use crate::message::Secret;
+
+/// How long one read or write of a socket that threads share may block.
+pub const SLICE: Duration = Duration::from_millis(10);
+
+/// How long a connection is left to its callers before the standing reader leads.
+const IDLE: Duration = Duration::from_millis(5);
+
+/// About how much is encoded and written at a time, in bytes.
+const WRITE_SIZE: usize = 64 * 1024;
+
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// An answer, which may come on another link.
+    Answer,
+    /// What the server sends unasked.
+    Push,
+}
+
+/// What a worker is to do next, with no lock held.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Job<S> {
+    /// Read once, for [`SLICE`] at most unless `patient`, and bring [`News::Read`].
+    Read {
+        /// What to read.
+        socket: Arc<S>,
+        /// Where to read into.
+        buffer: ReadBuffer,
+        /// Read until something comes.
+        patient: bool,
+    },
+    /// Write once, for [`SLICE`] at most, and bring [`News::Written`].
+    Write {
+        /// Where to.
+        socket: Arc<S>,
+        /// What.
+        transmit: Transmit,
+    },
+    /// Look whether what is waited for has come, then take another step.
+    Look,
+    /// Sleep until woken, or until this instant, then take another step.
+    Sleep(Option<Instant>),
+    /// As [`Sleep`](Self::Sleep), for callers: what is waited for wakes them.
+    Wait {
+        /// Where the answer may come. Those who wait here before the next write are likely to be answered together.
+        socket: Option<Arc<S>>,
+        /// When to look again.
+        until: Option<Instant>,
+    },
+    /// Have a reader resolve, connect until `deadline`, and bring [`News::Dialed`]. For drivers.
+    Dial {
+        /// To be returned with the result.
+        id: DialId,
+        /// Where to.
+        endpoint: Endpoint,
+        /// When to give up. The link does by itself, so what hangs longer may be left behind.
+        deadline: Instant,
+    },
+    /// Shut down the writing half. For drivers.
+    HalfClose(Arc<S>),
+    /// Shut down both halves, which ends a read that is under way. For drivers.
+    Close(Arc<S>),
+    /// The work is done: the link or the connection is gone, or the caller's time is up.
+    End,
+}
+
+/// A socket that was connected, and the API key to present on it.
+pub type Dialed<S> = (Arc<S>, Result<Option<Secret>, Error>);
+
+/// What a [`Job`] led to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum News<S> {
+    /// Nothing that concerns the link.
+    Nothing,
+    /// A dial is over.
+    Dialed {
+        /// The dial.
+        id: DialId,
+        /// What was made, or why nothing was.
+        result: Result<Dialed<S>, Fault>,
+    },
+    /// A write is over.
+    Written {
+        /// What was to be written.
+        transmit: Transmit,
+        /// How many bytes the socket took: 0 if none in time.
+        result: Result<usize, Fault>,
+    },
+    /// A read is over.
+    Read {
+        /// The buffer.
+        buffer: ReadBuffer,
+        /// How many bytes came, 0 at the end of the stream; `None` if nothing came in time.
+        result: Result<Option<usize>, Fault>,
+    },
+}
+
+/// A thread's part in the work of a link.
+///
+/// * **Callers** read their own answers: a caller that waits becomes the connection's *leader* and reads until its
+///   reply is there. In the sequential case a call costs one write and one read on the caller's own thread, and nobody
+///   is woken.
+/// * The **reader**, one per connection, leads when no caller does: at once when somebody sleeps or a call was made that
+///   nobody waits for, else after a few silent milliseconds. The leader's role is handed to it alone, never to a caller,
+///   who may have left already.
+/// * The **driver**, one per link, keeps the time, does what the link asks for, and finishes writes that the socket did
+///   not take at once. Others try a write once only, so a peer that does not read cannot keep this side from reading.
+///
+/// A thread calls [`step`](Self::step), does the job it gets, and brings the news to the next step. When a leader is
+/// dropped, whoever waits for an answer has the reader.
+pub struct Worker<'a, S> {
+    hub: &'a Arc<Hub<S>>,
+    cell: &'a LinkCell<S>,
+    role: Role,
+    /// When this worker is the leader.
+    leading: Option<Term>,
+    last: LastRead,
+}
+
+#[derive(Debug)]
+enum Role {
+    Caller {
+        input: Input,
+        until: Option<Instant>,
+    },
+    Reader {
+        waker: Waker,
+        term: Option<Term>,
+        seen: u64,
+    },
+    Driver {
+        due: Option<Instant>,
+    },
+}
+
+/// What a leader's last read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastRead {
+    /// Bytes, or there was no read yet.
+    Bytes,
+    /// All replies, each of which was waited for.
+    Replies,
+    Nothing,
+    /// Nothing, and nothing more can come.
+    Over,
+}
+
+impl<'a, S> Worker<'a, S> {
+    /// A caller that waits for `input`, until `until` at the latest.
+    pub fn caller(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, input: Input, until: Option<Instant>) -> Self {
+        Self::new(hub, cell, Role::Caller { input, until })
+    }
+
+    /// The reader of a connection that was dialed, which its first news tell.
+    pub fn reader(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, waker: Waker) -> Self {
+        let (term, seen) = (None, 0);
+        Self::new(hub, cell, Role::Reader { waker, term, seen })
+    }
+
+    /// The driver of a link.
+    pub fn driver(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, waker: &Waker) -> Self {
+        cell.attend(waker);
+        Self::new(hub, cell, Role::Driver { due: None })
+    }
+
+    fn new(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, role: Role) -> Self {
+        Self {
+            hub,
+            cell,
+            role,
+            leading: None,
+            last: LastRead::Bytes,
+        }
+    }
+
+    /// Takes in what the last job led to, and returns the next one. Call it with no link locked.
+    #[must_use]
+    pub fn step(&mut self, now: Instant, news: News<S>) -> Job<S> {
+        let mut rest = Rest::default();
+        let is_driver = matches!(self.role, Role::Driver { .. });
+        let is_idle = matches!(news, News::Nothing);
+        let was_read = matches!(news, News::Read { .. });
+        let was_written = matches!(news, News::Written { .. });
+        if is_driver {
+            self.cell.take_kick();
+        }
+        let mut locked = self.cell.lock();
+        self.take_in(&mut locked, now, news);
+        let job = match &mut self.role {
+            Role::Driver { due } => {
+                if due.take_if(|due| *due <= now).is_some() {
+                    locked.link.handle_timeout(now);
+                }
+                let action = rest.next_action(&mut locked);
+                action.or_else(|| locked.claim_all(now, WRITE_SIZE).map(write))
+            }
+            _ if is_idle => None,
+            _ if was_written => Some(Job::Look),
+            // What waited for these answers travels next. Whoever waits for one looks before the next read.
+            _ => Some(locked.claim(now, WRITE_SIZE).map_or(Job::Look, write)),
+        };
+        locked.link.drain_completions(&mut rest.completions);
+        let job = job.unwrap_or_else(|| self.idle(&mut locked, now, &mut rest.wakers));
+        if locked.link.wants_read() {
+            rest.wakers.extend(locked.lead.unpark());
+        }
+        let is_changed = !is_idle || locked.link.needs_driver();
+        let kick = !is_driver && is_changed && locked.still_needs_driver();
+        drop(locked);
+        if kick {
+            self.cell.kick();
+        }
+        if rest.finish(self.hub, now) && was_read && self.last == LastRead::Bytes {
+            self.last = LastRead::Replies;
+        }
+        job
+    }
+
+    fn take_in(&mut self, locked: &mut Locked<S>, now: Instant, news: News<S>) {
+        match news {
+            News::Nothing => {}
+            News::Dialed { id, result } => {
+                if locked.dialing.take_if(|dialing| *dialing == id).is_none() {
+                    return;
+                }
+                match (result, &mut self.role) {
+                    (Ok((socket, key)), Role::Reader { waker, term, .. }) => {
+                        *term = Some(locked.lead.begin(waker.clone()));
+                        locked.socket = Some(socket);
+                        locked.link.handle_dialed(now, id, key);
+                    }
+                    (Ok(_), _) => {}
+                    (Err(fault), _) => locked.link.handle_dial_failed(now, id, fault),
+                }
+            }
+            News::Written { transmit, result } => locked.written(now, transmit, result),
+            News::Read { buffer, result } => {
+                locked.link.handle_input(now, buffer);
+                self.last = LastRead::Over;
+                if !self.leading.is_some_and(|term| locked.lead.is_in(term)) {
+                    return;
+                }
+                match result {
+                    Ok(None) => self.last = LastRead::Nothing,
+                    Ok(Some(1..)) => self.last = LastRead::Bytes,
+                    Ok(Some(0)) => locked.link.handle_eof(now),
+                    Err(fault) => locked.link.handle_transport_error(now, fault),
+                }
+                locked.lead.note_read(self.last == LastRead::Over);
+            }
+        }
+    }
+
+    /// What to do when nothing else is to be done.
+    fn idle(&mut self, locked: &mut Locked<S>, now: Instant, wakers: &mut Vec<Waker>) -> Job<S> {
+        let answers_due = locked.link.in_flight() > 0;
+        match &mut self.role {
+            Role::Driver { due } => {
+                if locked.link.is_terminated() {
+                    let (socket, reader) = locked.hang_up();
+                    wakers.extend(reader);
+                    return socket.map_or(Job::End, Job::Close);
+                }
+                if answers_due {
+                    wakers.extend(locked.lead.call_reader());
+                }
+                *due = locked.link.poll_timeout();
+                Job::Sleep(*due)
+            }
+            Role::Caller { input, until } => {
+                let left = until.map(|until| until.saturating_duration_since(now));
+                if left.is_some_and(|left| left.is_zero()) {
+                    return Job::End;
+                }
+                // A read cannot be cut short: close to the caller's own limit it is better to sleep.
+                if left.is_none_or(|left| left > SLICE) {
+                    // What goes to another link is not answered here.
+                    let may_come = *input == Input::Push || (answers_due && !locked.link.has_actions());
+                    if self.leading.is_none() && may_come {
+                        self.leading = locked.lead.take();
+                        self.last = LastRead::Bytes;
+                    }
+                    let goes_on = matches!(self.last, LastRead::Bytes | LastRead::Replies);
+                    if let Some(read) = self
+                        .leading
+                        .filter(|_| goes_on)
+                        .and_then(|term| read(locked, term, false))
+                    {
+                        return read;
+                    }
+                }
+                wakers.extend(leave(&mut self.leading, locked));
+                // Whoever sleeps has the reader.
+                wakers.extend(locked.lead.call_reader());
+                let socket = locked.socket.clone();
+                Job::Wait { socket, until: *until }
+            }
+            Role::Reader { term, seen, .. } => {
+                let Some(term) = term.filter(|term| locked.lead.is_in(*term)) else {
+                    return Job::End;
+                };
+                if self.leading.is_some() {
+                    let goes_on = match self.last {
+                        LastRead::Bytes | LastRead::Nothing => true,
+                        // All who slept are awake: the next caller reads its answer itself.
+                        LastRead::Replies => answers_due,
+                        LastRead::Over => false,
+                    };
+                    // In a silent connection this thread sleeps in the read itself; closing the socket ends it.
+                    let patient = self.last == LastRead::Nothing;
+                    if goes_on && let Some(read) = read(locked, term, patient) {
+                        return read;
+                    }
+                    wakers.extend(leave(&mut self.leading, locked));
+                    *seen = locked.lead.not_silent();
+                }
+                match locked.lead.watch(seen, locked.link.wants_read(), answers_due) {
+                    Watch::Park => Job::Sleep(None),
+                    Watch::Look => Job::Sleep(now.checked_add(IDLE)),
+                    Watch::Lead => {
+                        self.leading = Some(term);
+                        self.last = LastRead::Bytes;
+                        if let Some(read) = read(locked, term, false) {
+                            return read;
+                        }
+                        // Without a buffer there is nothing to lead, nor for those who would be called.
+                        self.leading = None;
+                        locked.lead.leave(term, false);
+                        Job::Sleep(now.checked_add(IDLE))
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<S> Drop for Worker<'_, S> {
+    fn drop(&mut self) {
+        if self.leading.is_some() {
+            let waker = leave(&mut self.leading, &mut self.cell.lock());
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+fn write<S>((socket, transmit): (Arc<S>, Transmit)) -> Job<S> {
+    Job::Write { socket, transmit }
+}
+
+fn read<S>(locked: &mut Locked<S>, term: Term, patient: bool) -> Option<Job<S>> {
+    let socket = locked.socket.as_ref().filter(|_| locked.lead.is_in(term))?;
+    let socket = Arc::clone(socket);
+    let buffer = locked.link.take_read_buffer()?;
+    Some(Job::Read {
+        socket,
+        buffer,
+        patient,
+    })
+}
+
+/// Leaves the leader's role. Returns whom to wake.
+fn leave<S>(leading: &mut Option<Term>, locked: &mut Locked<S>) -> Option<Waker> {
+    let answers_due = locked.link.in_flight() > 0;
+    leading.take().and_then(|term| locked.lead.leave(term, answers_due))
+}
+
+/// What is left of a step when the link is unlocked.
+#[derive(Default)]
+struct Rest {
+    completions: Vec<Completion<Waiter>>,
+    wakers: Vec<Waker>,
+    parcels: Vec<(Option<Endpoint>, Parcel<Waiter>)>,
+}
+
+impl Rest {
+    /// What the link asks its driver to do.
+    fn next_action<S>(&mut self, locked: &mut Locked<S>) -> Option<Job<S>> {
+        while let Some(action) = locked.link.poll_action() {
+            match action {
+                Action::Dial { id, endpoint, deadline } => {
+                    locked.dialing = Some(id);
+                    return Some(Job::Dial { id, endpoint, deadline });
+                }
+                Action::HalfClose => {
+                    if let Some(socket) = &locked.socket {
+                        return Some(Job::HalfClose(Arc::clone(socket)));
+                    }
+                }
+                Action::Reroute { endpoint, parcel } => self.parcels.push((endpoint, parcel)),
+                // A hangup, and what a later link may want: the safe answer is the same.
+                _ => {
+                    let (socket, reader) = locked.hang_up();
+                    self.wakers.extend(reader);
+                    if let Some(socket) = socket {
+                        return Some(Job::Close(socket));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Tells whom it concerns. True if there were replies, and all were waited for.
+    fn finish<S>(mut self, hub: &Arc<Hub<S>>, now: Instant) -> bool {
+        let delivered = self.completions.len();
+        let awaited = complete(&mut self.completions);
+        for waker in self.wakers {
+            waker.wake();
+        }
+        for (endpoint, parcel) in self.parcels {
+            hub.reroute(endpoint, now, parcel);
+        }
+        hub.notify();
+        delivered > 0 && awaited == delivered
+    }
+}
+
+impl<S> fmt::Debug for Worker<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("role", &self.role)
+            .field("leading", &self.leading)
+            .field("last", &self.last)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,466 @@
+//! The threads of a link, stepped by hand on virtual time: who reads, who writes, who is woken.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use fibp_proto::fault::Fault;
+use fibp_proto::frame::{ReadBuffer, Transmit};
+use fibp_proto::link::DialId;
+use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
+use fibp_proto::task::{Call, Handle, Hub, Input, Job, LinkCell, News, SLICE, Sources, Wait, Worker};
+use fibp_proto::{AdminRevision, Config, Dialect, Message, MessageId, Request, Response, Shared};
+
+const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const MS: Duration = Duration::from_millis(1);
+
+#[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
+/// Counts how often it is woken.
+#[derive(Debug, Default)]
+struct Bell(AtomicUsize);
+
+impl Bell {
+    fn waker() -> (Arc<Self>, Waker) {
+        let bell = Arc::new(Self::default());
+        (Arc::clone(&bell), Waker::from(bell))
+    }
+
+    fn rings(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A socket with a server at its other end.
+#[derive(Debug)]
+struct Wire {
+    server: Mutex<ServerConnection>,
+    asked: Mutex<VecDeque<(RequestId, Request)>>,
+    arrived: Mutex<VecDeque<u8>>,
+    /// How many bytes a write takes.
+    room: AtomicUsize,
+    over: AtomicBool,
+    /// How many writes began.
+    claims: AtomicUsize,
+}
+
+impl Wire {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            server: Mutex::new(ServerConnection::new(ServerConfig::new([P1]))),
+            asked: Mutex::default(),
+            arrived: Mutex::default(),
+            room: AtomicUsize::new(usize::MAX),
+            over: AtomicBool::new(false),
+            claims: AtomicUsize::new(0),
+        })
+    }
+
+    fn write(&self, transmit: &Transmit) -> Result<usize, Fault> {
+        let mut server = self.server.lock().unwrap();
+        let chunk = transmit.chunk();
+        let mut taken = &chunk[..chunk.len().min(self.room.load(Ordering::SeqCst))];
+        let n = taken.len();
+        while !taken.is_empty() {
+            let mut buffer = server.take_read_buffer().unwrap();
+            let piece = taken.len().min(buffer.unfilled().len());
+            buffer.unfilled()[..piece].copy_from_slice(&taken[..piece]);
+            buffer.advance(piece);
+            taken = &taken[piece..];
+            server.handle_input(buffer);
+            while let Some(event) = server.poll_event() {
+                match event {
+                    ServerEvent::Opened { .. } => server.accept(),
+                    ServerEvent::Request { id, request } => self.asked.lock().unwrap().push_back((id, request)),
+                    _ => {}
+                }
+            }
+        }
+        self.flush(&mut server);
+        Ok(n)
+    }
+
+    fn flush(&self, server: &mut ServerConnection) {
+        let mut transmit = Transmit::new();
+        while server.take_transmit(&mut transmit) {
+            let n = transmit.chunk().len();
+            self.arrived.lock().unwrap().extend(transmit.chunk());
+            server.transmitted(&mut transmit, n);
+        }
+    }
+
+    /// The server confirms all messages of the oldest request; how many there were.
+    fn answer(&self) -> usize {
+        let (id, request) = self.asked.lock().unwrap().pop_front().unwrap();
+        let Request::Enqueue(messages) = request else {
+            panic!("{request:?}")
+        };
+        let results = messages.iter().map(|_| Ok(MessageId::from("id"))).collect();
+        let mut server = self.server.lock().unwrap();
+        server.respond(id, &Response::Enqueue(results)).unwrap();
+        self.flush(&mut server);
+        messages.len()
+    }
+
+    fn read(&self, buffer: &mut ReadBuffer) -> Result<Option<usize>, Fault> {
+        let mut arrived = self.arrived.lock().unwrap();
+        if arrived.is_empty() {
+            return Ok(self.over.load(Ordering::SeqCst).then_some(0));
+        }
+        let n = arrived.len().min(buffer.unfilled().len());
+        for (to, byte) in buffer.unfilled().iter_mut().zip(arrived.drain(..n)) {
+            *to = byte;
+        }
+        buffer.advance(n);
+        Ok(Some(n))
+    }
+}
+
+/// Does a job that is done with a socket alone.
+fn perform(job: Job<Wire>) -> News<Wire> {
+    match job {
+        Job::Read { socket, mut buffer, .. } => {
+            let result = socket.read(&mut buffer);
+            News::Read { buffer, result }
+        }
+        Job::Write { socket, transmit } => {
+            let result = socket.write(&transmit);
+            News::Written { transmit, result }
+        }
+        Job::Close(socket) => {
+            socket.over.store(true, Ordering::SeqCst);
+            News::Nothing
+        }
+        Job::Look | Job::HalfClose(_) => News::Nothing,
+        other => panic!("{other:?}"),
+    }
+}
+
+struct World {
+    handle: Handle<Wire>,
+    hub: Arc<Hub<Wire>>,
+    cell: Arc<LinkCell<Wire>>,
+    opened: Cell<Option<Wait>>,
+    now: Cell<Instant>,
+}
+
+impl World {
+    fn new() -> Self {
+        let config = Config::new("server:1").dialect(P1).no_heartbeat();
+        let sources = Sources { now: epoch, seed: || 7 };
+        let spawn = Box::new(|_: &Arc<Hub<Wire>>, link, _| {
+            let claimed = |wire: &Wire| {
+                wire.claims.fetch_add(1, Ordering::SeqCst);
+            };
+            Arc::new(LinkCell::for_threads(
+                link,
+                |wire: &Wire, _, transmit| wire.write(transmit),
+                claimed,
+            ))
+        });
+        let (handle, opened) = Handle::open(Shared::new(config).unwrap(), sources, spawn);
+        Self {
+            hub: Arc::clone(handle.hub()),
+            cell: Arc::clone(handle.main()),
+            handle,
+            opened: Cell::new(Some(opened)),
+            now: Cell::new(epoch()),
+        }
+    }
+
+    fn step(&self, worker: &mut Worker<'_, Wire>, news: News<Wire>) -> Job<Wire> {
+        worker.step(self.now.get(), news)
+    }
+
+    /// Works until there is nothing to do: the job that says so.
+    fn work(&self, worker: &mut Worker<'_, Wire>, mut news: News<Wire>) -> Job<Wire> {
+        for _ in 0..1000 {
+            match self.step(worker, news) {
+                job @ (Job::Sleep(_) | Job::Wait { .. } | Job::End | Job::Dial { .. }) => return job,
+                // Nothing comes: what a thread would sleep in.
+                job @ Job::Read { .. } if is_silent(&job) => return job,
+                job => news = perform(job),
+            }
+        }
+        panic!("works for ever");
+    }
+
+    fn dial(&self, driver: &mut Worker<'_, Wire>) -> DialId {
+        let Job::Dial { id, .. } = self.work(driver, News::Nothing) else {
+            panic!("no dial")
+        };
+        id
+    }
+
+    fn caller(&self, until: Option<Duration>) -> Worker<'_, Wire> {
+        let until = until.map(|until| self.now.get() + until);
+        Worker::caller(&self.hub, &self.cell, Input::Answer, until)
+    }
+
+    fn enqueue(&self) -> Call<Wire> {
+        let now = self.now.get();
+        self.cell.submit(now, |link, waiter| {
+            link.enqueue(now, Message::new("q", "m"), None, waiter)
+        })
+    }
+}
+
+fn is_silent(job: &Job<Wire>) -> bool {
+    match job {
+        Job::Read { socket, .. } => socket.arrived.lock().unwrap().is_empty() && !socket.over.load(Ordering::SeqCst),
+        _ => false,
+    }
+}
+
+fn is_patient(job: &Job<Wire>) -> bool {
+    matches!(job, Job::Read { patient: true, .. })
+}
+
+fn is_done(call: &mut Call<Wire>, waker: &Waker) -> bool {
+    Pin::new(call).poll(&mut Context::from_waker(waker)).is_ready()
+}
+
+/// A world with an open connection that its reader has left to the callers: `body` gets it with the driver, the reader
+/// and the bells of both.
+fn in_open_world(body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Bell, &Bell)) {
+    let world = World::new();
+    let (driver_bell, waker) = Bell::waker();
+    let mut driver = Worker::driver(&world.hub, &world.cell, &waker);
+    let id = world.dial(&mut driver);
+    let wire = Wire::new();
+    let (reader_bell, waker) = Bell::waker();
+    let mut reader = Worker::reader(&world.hub, &world.cell, waker);
+    let result = Ok((Arc::clone(&wire), Ok(None)));
+    let silent = world.work(&mut reader, News::Dialed { id, result });
+    assert!(is_silent(&silent), "what opens a connection comes unasked: {silent:?}");
+    assert!(matches!(world.work(&mut driver, News::Nothing), Job::Sleep(_)));
+    let opened = world.opened.take().unwrap();
+    let Poll::Ready(opened) = pin!(opened.opened()).poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("not open")
+    };
+    opened.unwrap();
+    // The reader's role ends with an answer that somebody waits for.
+    let mut call = world.enqueue();
+    assert!(!is_done(&mut call, Waker::noop()));
+    wire.answer();
+    let job = world.work(&mut reader, perform(silent));
+    assert!(matches!(job, Job::Sleep(Some(_))), "{job:?}");
+    assert!(is_done(&mut call, Waker::noop()));
+    world.work(&mut driver, News::Nothing);
+    driver_bell.rings();
+    reader_bell.rings();
+    body(&world, &wire, &mut driver, &mut reader, &driver_bell, &reader_bell);
+}
+
+#[test]
+fn one_call_after_another_wakes_nobody() {
+    in_open_world(|world, wire, _, _, driver_bell, reader_bell| {
+        for _ in 0..3 {
+            let mut call = world.enqueue();
+            assert_eq!(wire.answer(), 1, "written by the caller");
+            let mut caller = world.caller(None);
+            let read = world.step(&mut caller, News::Nothing);
+            assert!(matches!(read, Job::Read { patient: false, .. }), "{read:?}");
+            let look = world.step(&mut caller, perform(read));
+            assert!(matches!(look, Job::Look), "{look:?}");
+            assert!(is_done(&mut call, Waker::noop()));
+            drop(caller);
+            world.now.set(world.now.get() + MS);
+        }
+        assert_eq!((driver_bell.rings(), reader_bell.rings()), (0, 0));
+    });
+}
+
+#[test]
+fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
+    in_open_world(|world, wire, _, reader, driver_bell, reader_bell| {
+        let (bell, waker) = Bell::waker();
+        let mut first = world.enqueue();
+        let mut others = [world.enqueue(), world.enqueue()];
+        let mut leader = world.caller(None);
+        let read = world.step(&mut leader, News::Nothing);
+        for call in &mut others {
+            let job = world.step(&mut world.caller(None), News::Nothing);
+            assert!(matches!(job, Job::Wait { socket: Some(_), .. }), "{job:?}");
+            assert!(!is_done(call, &waker));
+        }
+        let claims = wire.claims.load(Ordering::SeqCst);
+        assert_eq!(wire.answer(), 1);
+        let write = world.step(&mut leader, perform(read));
+        assert!(
+            matches!(write, Job::Write { .. }),
+            "what waited for the answer: {write:?}"
+        );
+        assert_eq!(wire.claims.load(Ordering::SeqCst), claims + 1);
+        assert!(matches!(world.step(&mut leader, perform(write)), Job::Look));
+        assert!(is_done(&mut first, Waker::noop()));
+        drop(leader);
+        assert_eq!(reader_bell.rings(), 1, "somebody sleeps");
+
+        assert_eq!(wire.answer(), 2);
+        let read = world.step(reader, News::Nothing);
+        let mut late = world.enqueue();
+        let job = world.step(&mut world.caller(None), News::Nothing);
+        assert!(matches!(job, Job::Wait { .. }), "the reader leads: {job:?}");
+        assert!(matches!(world.step(reader, perform(read)), Job::Write { .. }));
+        assert_eq!(bell.rings(), 1, "one for both");
+        assert!(others.iter_mut().all(|call| is_done(call, &waker)));
+        assert!(!is_done(&mut late, &waker));
+        assert_eq!(driver_bell.rings(), 0);
+    });
+}
+
+#[test]
+fn a_caller_close_to_its_limit_sleeps() {
+    in_open_world(|world, _, _, reader, _, reader_bell| {
+        let mut call = world.enqueue();
+        let mut caller = world.caller(Some(SLICE + MS));
+        let read = world.step(&mut caller, News::Nothing);
+        assert!(matches!(read, Job::Read { .. }), "{read:?}");
+        world.now.set(world.now.get() + MS);
+        assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
+        assert!(!is_done(&mut call, Waker::noop()));
+        let job = world.step(&mut caller, News::Nothing);
+        assert!(matches!(job, Job::Wait { until: Some(_), .. }), "{job:?}");
+        assert_eq!(reader_bell.rings(), 1);
+        assert!(
+            is_silent(&world.work(reader, News::Nothing)),
+            "the reader reads instead"
+        );
+        world.now.set(world.now.get() + SLICE);
+        assert!(matches!(world.step(&mut caller, News::Nothing), Job::End));
+    });
+}
+
+#[test]
+fn a_silent_leader_makes_room_for_the_reader() {
+    in_open_world(|world, _, _, reader, _, reader_bell| {
+        let _call = world.enqueue();
+        let mut caller = world.caller(None);
+        let read = world.step(&mut caller, News::Nothing);
+        assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
+        assert!(matches!(world.step(&mut caller, News::Nothing), Job::Wait { .. }));
+        assert_eq!(reader_bell.rings(), 1);
+        let read = world.work(reader, News::Nothing);
+        assert!(!is_patient(&read));
+        let look = world.step(reader, perform(read));
+        assert!(matches!(look, Job::Look));
+        assert!(
+            is_patient(&world.step(reader, News::Nothing)),
+            "nothing came: it waits in the read"
+        );
+    });
+}
+
+#[test]
+fn an_unattended_call_gets_the_reader() {
+    in_open_world(|world, wire, driver, reader, driver_bell, reader_bell| {
+        let now = world.now.get();
+        let call = world
+            .cell
+            .queue(|link, waiter| link.enqueue(now, Message::new("q", "m"), None, waiter));
+        let mut call = call.detached();
+        assert_eq!(driver_bell.rings(), 1);
+        assert!(matches!(world.work(driver, News::Nothing), Job::Sleep(_)));
+        assert_eq!(wire.answer(), 1, "written by the driver");
+        assert_eq!(reader_bell.rings(), 1);
+        assert!(is_silent(&world.work(reader, News::Nothing)));
+        assert!(is_done(&mut call, Waker::noop()));
+    });
+}
+
+#[test]
+fn the_driver_finishes_what_the_socket_did_not_take() {
+    in_open_world(|world, wire, driver, _, driver_bell, _| {
+        wire.room.store(5, Ordering::SeqCst);
+        let _call = world.enqueue();
+        assert_eq!(driver_bell.rings(), 1);
+        let other = world.enqueue();
+        let job = world.step(driver, News::Nothing);
+        assert!(matches!(job, Job::Write { .. }), "{job:?}");
+        wire.room.store(usize::MAX, Ordering::SeqCst);
+        assert!(matches!(world.work(driver, perform(job)), Job::Sleep(_)));
+        assert_eq!(wire.answer(), 1);
+        drop(other);
+    });
+}
+
+#[test]
+fn lost_connections_end_their_readers() {
+    in_open_world(|world, wire, driver, reader, driver_bell, reader_bell| {
+        let mut caller = world.caller(None);
+        let call = world.enqueue();
+        let read = world.step(&mut caller, News::Nothing);
+        wire.over.store(true, Ordering::SeqCst);
+        assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
+        assert_eq!(driver_bell.rings(), 1);
+        let job = world.step(&mut caller, News::Nothing);
+        assert!(matches!(job, Job::Wait { .. }), "nothing more can be read: {job:?}");
+        let job = world.step(driver, News::Nothing);
+        assert!(matches!(job, Job::Close(_)), "{job:?}");
+        assert!(reader_bell.rings() > 0);
+        assert!(matches!(world.work(reader, News::Nothing), Job::End));
+
+        // The next connection is led by its own reader, and by nobody of the last one.
+        let mut again = world.work(driver, News::Nothing);
+        while let Job::Sleep(Some(until)) = again {
+            world.now.set(until);
+            again = world.work(driver, News::Nothing);
+        }
+        let Job::Dial { id, .. } = again else {
+            panic!("{again:?}")
+        };
+        let (_, waker) = Bell::waker();
+        let mut reader = Worker::reader(&world.hub, &world.cell, waker);
+        let result = Ok((Wire::new(), Ok(None)));
+        let read = world.work(&mut reader, News::Dialed { id, result });
+        assert!(is_silent(&read), "{read:?}");
+        drop((caller, call));
+        let _next = world.enqueue();
+        let job = world.step(&mut world.caller(None), News::Nothing);
+        assert!(matches!(job, Job::Wait { .. }), "{job:?}");
+    });
+}
+
+#[test]
+fn a_dial_that_is_given_up_brings_no_socket() {
+    let world = World::new();
+    let (_, waker) = Bell::waker();
+    let mut driver = Worker::driver(&world.hub, &world.cell, &waker);
+    let id = world.dial(&mut driver);
+    world.cell.with(|link| link.abort(world.now.get()));
+    assert!(matches!(world.work(&mut driver, News::Nothing), Job::End));
+    let mut reader = Worker::reader(&world.hub, &world.cell, waker);
+    let wire = Wire::new();
+    let result = Ok((Arc::clone(&wire), Ok(None)));
+    assert!(matches!(world.work(&mut reader, News::Dialed { id, result }), Job::End));
+    drop(reader);
+    assert_eq!(Arc::strong_count(&wire), 1, "closed");
+}
+
+#[test]
+fn closing_ends_both_threads() {
+    in_open_world(|world, wire, driver, reader, driver_bell, _| {
+        let mut close = pin!(world.handle.close(Duration::from_secs(1)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(close.as_mut().poll(&mut cx).is_ready(), "nothing is open");
+        assert!(driver_bell.rings() > 0);
+        assert!(matches!(world.work(driver, News::Nothing), Job::End));
+        assert!(wire.over.load(Ordering::SeqCst));
+        assert!(matches!(world.work(reader, News::Nothing), Job::End));
+    });
+}
