@@ -37,6 +37,10 @@ impl<T> Closing<T> {
         (!self.done || !self.tokens.is_empty()).then_some(self.until)
     }
 
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// Something that was open is over.
     pub(super) fn note(&mut self, error: Option<&Error>) {
         let count = match error.map(Error::outcome) {

@@ -112,6 +112,10 @@ impl Session {
         matches!(self.phase, Phase::Closed { .. })
     }
 
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving { .. } | Phase::Closed { .. })
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         matches!(self.phase, Phase::Ready { .. })
     }

@@ -214,11 +214,21 @@ impl<T> Link<T> {
         token
     }
 
+    /// Whether work of other links can still be done here: also while this one closes, until nothing is open any more.
+    #[must_use]
+    pub fn takes_parcels(&self) -> bool {
+        self.closing.as_ref().is_none_or(|closing| !closing.is_done()) && !self.session.is_leaving()
+    }
+
     /// Accepts work that another link handed over with [`Action::Reroute`](super::Action::Reroute). What a link to a
     /// node cannot take, because it has ended meanwhile, comes back: give it to the main link.
     #[must_use = "what comes back is work that somebody waits for"]
     pub fn accept(&mut self, now: Instant, parcel: Parcel<T>) -> Option<Parcel<T>> {
-        let refusal = self.refusal(now);
+        let refusal = if self.takes_parcels() {
+            self.session_refusal(now)
+        } else {
+            self.refusal(now)
+        };
         let is_home = self.name == LinkName::Main;
         if !is_home && (refusal.is_some() || matches!(parcel.0, Cargo::Over(_))) {
             return Some(parcel);

@@ -155,7 +155,7 @@ impl<S> Hub<S> {
     /// The link to a node, and one that had to make room for it.
     fn node(self: &Arc<Self>, endpoint: Endpoint, now: Instant) -> (Arc<LinkCell<S>>, Option<Arc<LinkCell<S>>>) {
         let mut nodes = lock(&self.nodes);
-        nodes.retain(|cell| !cell.lock().link.is_terminated());
+        nodes.retain(|cell| cell.lock().link.takes_parcels());
         if let Some(cell) = nodes.find(&endpoint) {
             return (Arc::clone(cell), None);
         }

@@ -459,6 +459,30 @@ fn a_node_that_is_lost_in_the_middle_returns_what_is_safe() {
 }
 
 #[test]
+fn a_node_that_closes_finishes_what_other_links_send_it() {
+    let mut main = framed_node(Mode::Whole);
+    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    let messages = ["orders", "bills"].map(|queue| main.enqueue(queue, "m"));
+    main.settle();
+    let mut parcels = std::mem::take(&mut main.parcels).into_iter().map(|(_, parcel)| parcel);
+    let mut node = main.node(&endpoint("n2:1"));
+    node.dialed = Box::new(|_, _| Host::framed());
+    node.serve = Box::new(|request, _| obliging(request));
+    assert!(node.link.accept(node.now, parcels.next().unwrap()).is_none());
+    let closed = node.close(5000);
+    assert!(node.link.takes_parcels());
+    assert!(node.link.accept(node.now, parcels.next().unwrap()).is_none());
+    node.settle();
+    assert!(!node.link.takes_parcels(), "nothing is open any more");
+    assert_eq!(node.closed(closed).flushed, 2);
+    for message in messages {
+        assert!(main.enqueued(message).is_ok());
+    }
+    node.check_inert();
+    main.finish();
+}
+
+#[test]
 fn deadlines_travel_with_the_work() {
     let mut main = framed_node(Mode::Whole);
     main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
