@@ -29,6 +29,8 @@ pub enum Flaw {
 pub struct Knobs {
     /// Give out the lowest free correlation id: an id that is freed is used again at once.
     pub lowest_free_ids: bool,
+    /// The first correlation id of each connection; 0 leaves it as it is.
+    pub first_id: u32,
     /// The defect.
     pub flaw: Option<Flaw>,
 }
@@ -38,6 +40,13 @@ impl Knobs {
     #[must_use]
     pub const fn lowest_free_ids(mut self, on: bool) -> Self {
         self.lowest_free_ids = on;
+        self
+    }
+
+    /// Sets the first correlation id of each connection: near the last there is, the ids soon wrap around.
+    #[must_use]
+    pub const fn first_id(mut self, id: u32) -> Self {
+        self.first_id = id;
         self
     }
 
@@ -56,6 +65,11 @@ impl Knobs {
     /// Whether ids are given out from the bottom. Never without the feature.
     pub(crate) fn takes_lowest_id(self) -> bool {
         cfg!(feature = "simulation") && self.lowest_free_ids
+    }
+
+    /// The first id, if it is not the usual one. Never without the feature.
+    pub(crate) fn starts_at(self) -> Option<u32> {
+        (cfg!(feature = "simulation") && self.first_id > 0).then_some(self.first_id)
     }
 }
 

@@ -55,6 +55,7 @@ impl<W> Table<W> {
 
     pub(super) fn turn_knobs(&mut self, knobs: Knobs) {
         self.knobs = knobs;
+        self.next_id = knobs.starts_at().unwrap_or(self.next_id);
     }
 
     /// An id that is not in use. Ids wrap around and are never 0, which pushes carry.

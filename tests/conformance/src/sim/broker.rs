@@ -1,5 +1,7 @@
 //! The simulated cluster: nodes, one of which leads, and the server's side of each connection.
 
+mod outages;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
@@ -8,7 +10,7 @@ use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent}
 use fibp_proto::{
     Dialect, Endpoint, ErrorKind, MessageId, Op, Push, QueueName, Received, Request, Response, Secret, ServerError,
 };
-use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Leadership, Output, Settings, Snapshot};
+use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Output, Settings, Snapshot};
 
 use super::network::{End, Pipe, Read, Weather};
 use super::plan::Plan;
@@ -55,6 +57,8 @@ impl Pushed {
 struct Server {
     connection: ServerConnection,
     opened: Option<(Dialect, Option<Secret>)>,
+    /// The ids of the client's requests, from their arrival to their answers.
+    unanswered: BTreeSet<u32>,
     pushes: VecDeque<(u32, Push)>,
     encoded: usize,
     transmit: Transmit,
@@ -101,10 +105,13 @@ impl Cluster {
         settings.visibility_timeout = plan.visibility;
         settings.api_key = plan.key.then(|| Secret::from("simulated-key"));
         let queues: Vec<QueueName> = (0..plan.queues).map(|n| format!("queue-{n}").into()).collect();
-        let mut healthy = Faults::default();
+        let mut healthy = Faults::default()
+            .deliveries_per_frame(plan.deliveries_per_frame)
+            .leases_kept(plan.leases_kept);
         if let Some(on) = plan.credit_loss {
             healthy = healthy.credit_loss(on);
         }
+        settings.faults = healthy.clone();
         let mut cluster = Self {
             nodes: Vec::new(),
             settings,
@@ -162,6 +169,7 @@ impl Cluster {
         let server = Server {
             connection: ServerConnection::new(ServerConfig::new(vec![self.dialect])),
             opened: None,
+            unanswered: BTreeSet::new(),
             pushes: VecDeque::new(),
             encoded: 0,
             transmit: Transmit::new(),
@@ -208,11 +216,10 @@ impl Cluster {
         self.asked.retain(|(connection, _), _| *connection != id);
     }
 
-    /// Forgets wires that nobody holds any more, except for what was pushed through them.
-    pub(super) fn is_abandoned(&self, id: ConnectionId) -> bool {
+    /// Forgets wires that nobody holds any more, except for those whose deliveries are `remembered`.
+    pub(super) fn forget_abandoned(&mut self, remembered: impl Fn(ConnectionId) -> bool) {
         self.wires
-            .get(&id)
-            .is_some_and(|wire| !wire.client && wire.server.is_none())
+            .retain(|id, wire| wire.client || wire.server.is_some() || remembered(*id));
     }
 
     // ---- running ----
@@ -238,7 +245,8 @@ impl Cluster {
             }
             self.route(index, truth)?;
         }
-        let ids: Vec<ConnectionId> = self.wires.keys().copied().collect();
+        let served = self.wires.iter().filter(|(_, wire)| wire.server.is_some());
+        let ids: Vec<ConnectionId> = served.map(|(id, _)| *id).collect();
         for id in ids {
             progress |= self.serve(now, id, random, truth)?;
         }
@@ -378,21 +386,20 @@ impl Cluster {
         let Some(node) = self.nodes.get_mut(index) else {
             return Ok(());
         };
+        let Some(server) = &mut wire.server else { return Ok(()) };
         match event {
             ServerEvent::Opened { dialect, key } => {
-                let opened = node.machine.connect(now, id, dialect, key.as_ref());
-                if let Some(server) = &mut wire.server {
-                    match opened {
-                        Ok(()) => server.connection.accept(),
-                        Err(refusal) => server.connection.refuse(refusal),
-                    }
-                    server.opened = Some((dialect, key));
+                match node.machine.connect(now, id, dialect, key.as_ref()) {
+                    Ok(()) => server.connection.accept(),
+                    Err(refusal) => server.connection.refuse(refusal),
                 }
+                server.opened = Some((dialect, key));
             }
             ServerEvent::Request {
                 id: request,
                 request: body,
             } => {
+                check_id(server, request)?;
                 self.handle_request(now, id, index, request, body, truth)?;
             }
             // Other dialects' first bytes are no requests; a client of ours sends nothing else that is malformed.
@@ -403,7 +410,7 @@ impl Cluster {
                 answer,
             } => node.machine.handle_malformed(id, request, op, answer),
             // The answer to a heartbeat, which no server sends today, is no request.
-            ServerEvent::Malformed { op: None, .. } if dialect == Dialect::Framed => {}
+            ServerEvent::Malformed { op: None, .. } if !matches!(dialect, Dialect::Preamble(_)) => {}
             ServerEvent::Malformed { id: request, op, .. } => {
                 return Err(format!("a client sent a malformed {op:?} with id {request}"));
             }
@@ -457,10 +464,7 @@ impl Cluster {
 
     fn respond(&mut self, id: ConnectionId, request: RequestId, response: &Response) -> Result<(), String> {
         match self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-            Some(server) => server
-                .connection
-                .respond(request, response)
-                .map_err(|error| format!("{response:?} cannot be encoded: {error}")),
+            Some(server) => server.respond(request, response),
             None => Ok(()),
         }
     }
@@ -476,12 +480,7 @@ impl Cluster {
                 continue;
             };
             match output {
-                Output::Answer { request, response, .. } => {
-                    server
-                        .connection
-                        .respond(request, &response)
-                        .map_err(|error| format!("the answer to {:?} cannot be encoded: {error}", request.op))?;
-                }
+                Output::Answer { request, response, .. } => server.respond(request, &response)?,
                 Output::Refuse { id, error, .. } => server.connection.respond_error(id, &error),
                 Output::Push { consume_id, push, .. } => server.pushes.push_back((consume_id, push)),
                 Output::Close { .. } => server.connection.close(),
@@ -506,158 +505,36 @@ impl Cluster {
             }
         }
     }
+}
 
-    // ---- faults ----
-
-    /// Changes what nodes do wrong.
-    pub(super) fn set_faults(&mut self, change: impl FnOnce(Faults) -> Faults) {
-        self.faults = change(std::mem::take(&mut self.faults));
-        self.spread_faults();
-    }
-
-    /// Nodes do nothing wrong but what they always do.
-    pub(super) fn behave(&mut self) {
-        self.faults = self.healthy.clone();
-        self.spread_faults();
-    }
-
-    fn spread_faults(&mut self) {
-        let cluster = self.nodes.len() > 1;
-        for (index, node) in self.nodes.iter_mut().enumerate() {
-            let mut faults = self.faults.clone().cluster(cluster);
-            if self.leader != Some(index) {
-                let leadership = match self.leader {
-                    Some(leader) => Leadership::Elsewhere(Plan::endpoint(leader).to_string()),
-                    None => Leadership::Electing,
-                };
-                for queue in &self.queues {
-                    faults = faults.leader(QueueName::clone(queue), leadership.clone());
-                }
-            }
-            node.machine.set_faults(faults);
+impl Server {
+    fn respond(&mut self, request: RequestId, response: &Response) -> Result<(), String> {
+        // A heartbeat may be the answer to one of the server's own, whatever its id is in use for.
+        if request.op != Op::Heartbeat {
+            self.unanswered.remove(&request.id);
         }
+        self.connection
+            .respond(request, response)
+            .map_err(|error| format!("{response:?} cannot be encoded: {error}"))
     }
+}
 
-    /// A node's process dies, or is stopped, with all its connections. Another node that waits for its answer to a
-    /// request has none to give, and hangs up.
-    pub(super) fn stop(&mut self, now: Instant, index: usize, end: End) {
-        let Some(node) = self.nodes.get_mut(index) else { return };
-        node.up = false;
-        let leads = self.leader == Some(index);
-        let waits = |id| leads && self.forwarded.get(id).is_some_and(|unanswered| !unanswered.is_empty());
-        let ids: Vec<ConnectionId> = self
-            .wires
-            .iter()
-            .filter(|(id, wire)| wire.node == index || waits(id))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.leave(now, id, end);
-        }
+/// A request arrived: its id is one that can be told from all others.
+fn check_id(server: &mut Server, request: RequestId) -> Result<(), String> {
+    if request.id == 0 {
+        return Err(format!("{:?} has the id 0", request.op));
     }
-
-    /// A stopped node comes back with what it had stored.
-    pub(super) fn start(&mut self, index: usize) {
-        let Some(node) = self.nodes.get_mut(index).filter(|node| !node.up) else {
-            return;
-        };
-        let snapshot = node.machine.snapshot();
-        let faults = node.machine.settings().faults.clone();
-        node.machine = BrokerMachine::from_snapshot(self.settings.clone(), snapshot);
-        node.machine.set_faults(faults);
-        node.up = true;
-        if self.leader == Some(index) {
-            self.forwarded.clear();
-        }
+    let is_answered = !matches!(
+        request.op,
+        Op::Heartbeat | Op::Flow | Op::CancelConsume | Op::Goodbye | Op::ProbeAdmin
+    );
+    if is_answered && !server.unanswered.insert(request.id) {
+        return Err(format!(
+            "{:?} uses the id {} again before it was answered",
+            request.op, request.id
+        ));
     }
-
-    fn is_up(&self, index: usize) -> bool {
-        self.nodes.get(index).is_some_and(|node| node.up)
-    }
-
-    /// The leader steps down; nobody leads until [`elect`](Self::elect).
-    pub(super) fn step_down(&mut self, now: Instant, truth: &mut Truth) -> Result<(), String> {
-        let Some(old) = self.leader.take() else { return Ok(()) };
-        self.speak_out(old, truth)?;
-        if let Some(node) = self.nodes.get_mut(old) {
-            self.limbo = Some(node.machine.snapshot());
-            node.machine = BrokerMachine::new(self.settings.clone());
-        }
-        self.forwarded.clear();
-        self.asked.clear();
-        self.create_queues();
-        self.reintroduce(now, old);
-        self.spread_faults();
-        Ok(())
-    }
-
-    /// A node tells everything it held back: what it forgets next can be told no more.
-    fn speak_out(&mut self, index: usize, truth: &mut Truth) -> Result<(), String> {
-        if let Some(node) = self.nodes.get_mut(index) {
-            node.machine.set_faults(self.healthy.clone());
-        }
-        self.route(index, truth)
-    }
-
-    /// A node takes over.
-    pub(super) fn elect(&mut self, now: Instant, index: usize, truth: &mut Truth) -> Result<(), String> {
-        let Some(snapshot) = self.limbo.take() else {
-            return Ok(());
-        };
-        self.speak_out(index, truth)?;
-        self.leader = Some(index);
-        self.start(index);
-        if let Some(node) = self.nodes.get_mut(index) {
-            node.machine = BrokerMachine::from_snapshot(self.settings.clone(), snapshot);
-        }
-        self.asked.clear();
-        self.reintroduce(now, index);
-        self.spread_faults();
-        Ok(())
-    }
-
-    pub(super) fn has_leader(&self) -> bool {
-        self.leader.is_some()
-    }
-
-    /// Tells a node's new machine of the connections that the node has.
-    fn reintroduce(&mut self, now: Instant, index: usize) {
-        let Some(node) = self.nodes.get_mut(index) else { return };
-        for (id, wire) in self.wires.iter_mut().filter(|(_, wire)| wire.node == index) {
-            let Some(server) = &mut wire.server else { continue };
-            server.encoded = 0;
-            server.pushes.clear();
-            if let Some((dialect, key)) = &server.opened {
-                let _ = node.machine.connect(now, *id, *dialect, key.as_ref());
-            }
-        }
-    }
-
-    /// All networks are well again, those of later connections too.
-    pub(super) fn calm(&mut self, weather: Weather) {
-        self.weather = weather;
-        for wire in self.wires.values_mut() {
-            wire.up.calm(weather);
-            wire.down.calm(weather);
-        }
-    }
-
-    /// The server closes a connection.
-    pub(super) fn hang_up(&mut self, now: Instant, id: ConnectionId, end: End) {
-        if end == End::Reset {
-            return self.leave(now, id, End::Reset);
-        }
-        if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-            server.connection.close();
-        }
-    }
-
-    /// A sign of life that no server sends today.
-    pub(super) fn beat(&mut self, id: ConnectionId) {
-        if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-            server.connection.heartbeat(BEAT);
-        }
-    }
+    Ok(())
 }
 
 /// How a framed server refers a client to the leader (spec/framed.md 4).

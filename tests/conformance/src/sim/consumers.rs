@@ -122,10 +122,10 @@ impl World {
         let patience = self.random.millis(0, 2000);
         let way = self.random.below(3);
         self.note(|| format!("port {port}: the consumer is stopped, way {way}"));
-        let mut token = |awaits| self.truth.token(awaits, now.checked_add(patience.max(GOODBYE))).1;
+        let mut token = |awaits, within| self.truth.token(awaits, now.checked_add(within)).1;
         let token = match way {
-            0 => Some(token(Awaits::Drained)),
-            1 => Some(token(Awaits::Closed)),
+            0 => Some(token(Awaits::Drained, GOODBYE)),
+            1 => Some(token(Awaits::Closed, patience)),
             _ => None,
         };
         let Some(link) = self.link(port) else { return };

@@ -145,6 +145,7 @@ impl World {
                     self.cluster.beat(id);
                 }
             }
+            73 | 74 => self.close_any_client(),
             _ => self.misbehave(),
         }
         Ok(())
@@ -152,7 +153,7 @@ impl World {
 
     /// The broker shows one of its faults for a while.
     fn misbehave(&mut self) {
-        let choice = self.random.below(9);
+        let choice = self.random.below(12);
         let op = self.random.pick(&STALLED).unwrap_or(Op::Ack);
         let times = u32::try_from(self.random.between(1, 3)).unwrap_or(1);
         let missing = self.random.between(1, 3);
@@ -167,6 +168,8 @@ impl World {
             6 if may_repeat => faults.unknown_answer_first(op),
             7 => faults.heartbeats_ignored(true),
             8 => faults.overloaded(true),
+            9 => faults.storage_failing(true),
+            10 => faults.errors_close(true),
             _ => faults.slow_refill(true),
         });
         self.faulter.swallowed |= choice == 7;
@@ -195,7 +198,7 @@ impl World {
             self.cluster.elect(self.now, 0, &mut self.truth)?;
         }
         for node in 0..self.plan.nodes {
-            if self.plan.server == Dialect::Framed {
+            if matches!(self.plan.server, Dialect::Framed | Dialect::FramedF1) {
                 // Framed servers go on delivering to consumers whose connection was reset.
                 self.cluster.stop(self.now, node, End::Fin);
             }

@@ -34,7 +34,26 @@ pub(super) enum Read {
 #[derive(Debug)]
 struct Segment {
     at: Instant,
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
+    /// How much of it was read.
+    read: usize,
+}
+
+impl Segment {
+    /// Moves what fits to the front of `into`; how much that is.
+    fn read(&mut self, into: &mut [u8]) -> usize {
+        let left = self.bytes.get(self.read..).unwrap_or_default();
+        let n = left.len().min(into.len());
+        for (place, byte) in into.iter_mut().zip(left) {
+            *place = *byte;
+        }
+        self.read += n;
+        n
+    }
+
+    fn is_read(&self) -> bool {
+        self.read == self.bytes.len()
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +98,8 @@ impl Pipe {
         self.last_at = self.last_at.max(now + delay);
         self.segments.push_back(Segment {
             at: self.last_at,
-            bytes: bytes.iter().take(n).copied().collect(),
+            bytes: bytes.get(..n).unwrap_or_default().to_vec(),
+            read: 0,
         });
         self.queued += n;
         self.written += n as u64;
@@ -97,14 +117,8 @@ impl Pipe {
         let most = random.spread(self.weather.portion).min(into.len());
         let mut n = 0;
         while let Some(segment) = self.segments.front_mut().filter(|segment| segment.at <= now) {
-            while n < most {
-                let (Some(place), Some(byte)) = (into.get_mut(n), segment.bytes.pop_front()) else {
-                    break;
-                };
-                *place = byte;
-                n += 1;
-            }
-            if segment.bytes.is_empty() {
+            n += segment.read(into.get_mut(n..most).unwrap_or_default());
+            if segment.is_read() {
                 self.segments.pop_front();
             }
             if n >= most {

@@ -27,6 +27,8 @@ pub(super) struct Plan {
     /// Nodes refer requests to the leader instead of passing them on, as the framed dialect allows.
     pub(super) refers: bool,
     pub(super) credit_loss: Option<bool>,
+    pub(super) deliveries_per_frame: usize,
+    pub(super) leases_kept: bool,
     pub(super) visibility: Duration,
     /// How long faults happen and users have ideas.
     pub(super) storm: Duration,
@@ -48,24 +50,34 @@ impl Plan {
                 Dialect::Preamble(AdminRevision::P2),
                 Dialect::Preamble(AdminRevision::P3),
                 Dialect::Framed,
+                Dialect::FramedF1,
             ])
             .unwrap_or(Dialect::Framed);
         let queues = random.between(1, 3);
         let nodes = if random.chance(60) { 1 } else { random.between(2, 3) };
         let largest = random.pick(&[50, 300, 3000, 30_000]).unwrap_or(50);
-        let knobs = Knobs::default().lowest_free_ids(random.chance(50));
+        let mut knobs = Knobs::default().lowest_free_ids(random.chance(50));
+        if !knobs.lowest_free_ids && random.chance(50) {
+            let left = u32::try_from(random.spread(50)).unwrap_or(1);
+            knobs = knobs.first_id(u32::MAX - left);
+        }
+        let framed = matches!(server, Dialect::Framed | Dialect::FramedF1);
+        // Nothing tells one revision of the framed dialect from the other before it is too late.
+        let told = server == Dialect::FramedF1 || random.chance(40);
         Self {
             server,
-            client: if random.chance(60) { Dialect::Auto } else { server },
+            client: if told { server } else { Dialect::Auto },
             nodes,
             queues,
             clients: random.between(1, 2),
             consumers: random.between(queues, queues + 2),
             key: nodes == 1 && random.chance(30),
-            refers: server == Dialect::Framed && random.chance(60),
+            refers: framed && random.chance(60),
             credit_loss: random.pick(&[None, Some(false), Some(true)]).flatten(),
+            deliveries_per_frame: if random.chance(50) { 1 } else { random.spread(20) },
+            leases_kept: random.chance(80),
             visibility: random.millis(1500, 6000),
-            storm: random.millis(1000, 20_000),
+            storm: random.millis(1000, 12_000),
             pause: random.pick(&[2, 20, 100, 400]).unwrap_or(20),
             calm: random.pick(&[100, 400, 1500, 6000]).unwrap_or(400),
             messages: random.between(20, 300),
@@ -99,11 +111,15 @@ impl Plan {
             .dialect(self.client)
             .connect_timeout(random.millis(300, 5000))
             .request_timeout(random.millis(100, 8000))
-            .reconnect(Reconnect::Backoff(Backoff {
-                initial,
-                max: initial * 10,
-                max_attempts: None,
-            }))
+            .reconnect(if random.chance(95) {
+                Reconnect::Backoff(Backoff {
+                    initial,
+                    max: initial * 10,
+                    max_attempts: random.chance(10).then(|| attempts(random)),
+                })
+            } else {
+                Reconnect::Never
+            })
             .max_in_flight(random.spread(64), random.between(500, 100_000))
             .on_full(if random.chance(80) { OnFull::Wait } else { OnFull::Fail })
             .replay(
@@ -126,6 +142,11 @@ impl Plan {
         };
         if random.chance(10) {
             config = config.request_timeout(None);
+        }
+        if random.chance(20) {
+            // Longer requests are refused, or go on in further frames.
+            let send = u32::try_from(random.between(1000, 20_000)).unwrap_or(1000);
+            config = config.max_frame_size(send, 64 * 1024 * 1024);
         }
         if self.key {
             config = config.api_key("simulated-key");
@@ -155,7 +176,12 @@ impl Plan {
             )
             .visibility_timeout(self.visibility)
             .idle_resubscribe(silence)
+            .resubscribe(random.chance(90))
     }
+}
+
+fn attempts(random: &mut Random) -> u32 {
+    u32::try_from(random.between(1, 6)).unwrap_or(1)
 }
 
 fn batching(random: &mut Random) -> Batching {

@@ -16,6 +16,9 @@ use super::token::Token;
 use super::truth::Awaits;
 use super::world::{Phase, World};
 
+/// How long the links of a closed client may take to finish what others hand to them.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Keys whose value, once set, is the key itself.
 const KEYS: usize = 12;
 
@@ -30,6 +33,8 @@ pub(super) struct Client {
     /// Calls that may be abandoned.
     calls: VecDeque<(usize, CallId, u64)>,
     next: Instant,
+    /// Its user closed it, and has another.
+    pub(super) closed: bool,
 }
 
 /// Sends to one queue, in order.
@@ -43,7 +48,10 @@ struct Producer {
 
 impl Client {
     pub(super) fn new(plan: &Plan, start: Instant, random: &mut Random) -> Option<Self> {
-        let config: Config = plan.config(random);
+        Self::with(plan.config(random), start)
+    }
+
+    fn with(config: Config, start: Instant) -> Option<Self> {
         let shared = Shared::new(config).ok()?;
         Some(Self {
             cursor: shared.subscribe(),
@@ -53,6 +61,7 @@ impl Client {
             producers: Vec::new(),
             calls: VecDeque::new(),
             next: start,
+            closed: false,
         })
     }
 
@@ -61,7 +70,7 @@ impl Client {
     }
 
     pub(super) fn poll_timeout(&self, phase: Phase) -> Option<Instant> {
-        (phase == Phase::Storm).then_some(self.next)
+        (phase == Phase::Storm && !self.closed).then_some(self.next)
     }
 
     pub(super) fn next_event(&mut self) -> Option<Event> {
@@ -103,7 +112,8 @@ impl World {
             if !ended || !may_replace {
                 return port;
             }
-            self.retire(port);
+            // What other links still hold is its own business, not that of another.
+            self.close_client(client);
         }
         // Tokens name the port that they will be at.
         let port = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
@@ -145,11 +155,61 @@ impl World {
                 })
             }
         };
-        let refused = port
-            .and_then(|port| self.link(port))
-            .and_then(|link| link.accept(now, parcel));
+        let Some(port) = port else { return };
+        let refused = self.link(port).and_then(|link| link.accept(now, parcel));
+        if self.clients.get(client).is_some_and(|client| client.closed) {
+            self.close_link(port, GRACE);
+        }
         if let Some(parcel) = refused {
             self.reroute(client, None, parcel);
+        }
+    }
+
+    fn close_link(&mut self, port: usize, patience: Duration) {
+        let now = self.now;
+        let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(patience));
+        if let Some(link) = self.link(port) {
+            link.close(now, patience, token);
+        }
+    }
+
+    /// Somebody closes a client, whatever is under way.
+    pub(super) fn close_any_client(&mut self) {
+        let open: Vec<usize> = (0..self.clients.len())
+            .filter(|client| self.clients.get(*client).is_some_and(|client| !client.closed))
+            .collect();
+        if let Some(client) = self.random.pick(&open) {
+            self.close_client(client);
+        }
+    }
+
+    /// Closes a client, whose user goes on with another in its place.
+    fn close_client(&mut self, client: usize) {
+        let next = self.now + self.random.millis(0, 300);
+        let moved = self.clients.len();
+        let Some(place) = self.clients.get_mut(client) else {
+            return;
+        };
+        let Some(fresh) = Client::with(place.shared.config().clone(), next) else {
+            return;
+        };
+        let mut old = std::mem::replace(place, fresh);
+        old.closed = true;
+        self.clients.push(old);
+        let patience = self.random.millis(0, 3000);
+        let abort = self.random.chance(20);
+        self.note(|| format!("client {client}, now {moved}, is closed within {patience:?}, aborted: {abort}"));
+        for port in 0..self.ports.len() {
+            let at = self.ports.get_mut(port).and_then(Option::as_mut);
+            let Some(at) = at.filter(|port| port.client == client) else {
+                continue;
+            };
+            at.client = moved;
+            if abort {
+                at.link.abort(self.now);
+            } else {
+                self.close_link(port, patience);
+            }
         }
     }
 

@@ -17,6 +17,9 @@ use super::users::Client;
 /// More rounds than this at one instant mean that somebody is busy with nothing.
 const MAX_ROUNDS: usize = 20_000;
 
+/// Wires that nobody holds any more are forgotten each time after so many steps.
+const SWEEP_EVERY: u64 = 64;
+
 /// More steps than this mean that a run does not end.
 const MAX_STEPS: u64 = 3_000_000;
 
@@ -141,7 +144,7 @@ impl World {
         };
         let result = port.drive(self.now, &mut self.cluster, &mut self.random);
         let client = port.client;
-        let over = port.link.is_terminated() && port.role != Role::Main && port.is_quiet();
+        let over = port.link.is_terminated() && port.is_quiet() && (port.role != Role::Main || self.is_last_of(client));
         if let Some(place) = self.ports.get_mut(index) {
             *place = Some(port);
         }
@@ -159,6 +162,12 @@ impl World {
             self.retire(index);
         }
         Ok(out.progress)
+    }
+
+    /// Whether a client is closed, and none of its links but the one in hand is left that might hand work to it.
+    fn is_last_of(&self, client: usize) -> bool {
+        self.clients.get(client).is_some_and(|client| client.closed)
+            && !self.ports.iter().flatten().any(|port| port.client == client)
     }
 
     fn report_events(&mut self, client: usize) {
@@ -224,17 +233,10 @@ impl World {
                 port.check_memory(&self.plan, prefetch)?;
             }
         }
-        let ports = &self.ports;
-        let abandoned: Vec<_> = self
-            .cluster
-            .wires
-            .keys()
-            .copied()
-            .filter(|id| self.cluster.is_abandoned(*id))
-            .filter(|id| !ports.iter().flatten().any(|port| port.remembers(*id)))
-            .collect();
-        for id in abandoned {
-            self.cluster.wires.remove(&id);
+        if self.steps.is_multiple_of(SWEEP_EVERY) {
+            let ports = &self.ports;
+            self.cluster
+                .forget_abandoned(|id| ports.iter().flatten().any(|port| port.remembers(id)));
         }
         Ok(())
     }
