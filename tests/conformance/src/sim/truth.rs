@@ -71,7 +71,7 @@ pub(super) struct Truth {
     confirmed: BTreeMap<QueueName, BTreeSet<MessageId>>,
     /// Said to have had no effect.
     disclaimed: BTreeSet<Tag>,
-    /// Messages whose callers were told that their fate is unknown: a connection that was given up may bring them late.
+    /// Messages whose fate is unknown to their callers, or will be told to nobody: a connection that was given up may bring them late.
     in_doubt: BTreeSet<Tag>,
     delivered: BTreeSet<Tag>,
     ack_asked: BTreeSet<MessageId>,
@@ -109,11 +109,14 @@ impl Truth {
 
     /// A caller took its token back; a message that was not let in yet goes with its receipt.
     pub(super) fn abandoned(&mut self, token: Token) -> Result<(), String> {
-        if let Awaits::Admitted(receipt) = self.close(token.redeem())?
-            && self.lost.borrow().contains(&receipt)
-        {
-            self.lost.borrow_mut().retain(|lost| *lost != receipt);
-            self.close(receipt)?;
+        match self.close(token.redeem())? {
+            Awaits::Admitted(receipt) if self.lost.borrow().contains(&receipt) => {
+                self.lost.borrow_mut().retain(|lost| *lost != receipt);
+                self.close(receipt)?;
+            }
+            // Its fate will be told to nobody.
+            Awaits::Enqueued(tag) => drop(self.in_doubt.insert(tag)),
+            _ => {}
         }
         Ok(())
     }
