@@ -143,7 +143,8 @@ impl World {
                 let known = self
                     .clients
                     .get(client)
-                    .and_then(|client| client.nodes.get(&endpoint).copied());
+                    .and_then(|client| client.nodes.get(&endpoint).copied())
+                    .filter(|port| self.link(*port).is_some_and(|link| link.takes_parcels()));
                 known.or_else(|| {
                     let seed = self.random.next();
                     let user = self.clients.get_mut(client)?;
