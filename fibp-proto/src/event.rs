@@ -172,7 +172,7 @@ stats! {
     connections,
     /// Connections that were lost.
     disconnects,
-    /// Frames handed to sockets.
+    /// Frames of requests handed to sockets; heartbeats and grants of credit do not count.
     frames_sent,
     /// Frames received.
     frames_received,
