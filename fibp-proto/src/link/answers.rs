@@ -503,7 +503,11 @@ impl<T> Link<T> {
     pub(super) fn fail_everything(&mut self, error: &Error) {
         // What is encoded may be on its way at this moment, or go out before the goodbye.
         let unknown = error.clone().with_outcome(Outcome::Unknown);
-        let in_flight = self.connection.as_mut().map(Connection::drain).unwrap_or_default();
+        let in_flight = self
+            .connection
+            .as_deref_mut()
+            .map(Connection::drain)
+            .unwrap_or_default();
         for (work, _) in in_flight {
             match work {
                 Work::Subscribe => {}

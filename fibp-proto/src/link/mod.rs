@@ -73,7 +73,8 @@ pub struct Link<T> {
     random: Random,
     session: Session,
     transport: Transport,
-    connection: Option<Connection<Work<T>>>,
+    /// Boxed, as it is taken out and put back for every frame.
+    connection: Option<Box<Connection<Work<T>>>>,
     /// Calls that were not encoded yet, in order of their ids.
     calls: VecDeque<Call<T>>,
     calls_soonest: Soonest,
@@ -191,7 +192,7 @@ impl<T> Link<T> {
         }
         let mut soonest = earlier(self.session.poll_timeout(), self.lanes.soonest());
         soonest = earlier(soonest, self.calls_soonest.at());
-        soonest = earlier(soonest, self.connection.as_ref().and_then(Connection::poll_timeout));
+        soonest = earlier(soonest, self.connection.as_deref().and_then(Connection::poll_timeout));
         soonest = earlier(soonest, self.closing.as_ref().and_then(Closing::poll_timeout));
         if self.session.is_ready() && self.has_room_for_arrivals() {
             soonest = earlier(soonest, self.subscription.as_ref().and_then(Subscription::poll_timeout));
@@ -232,7 +233,7 @@ impl<T> Link<T> {
     /// How many requests were sent, or are being sent, and are not answered; abandoned ones do not count.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.connection.as_ref().map_or(0, Connection::in_flight)
+        self.connection.as_deref().map_or(0, Connection::in_flight)
     }
 
     /// Whether the link is done for good: the driver may end once completions and actions are drained.

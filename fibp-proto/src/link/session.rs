@@ -313,7 +313,7 @@ impl<T> Link<T> {
         match Connection::new(options) {
             Ok(mut connection) => {
                 connection.turn_knobs(self.knobs);
-                self.connection = Some(connection);
+                self.connection = Some(Box::new(connection));
             }
             Err(error) => self.handle_broken(now, Broken::new(error)),
         }

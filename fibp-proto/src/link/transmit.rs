@@ -286,7 +286,7 @@ impl<T> Link<T> {
 
     pub(super) fn open_work(&self) -> usize {
         let parked: usize = self.accounts.iter().flatten().map(super::Account::parked).sum();
-        let in_flight = self.connection.as_ref().map_or(0, Connection::in_flight);
+        let in_flight = self.connection.as_deref().map_or(0, Connection::in_flight);
         let subscribing = usize::from(self.subscription.as_ref().is_some_and(Subscription::is_pending));
         let in_flight = in_flight.saturating_sub(subscribing);
         self.calls.len() + self.delayed.len() + self.lanes.len() + parked + in_flight

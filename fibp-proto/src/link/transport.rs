@@ -207,7 +207,7 @@ impl<T> Link<T> {
             return;
         }
         let broken = self.ended(false).unwrap_or_else(|| {
-            let text = if self.connection.as_ref().is_some_and(Connection::is_mid_frame) {
+            let text = if self.connection.as_deref().is_some_and(Connection::is_mid_frame) {
                 "the server closed the connection in the middle of a frame"
             } else {
                 "the server closed the connection"
@@ -393,6 +393,6 @@ impl<T> Link<T> {
     }
 
     pub(super) fn connection_mut(&mut self) -> Option<&mut Connection<Work<T>>> {
-        self.connection.as_mut()
+        self.connection.as_deref_mut()
     }
 }

@@ -132,11 +132,15 @@ impl<S> LinkCell<S> {
         let id = call(&mut locked.link, waiter);
         let claimed = if writes { locked.claim(now, CALLER_WRITE) } else { None };
         locked.link.drain_completions(&mut completions);
-        let mut kick = locked.link.needs_driver();
+        // What is being written needs no driver any more, whoever looks meanwhile.
+        let mut kick = match &claimed {
+            Some(_) if self.eager => locked.link.still_needs_driver(),
+            _ => locked.link.needs_driver(),
+        };
         drop(locked);
         complete(&mut completions);
         if let Some((socket, transmit)) = claimed {
-            kick = self.write(now, &socket, transmit);
+            kick |= self.write(now, &socket, transmit);
         }
         if kick {
             self.kick();
@@ -217,7 +221,7 @@ impl<S> LinkCell<S> {
         locked.written(now, transmit, result);
         // A driver that is a task looks in any case: by the time it runs the answer may be there, and it is spared the
         // way through the reactor.
-        !self.eager || locked.still_needs_driver()
+        !self.eager || locked.needs_driver_after_write()
     }
 }
 

@@ -42,7 +42,7 @@ impl<S> Locked<S> {
     /// Takes the writer slot if there is something new to write.
     pub(super) fn claim(&mut self, now: Instant, max: usize) -> Option<(Arc<S>, Transmit)> {
         let socket = self.socket.as_ref()?;
-        if !self.unwritten.is_empty() {
+        if !self.unwritten.is_empty() || !self.link.wants_write() {
             return None;
         }
         let mut transmit = std::mem::take(&mut self.unwritten);
@@ -80,6 +80,11 @@ impl<S> Locked<S> {
     /// Whether something is left for the driver, after a caller did some of its work itself.
     pub(super) fn still_needs_driver(&mut self) -> bool {
         !self.unwritten.is_empty() || self.link.still_needs_driver()
+    }
+
+    /// As [`still_needs_driver`](Self::still_needs_driver), after a write and nothing else since then.
+    pub(super) fn needs_driver_after_write(&self) -> bool {
+        !self.unwritten.is_empty() || self.link.wants_write() || self.link.has_actions()
     }
 
     /// Forgets the socket and what belongs to it, and gives up a dial. Returns the socket, to be closed, and who waits
