@@ -198,6 +198,11 @@ impl<T> Account<T> {
         self.flushes.wait(id, deadline, token, completions);
     }
 
+    /// Those who still wait for a flush.
+    pub(super) fn drain_flushes(&mut self) -> Vec<T> {
+        self.flushes.waiting.drain(..).map(|flush| flush.token).collect()
+    }
+
     pub(super) fn abandon_flush(&mut self, id: CallId) -> Option<T> {
         let waiting = &mut self.flushes.waiting;
         let place = waiting.iter().position(|flush| flush.id == id)?;

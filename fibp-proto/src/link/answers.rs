@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::accounts::Account;
 use super::completion::{Action, Completion, Reply};
 use super::submit::{CLIENT, Cargo, Over, Parcel};
 use super::work::{
@@ -531,6 +532,12 @@ impl<T> Link<T> {
             for parked in parked {
                 self.note_result(Some(error));
                 self.fail_job(parked.job, error);
+            }
+            // What they wait for is with other links, which may have nobody to tell any more.
+            let flushes = self.account(index).map(Account::drain_flushes).unwrap_or_default();
+            for token in flushes {
+                let reply = Reply::Flushed(Err(unknown.clone()));
+                self.completions.push(Completion { token, reply });
             }
         }
     }

@@ -566,6 +566,28 @@ fn a_flush_waits_for_what_went_to_another_node() {
 }
 
 #[test]
+fn a_flush_does_not_outlive_its_link() {
+    let mut main = framed_node(Mode::Whole);
+    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    let producer = main.producer(ProducerSettings::default());
+    let (_, receipt, _) = main.send(producer, "m");
+    main.settle();
+    let flush = main.flush(producer);
+    let (to, parcel) = main.parcels.pop().unwrap();
+    let mut node = main.node(&to.unwrap());
+    node.dialed = Box::new(|_, _| Host::framed());
+    node.serve = Box::new(|_, _| Act::Silence);
+    give(&mut node, parcel);
+    node.settle();
+    main.link.abort(main.now);
+    main.settle();
+    let error = main.flushed(flush).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Closed, Outcome::Unknown));
+    assert!(main.is_open(receipt), "the node may still answer");
+    finish_all(main, vec![(endpoint("n2:1"), node)]);
+}
+
+#[test]
 fn what_went_to_another_node_takes_up_room_until_it_is_over() {
     let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
     let mut main = connected(config, Mode::Whole, Dialect::Framed);
