@@ -189,12 +189,11 @@ impl Driver {
         locked.link.drain_completions(&mut self.completions);
         // The tasks woken now may have more to send: let them, then send it in one frame.
         self.collecting = self.completions.len() > 1 && !self.collecting;
-        if !self.collecting && self.socket.is_some() && self.transmit.is_empty() {
-            if locked.unwritten.is_empty() {
-                let _ = locked.link.take_transmit(now, WRITE_SIZE, &mut self.transmit);
-            } else {
-                std::mem::swap(&mut self.transmit, &mut locked.unwritten);
-            }
+        if !self.collecting
+            && self.transmit.is_empty()
+            && let Some((_, transmit)) = locked.claim_all(now, WRITE_SIZE)
+        {
+            self.transmit = transmit;
         }
         if self.buffer.is_none() && self.socket.is_some() {
             self.buffer = locked.link.take_read_buffer();
@@ -235,22 +234,13 @@ impl Driver {
             Some((id, Err(fault))) => locked.link.handle_dial_failed(now, id, fault),
             None => {}
         }
-        match news.written {
-            Some(Ok(n)) => locked.link.transmitted(now, &mut self.transmit, n),
-            Some(Err(fault)) => locked
-                .link
-                .transmit_failed(now, std::mem::take(&mut self.transmit), fault),
-            None => {}
+        if let Some(result) = news.written {
+            locked.written(now, std::mem::take(&mut self.transmit), result);
         }
-        if let Some(read) = news.read {
-            if let Some(buffer) = self.buffer.take() {
-                locked.link.handle_input(now, buffer);
-            }
-            match read {
-                Ok(0) => locked.link.handle_eof(now),
-                Ok(_) => {}
-                Err(fault) => locked.link.handle_transport_error(now, fault),
-            }
+        if let Some(result) = news.read
+            && let Some(buffer) = self.buffer.take()
+        {
+            locked.read(now, buffer, result.map(Some));
         }
         if news.timeout || self.timer.as_ref().is_some_and(|(armed, _)| *armed <= now) {
             self.timer = None;

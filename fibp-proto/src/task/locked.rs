@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::lead::Lead;
 use super::waiter::Waiter;
 use crate::fault::Fault;
-use crate::frame::Transmit;
+use crate::frame::{ReadBuffer, Transmit};
 use crate::link::{DialId, Link};
 
 /// What the lock protects.
@@ -54,8 +54,8 @@ impl<S> Locked<S> {
         None
     }
 
-    /// Takes what a caller could not write, or something new.
-    pub(super) fn claim_all(&mut self, now: Instant, max: usize) -> Option<(Arc<S>, Transmit)> {
+    /// Takes what the last write left, or else something new of up to about `max` bytes, and the socket to write it to.
+    pub fn claim_all(&mut self, now: Instant, max: usize) -> Option<(Arc<S>, Transmit)> {
         if self.unwritten.is_empty() {
             return self.claim(now, max);
         }
@@ -63,8 +63,8 @@ impl<S> Locked<S> {
         Some((Arc::clone(socket), std::mem::take(&mut self.unwritten)))
     }
 
-    /// Takes in how a write ended. What the socket did not take is left to the driver.
-    pub(super) fn written(&mut self, now: Instant, mut transmit: Transmit, result: Result<usize, Fault>) {
+    /// Takes in how a write ended: how many bytes the socket took. What it did not take is left to the driver.
+    pub fn written(&mut self, now: Instant, mut transmit: Transmit, result: Result<usize, Fault>) {
         match result {
             Ok(n) => {
                 self.link.transmitted(now, &mut transmit, n);
@@ -74,6 +74,16 @@ impl<S> Locked<S> {
                 }
             }
             Err(fault) => self.link.transmit_failed(now, transmit, fault),
+        }
+    }
+
+    /// Takes in how a read ended: how many bytes came, 0 at the end of the stream, or `None` if there was nothing yet.
+    pub fn read(&mut self, now: Instant, buffer: ReadBuffer, result: Result<Option<usize>, Fault>) {
+        self.link.handle_input(now, buffer);
+        match result {
+            Ok(Some(0)) => self.link.handle_eof(now),
+            Ok(_) => {}
+            Err(fault) => self.link.handle_transport_error(now, fault),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Nothing here does IO or knows a runtime: wakers come from whoever polls, the clock and the way to start a driver
 //! are lent by the adapter. There is one [`LinkCell`] per link; callers [`submit`](LinkCell::submit) to it, and a
-//! driver task of the adapter's own runtime feeds it with bytes.
+//! driver task of the adapter's own runtime feeds it with bytes. Where there is no runtime, threads share that work, each
+//! as a [`Worker`].
 
 mod cell;
 mod deliveries;

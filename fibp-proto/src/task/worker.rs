@@ -255,18 +255,18 @@ impl<'a, S> Worker<'a, S> {
             }
             News::Written { transmit, result } => locked.written(now, transmit, result),
             News::Read { buffer, result } => {
-                locked.link.handle_input(now, buffer);
                 self.last = LastRead::Over;
                 if !self.leading.is_some_and(|term| locked.lead.is_in(term)) {
-                    return;
+                    // The connection is another one by now, which has not ended.
+                    return locked.read(now, buffer, Ok(None));
                 }
                 match result {
                     Ok(None) => self.last = LastRead::Nothing,
                     Ok(Some(1..)) => self.last = LastRead::Bytes,
-                    Ok(Some(0)) => locked.link.handle_eof(now),
-                    Err(fault) => locked.link.handle_transport_error(now, fault),
+                    Ok(Some(0)) | Err(_) => {}
                 }
                 locked.lead.note_read(self.last == LastRead::Over);
+                locked.read(now, buffer, result);
             }
         }
     }
