@@ -144,7 +144,6 @@ impl World {
         };
         let result = port.drive(self.now, &mut self.cluster, &mut self.random);
         let client = port.client;
-        let over = port.link.is_terminated() && port.is_quiet() && (port.role != Role::Main || self.is_last_of(client));
         if let Some(place) = self.ports.get_mut(index) {
             *place = Some(port);
         }
@@ -158,16 +157,22 @@ impl World {
         for (endpoint, parcel) in out.rerouted {
             self.reroute(client, endpoint, parcel);
         }
-        if over {
+        // What it gave away last may come back to it.
+        if self.may_retire(index) {
             self.retire(index);
         }
         Ok(out.progress)
     }
 
-    /// Whether a client is closed, and none of its links but the one in hand is left that might hand work to it.
-    fn is_last_of(&self, client: usize) -> bool {
-        self.clients.get(client).is_some_and(|client| client.closed)
-            && !self.ports.iter().flatten().any(|port| port.client == client)
+    /// Whether a port is of no use any more. A main link stays as long as others might hand work to it.
+    fn may_retire(&self, index: usize) -> bool {
+        let Some(port) = self.ports.get(index).and_then(Option::as_ref) else {
+            return false;
+        };
+        let closed = self.clients.get(port.client).is_some_and(|client| client.closed);
+        let links = self.ports.iter().flatten().filter(|other| other.client == port.client);
+        let is_needed = port.role == Role::Main && (!closed || links.count() > 1);
+        port.link.is_terminated() && port.is_quiet() && !is_needed
     }
 
     fn report_events(&mut self, client: usize) {
