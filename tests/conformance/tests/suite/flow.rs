@@ -76,7 +76,8 @@ cases! {
     /// With many callers, single calls share frames: enqueues as well as acks.
     async fn single_calls_share_frames(env: &Env) {
         const CALLERS: usize = 64;
-        const CALLS: usize = 20;
+        // Enough of them that most callers are there at the same time.
+        const CALLS: usize = 60;
         let client = env.client().await;
         let queue = env.queue(&client).await;
         let callers: Vec<_> = (0..CALLERS).map(|_| {
