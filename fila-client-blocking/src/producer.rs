@@ -90,7 +90,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// The first failure among these messages.
+    /// The first failure among these messages, and those before that no other flush reported.
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
         let call = client.submit(|link, now, timeout, waiter| link.flush(now, *id, timeout, waiter));

@@ -95,7 +95,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// The first failure among these messages.
+    /// The first failure among these messages, and those before that no other flush reported.
     ///
     /// # Cancel safety
     ///

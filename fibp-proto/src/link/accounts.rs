@@ -135,7 +135,7 @@ impl<T> Account<T> {
         if self.soonest.take_due(now) {
             for flush in std::mem::take(&mut self.flushes.waiting) {
                 if flush.deadline.is_some_and(|at| at <= now) {
-                    flushes.push(flush.token);
+                    flushes.push(self.flushes.forget(flush));
                 } else {
                     self.soonest.add(flush.deadline);
                     self.flushes.waiting.push_back(flush);
@@ -206,7 +206,8 @@ impl<T> Account<T> {
     pub(super) fn abandon_flush(&mut self, id: CallId) -> Option<T> {
         let waiting = &mut self.flushes.waiting;
         let place = waiting.iter().position(|flush| flush.id == id)?;
-        waiting.remove(place).map(|flush| flush.token)
+        let flush = waiting.remove(place)?;
+        Some(self.flushes.forget(flush))
     }
 }
 
@@ -218,6 +219,8 @@ struct Flushes<T> {
     /// Earlier epochs with something unsettled, and how much.
     earlier: VecDeque<(u64, usize)>,
     waiting: VecDeque<Flush<T>>,
+    /// The first failure that no flush has reported.
+    failure: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -237,12 +240,18 @@ impl<T> Default for Flushes<T> {
             current: 0,
             earlier: VecDeque::new(),
             waiting: VecDeque::new(),
+            failure: None,
         }
     }
 }
 
 impl<T> Flushes<T> {
     fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
+        if let Some(error) = error
+            && !self.waiting.iter().any(|flush| flush.epoch >= epoch)
+        {
+            self.failure.get_or_insert_with(|| error.clone());
+        }
         if epoch == self.epoch {
             self.current = self.current.saturating_sub(1);
             return;
@@ -266,13 +275,19 @@ impl<T> Flushes<T> {
         }
     }
 
+    /// Nobody hears of this flush; what it would have reported is left to the next one.
+    fn forget(&mut self, flush: Flush<T>) -> T {
+        self.failure = self.failure.take().or(flush.error);
+        flush.token
+    }
+
     fn wait(&mut self, id: CallId, deadline: Option<Instant>, token: T, completions: &mut Vec<Completion<T>>) {
         let flush = Flush {
             id,
             deadline,
             epoch: self.epoch,
             token,
-            error: None,
+            error: self.failure.take(),
         };
         if self.current > 0 {
             self.earlier.push_back((self.epoch, self.current));
@@ -339,6 +354,26 @@ mod tests {
             done(&mut completions),
             [("one", true), ("both", false), ("again", false)]
         );
+    }
+
+    #[test]
+    fn a_flush_reports_what_failed_since_the_last_one() {
+        let mut account = Account::of_producer(ProducerSettings::default());
+        let mut completions = Vec::new();
+        let error = Error::new(ErrorKind::Timeout, "x");
+        let first = account.enter();
+        account.leave(first, Some(&error), &mut completions);
+        account.flush(CallId(1), None, "late", &mut completions);
+        account.flush(CallId(2), None, "again", &mut completions);
+        assert_eq!(done(&mut completions), [("late", false), ("again", true)]);
+
+        let (second, _third) = (account.enter(), account.enter());
+        account.flush(CallId(3), None, "dropped", &mut completions);
+        account.leave(second, Some(&error), &mut completions);
+        assert_eq!(account.abandon_flush(CallId(3)), Some("dropped"));
+        account.flush(CallId(4), None, "heir", &mut completions);
+        account.leave(second, None, &mut completions);
+        assert_eq!(done(&mut completions), [("heir", false)]);
     }
 
     #[test]

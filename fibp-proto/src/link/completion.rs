@@ -76,7 +76,7 @@ pub enum Reply<T> {
     SettledMany(Vec<Result<(), Error>>),
     /// The message is in the producer's buffer; or it is not, and comes back with the receipt's token.
     Admitted(Result<(), Box<(SendError, T)>>),
-    /// Everything handed to the producer before is settled: the first failure among it, if any.
+    /// Everything handed to the producer before is settled: the first failure since the last flush, if any.
     Flushed(Result<(), Error>),
     /// A delivery waits, or the consumer has ended.
     Ready,
