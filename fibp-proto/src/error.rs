@@ -106,7 +106,8 @@ pub enum Outcome {
     NotSent,
     /// The server answered and refused: it had no effect.
     Rejected,
-    /// The request was sent and no answer came: it may or may not have been executed.
+    /// The request was sent and no answer came, or one that says that the server lost track of it
+    /// ([`ServerError::is_in_doubt`]): it may or may not have been executed.
     Unknown,
 }
 
@@ -136,12 +137,17 @@ impl Error {
         }))
     }
 
-    /// The error that a server's refusal amounts to ([`Outcome::Rejected`]).
+    /// The error that a server's refusal amounts to: [`Outcome::Rejected`], unless the server itself is
+    /// [in doubt](ServerError::is_in_doubt).
     #[must_use]
     pub fn from_server(error: ServerError) -> Self {
         Self(Arc::new(Inner {
             kind: error.kind(),
-            outcome: Outcome::Rejected,
+            outcome: if error.is_in_doubt() {
+                Outcome::Unknown
+            } else {
+                Outcome::Rejected
+            },
             message: String::new(),
             server: Some(error),
             source: None,

@@ -120,6 +120,15 @@ pub struct ServerError {
     leader: Option<String>,
 }
 
+/// How servers tell that they lost track of a request between their parts or nodes: it may have been executed
+/// (spec/preamble.md 2.4, spec/framed.md 4). In the preamble dialect some follow `invalid payload: `.
+const LOST_TRACK: [&str; 4] = [
+    "raft error:",
+    "forward error:",
+    "scheduler reply dropped",
+    "unexpected cluster response",
+];
+
 impl ServerError {
     /// A refusal of the given kind.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
@@ -175,6 +184,15 @@ impl ServerError {
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
         &self.metadata
+    }
+
+    /// Whether the request may have been executed although it was answered with this.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        let text = self.text.strip_prefix("invalid payload: ").unwrap_or(&self.text);
+        // Names that callers chose are the texts of other kinds.
+        matches!(self.kind, ErrorKind::Server | ErrorKind::Overloaded)
+            && LOST_TRACK.iter().any(|prefix| text.starts_with(prefix))
     }
 
     /// The address of the leader, if the server named one.

@@ -211,6 +211,30 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_lost_track_leaves_the_outcome_open() {
+        for text in ["raft error: x", "forward error: x", "unexpected cluster response"] {
+            for text in [text.to_owned(), format!("invalid payload: {text}")] {
+                assert!(refusal(text.as_str()).is_in_doubt(), "{text}");
+            }
+            assert!(item_refusal(Op::Enqueue, 2, text).is_in_doubt(), "{text}");
+            assert!(
+                !item_refusal(Op::Enqueue, 1, text).is_in_doubt(),
+                "a queue of that name"
+            );
+        }
+        let dropped = refusal("scheduler reply dropped");
+        assert!(dropped.is_in_doubt());
+        assert_eq!(crate::Error::from_server(dropped).outcome(), crate::Outcome::Unknown);
+        for text in ["storage error: x", "broker unavailable: x", "invalid payload: x", ""] {
+            assert_eq!(
+                crate::Error::from_server(refusal(text)).outcome(),
+                crate::Outcome::Rejected,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn a_leader_hint_names_the_leader() {
         let refusal = refusal("leader_hint:[::1]:5555");
         assert_eq!(refusal.kind(), ErrorKind::NotLeader);
