@@ -56,8 +56,11 @@ impl<T> Lane<T> {
         Some(item)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
+    /// About how many of the waiting items take up so many bytes.
+    pub(super) fn share_of(&self, bytes: usize) -> usize {
+        let items = self.items.len();
+        let average = self.bytes / items.max(1);
+        items.min(bytes / average.max(1) + 1)
     }
 
     fn note_emptied(&mut self) {

@@ -93,7 +93,8 @@ impl<T> Link<T> {
         let frame = FrameRoom::new(connection, key.kind, &key.queue, lane.policy.max_bytes);
         let max_items = lane.policy.max_messages.min(connection.rules().max_items);
         let one_call = matches!(lane.policy.batching, Batching::Disabled);
-        let mut picked = Picked::with_capacity(key.kind, lane.len().min(max_items).min(MAX_RESERVED));
+        let expected = if one_call { 1 } else { lane.share_of(frame.limit) };
+        let mut picked = Picked::with_capacity(key.kind, expected.min(max_items));
         let mut refused = Vec::new();
         let mut taken = 0;
         let mut len = frame.base;
@@ -172,9 +173,6 @@ impl<T> Link<T> {
         }
     }
 }
-
-/// How many items of a frame get their places at once; the places of more are found as they come.
-const MAX_RESERVED: usize = 1024;
 
 /// The items of a frame. A lane holds either messages or settles.
 struct Picked<T> {
