@@ -46,7 +46,6 @@ async fn quickstart() -> Result<()> {
         stats.depth, stats.in_flight
     );
     println!("  fairness keys    {}", stats.active_fairness_keys);
-    println!("  consumers        {}", stats.active_consumers);
     println!("  quantum          {}", stats.quantum);
     Ok(())
 }
