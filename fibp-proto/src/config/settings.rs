@@ -278,8 +278,7 @@ pub struct ProducerSettings {
     pub batching: Batching,
     /// The most messages in one frame. 1000.
     pub max_messages: usize,
-    /// The most bytes of messages in one frame; a single larger message has a frame of its own. 128 KiB:
-    /// larger frames were not faster, as they leave the caches before they are written.
+    /// The most bytes of messages in one frame; a single larger message has a frame of its own. 128 KiB.
     pub max_bytes: usize,
     /// The most bytes of messages that wait unconfirmed. 32 MiB.
     pub buffer: usize,

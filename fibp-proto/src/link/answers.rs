@@ -76,10 +76,7 @@ impl<T> Link<T> {
         self.lanes.answered(now, &lane);
         let results = Verdicts::of(lane.kind, response);
         let delayed = match payloads {
-            Payloads::Messages(Request::Enqueue(messages)) => {
-                self.answer_items(&lane.queue, messages, tickets, results)
-            }
-            Payloads::Messages(_) => Vec::new(),
+            Payloads::Messages(messages) => self.answer_items(&lane.queue, messages, tickets, results),
             Payloads::Settles(settles) => self.answer_items(&lane.queue, settles, tickets, results),
         };
         if !delayed.is_empty() {
@@ -222,9 +219,17 @@ impl<T> Link<T> {
     }
 
     /// An item is over, whoever may wait for it.
-    pub(super) fn note_over(&mut self, ticket: &Ticket<T>, error: Option<&Error>) {
+    fn note_over(&mut self, ticket: &Ticket<T>, error: Option<&Error>) {
         if let Some(home) = &ticket.home {
             self.report_over(Over::Item(**home, error.cloned()));
+        }
+    }
+
+    /// A call is over, whoever may wait for it.
+    fn note_call_over(&mut self, is_abroad: bool) {
+        self.release_call();
+        if is_abroad {
+            self.report_over(Over::Call);
         }
     }
 
@@ -240,10 +245,7 @@ impl<T> Link<T> {
 
     /// Ends a call that was charged to the client's account.
     pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
-        self.release_call();
-        if call.is_abroad {
-            self.report_over(Over::Call);
-        }
+        self.note_call_over(call.is_abroad);
         let result = result.map_err(|error| call.fate.judge(error));
         crate::trace::call_finished(call.request.op(), result.as_ref().err());
         self.note_result(result.as_ref().err());
@@ -408,10 +410,7 @@ impl<T> Link<T> {
         for expired in ended {
             match expired {
                 Expired::Call(token, is_abroad) => {
-                    self.release_call();
-                    if is_abroad {
-                        self.report_over(Over::Call);
-                    }
+                    self.note_call_over(is_abroad);
                     self.note_result(Some(&late));
                     if !self.knobs.has(Flaw::LostWaiter) {
                         self.complete_call(token, Err(late.clone()));

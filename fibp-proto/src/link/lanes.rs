@@ -417,3 +417,40 @@ impl<T> Lanes<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ProducerSettings;
+    use crate::link::work::Fate;
+    use crate::message::Message;
+
+    #[test]
+    fn a_frame_has_its_share_of_what_waits() {
+        let settings = ProducerSettings::default();
+        let policy = Policy {
+            batching: settings.batching,
+            max_messages: settings.max_messages,
+            max_bytes: settings.max_bytes,
+        };
+        let now = crate::tests_epoch();
+        let mut lanes = Lanes::new();
+        for call in 0..1_000 {
+            let message = Message::new("orders", vec![0; 1_024]);
+            lanes.push(
+                now,
+                policy,
+                Item::alone(CallId(call), Fate::new(None), (), message.into()),
+            );
+        }
+        let index = lanes.next_ready(now).unwrap();
+        let lane = lanes.lane_mut(index).unwrap();
+        assert!(
+            (110..130).contains(&lane.share_of(128 * 1024)),
+            "{}",
+            lane.share_of(128 * 1024)
+        );
+        assert_eq!(lane.share_of(usize::MAX), 1_000, "no more than there are");
+        assert_eq!(lane.share_of(0), 1, "one is always taken");
+    }
+}

@@ -76,7 +76,7 @@ impl<T> Link<T> {
         timeout: Option<Duration>,
         token: T,
     ) -> CallId {
-        let payloads = Payloads::Messages(Request::Enqueue(messages));
+        let payloads = Payloads::Messages(messages);
         self.submit_many(now, payloads, timeout, token)
     }
 
@@ -427,11 +427,10 @@ impl<T> Link<T> {
         } = many;
         let items = payloads.len();
         match payloads {
-            Payloads::Messages(Request::Enqueue(messages)) => {
+            Payloads::Messages(messages) => {
                 self.joins.open(call, token, items, true);
                 self.admit_parts(now, call, fate, messages);
             }
-            Payloads::Messages(_) => {}
             Payloads::Settles(settles) => {
                 self.joins.open(call, token, items, false);
                 self.admit_parts(now, call, fate, settles);
@@ -573,7 +572,6 @@ impl<T> Link<T> {
             let waiter = std::mem::replace(&mut item.ticket.waiter, Waiter::Told);
             token = token.or_else(|| waiter.into_token());
             self.release(item.ticket.charge(), None);
-            self.note_over(&item.ticket, None);
         }
         token.or_else(|| self.forget_in_flight(id))
     }

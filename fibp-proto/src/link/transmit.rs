@@ -143,7 +143,14 @@ impl<T> Link<T> {
         let (encoded, payloads) = match kind {
             LaneKind::Enqueue => {
                 let request = Request::Enqueue(messages);
-                (connection.encode(&request), Payloads::Messages(request))
+                let encoded = connection.encode(&request);
+                // The codec only borrows them in the request.
+                let messages = if let Request::Enqueue(messages) = request {
+                    messages
+                } else {
+                    Vec::new()
+                };
+                (encoded, Payloads::Messages(messages))
             }
             LaneKind::Ack => (connection.encode(&ack_request(&settles)), Payloads::Settles(settles)),
             LaneKind::Nack => (connection.encode(&nack_request(&settles)), Payloads::Settles(settles)),

@@ -302,8 +302,8 @@ pub(super) struct Batch<T> {
 /// The payloads of a batch in the form the codec takes.
 #[derive(Debug)]
 pub(super) enum Payloads {
-    /// An enqueue request.
-    Messages(Request),
+    /// What is enqueued.
+    Messages(Vec<Message>),
     /// Acks or nacks, with what their request does not say.
     Settles(Vec<Settle>),
 }
@@ -311,24 +311,21 @@ pub(super) enum Payloads {
 impl Payloads {
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Messages(Request::Enqueue(messages)) => messages.len(),
-            Self::Messages(_) => 0,
+            Self::Messages(messages) => messages.len(),
             Self::Settles(settles) => settles.len(),
         }
     }
 
     pub(super) fn into_vec(self) -> Vec<Payload> {
         match self {
-            Self::Messages(Request::Enqueue(messages)) => messages.into_iter().map(Payload::from).collect(),
-            Self::Messages(_) => Vec::new(),
+            Self::Messages(messages) => messages.into_iter().map(Payload::from).collect(),
             Self::Settles(settles) => settles.into_iter().map(Payload::from).collect(),
         }
     }
 
     pub(super) fn clone_one(&self, index: usize) -> Option<Payload> {
         match self {
-            Self::Messages(Request::Enqueue(messages)) => messages.get(index).cloned().map(Payload::from),
-            Self::Messages(_) => None,
+            Self::Messages(messages) => messages.get(index).cloned().map(Payload::from),
             Self::Settles(settles) => settles.get(index).cloned().map(Payload::from),
         }
     }
@@ -336,8 +333,7 @@ impl Payloads {
     /// See [`Payload::cost`].
     pub(super) fn cost(&self) -> usize {
         match self {
-            Self::Messages(Request::Enqueue(messages)) => total(messages.iter().map(cost_of_message)),
-            Self::Messages(_) => 0,
+            Self::Messages(messages) => total(messages.iter().map(cost_of_message)),
             Self::Settles(settles) => total(settles.iter().map(cost_of_settle)),
         }
     }
@@ -361,14 +357,13 @@ impl<T> Many<T> {
     pub(super) fn fail(self, error: &Error) -> Completion<T> {
         let error = self.fate.judge(error.clone());
         let reply = match self.payloads {
-            Payloads::Messages(Request::Enqueue(messages)) => {
+            Payloads::Messages(messages) => {
                 let failed = |message| {
                     let error = error.clone();
                     Err(SendError { message, error })
                 };
                 Reply::EnqueuedMany(messages.into_iter().map(failed).collect())
             }
-            Payloads::Messages(_) => Reply::EnqueuedMany(Vec::new()),
             Payloads::Settles(settles) => Reply::SettledMany(settles.into_iter().map(|_| Err(error.clone())).collect()),
         };
         let token = self.token;

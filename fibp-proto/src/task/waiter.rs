@@ -135,19 +135,10 @@ pub fn complete(completions: &mut Vec<Completion<Waiter>>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
     use super::*;
-
-    /// Counts its wake-ups.
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl std::task::Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    use crate::task::Count;
 
     fn poll(wait: &mut Wait) -> Poll<Option<Reply<Waiter>>> {
         Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()))

@@ -121,6 +121,21 @@ fn bytes_fill_a_frame_too() {
 }
 
 #[test]
+fn frames_hold_128_kib_unless_told_otherwise() {
+    let mut sim = mute(config(), Mode::Whole);
+    sim.enqueue("orders", "x");
+    sim.settle();
+    for _ in 0..300 {
+        sim.enqueue("orders", &"y".repeat(1_024));
+    }
+    sim.settle();
+    let full = &sizes(&sim)[1..];
+    assert_eq!(full.len(), 2, "{full:?}");
+    assert!(full.iter().all(|size| (110..=128).contains(size)), "{full:?}");
+    sim.finish();
+}
+
+#[test]
 fn lingering_waits_for_its_delay_or_enough_company() {
     in_every_mode(|mode| {
         let linger = Batching::Linger {
