@@ -6,7 +6,7 @@ use crate::message::{Message, MessageId, QueueName, Secret};
 /// Everything a client can ask.
 ///
 /// Enqueues, acks and nacks carry many items in one frame; the preamble dialect allows only one queue per
-/// enqueue frame (spec/preamble.md 1.5), the framed dialect any mix.
+/// enqueue frame (docs/protocol/preamble.md 1.5), the framed dialect any mix.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Request {
@@ -36,7 +36,7 @@ pub enum Request {
     Authenticate(Secret),
     /// Say goodbye. Never answered; the server closes.
     Goodbye,
-    /// Find out which admin revision a preamble server speaks (spec/revisions.md). Has no effect, and is
+    /// Find out which admin revision a preamble server speaks (docs/protocol/revisions.md). Has no effect, and is
     /// always answered with an error.
     ProbeAdmin,
     /// Create a queue.

@@ -121,7 +121,7 @@ pub struct ServerError {
 }
 
 /// How servers tell that they lost track of a request between their parts or nodes: it may have been executed
-/// (spec/preamble.md 2.4, spec/framed.md 4). In the preamble dialect some follow `invalid payload: `.
+/// (docs/protocol/preamble.md 2.4, docs/protocol/framed.md 4). In the preamble dialect some follow `invalid payload: `.
 const LOST_TRACK: [&str; 4] = [
     "raft error:",
     "forward error:",

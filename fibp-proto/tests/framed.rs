@@ -1,4 +1,4 @@
-//! Golden frames of the framed dialect, written by hand from spec/framed.md: each request, answer and push
+//! Golden frames of the framed dialect, written by hand from docs/protocol/framed.md: each request, answer and push
 //! must encode to exactly these bytes and decode from them, in both sets of opcode numbers.
 
 mod common;

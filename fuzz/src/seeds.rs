@@ -1,6 +1,6 @@
-//! The inputs that fuzzing starts from: golden frames of spec/, with the decisions that a target reads before them.
+//! The inputs that fuzzing starts from: golden frames of docs/protocol/, with the decisions that a target reads before them.
 
-/// A server's side of a preamble conversation (spec/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a link
+/// A server's side of a preamble conversation (docs/protocol/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a link
 /// of [`client_connection`](crate::client_connection) asks.
 const PREAMBLE_ANSWERS: &[&str] = &[
     "46 49 42 50 01 00",
@@ -21,7 +21,7 @@ const PREAMBLE_REFUSALS: &[&str] = &[
     "00 00 00 13 00 ff 00 00 00 00 'invalid magic'",
 ];
 
-/// A consumer's confirmation and a push (spec/preamble.md 1.6, 1.7).
+/// A consumer's confirmation and a push (docs/protocol/preamble.md 1.6, 1.7).
 const PREAMBLE_PUSHES: &[&str] = &[
     "46 49 42 50 01 00",
     "00 00 00 06 00 02 00 00 00 01",
@@ -29,7 +29,7 @@ const PREAMBLE_PUSHES: &[&str] = &[
     "01 00 06 'tenant' 00 04 'acme' 00 00 00 05 'hello'",
 ];
 
-/// A framed server's side (spec/framed.md 2 to 4).
+/// A framed server's side (docs/protocol/framed.md 2 to 4).
 const FRAMED_ANSWERS: &[&str] = &[
     "00 00 00 14 02 00 00 00 00 00 00 01 00 00 00 00 00 00 00 00 01 00 00 00",
     "00 00 00 06 04 00 00 00 00 01",
@@ -38,7 +38,7 @@ const FRAMED_ANSWERS: &[&str] = &[
     "00 00 00 06 03 00 00 00 00 09",
 ];
 
-/// A preamble client's side (spec/preamble.md 1.1 to 1.9).
+/// A preamble client's side (docs/protocol/preamble.md 1.1 to 1.9).
 const PREAMBLE_REQUESTS: &[&str] = &[
     "46 49 42 50 01 00",
     "00 00 00 0e 00 30 00 00 00 01 'test-key'",
@@ -51,7 +51,7 @@ const PREAMBLE_REQUESTS: &[&str] = &[
     "00 00 00 06 00 ff 00 00 00 00",
 ];
 
-/// A framed client's side (spec/framed.md 2 and 3).
+/// A framed client's side (docs/protocol/framed.md 2 and 3).
 const FRAMED_REQUESTS: &[&str] = &[
     "00 00 00 09 01 00 00 00 00 00 00 01 00",
     "00 00 00 0a 16 00 00 00 00 04 00 00 00 00",

@@ -64,7 +64,7 @@ impl Endpoint {
         name == "localhost" || name.ends_with(".localhost")
     }
 
-    /// The address that a server's leader hint means (spec/preamble.md 2.4, spec/framed.md 4).
+    /// The address that a server's leader hint means (docs/protocol/preamble.md 2.4, docs/protocol/framed.md 4).
     ///
     /// Servers repeat their listen address verbatim, and that may be one which only they can use. A hint
     /// without a usable host (`0.0.0.0`, `[::]`, none) is taken as the host of `via`, the endpoint that gave

@@ -335,7 +335,7 @@ impl ProducerSettings {
     }
 }
 
-/// How a consumer pays for deliveries where the dialect has credit (spec/preamble.md 1.7), and so how many messages
+/// How a consumer pays for deliveries where the dialect has credit (docs/protocol/preamble.md 1.7), and so how many messages
 /// a server leases to a consumer that does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -364,7 +364,7 @@ pub struct ConsumerSettings {
     /// measured for 256 messages of 16 KiB. 256.
     pub prefetch: usize,
     /// How deliveries are paid for. The framed dialect has no credit: a consumer that does not read has leased what
-    /// the client and both sockets hold (see [`Credit::Standing`]) and 320 messages in the server (spec/framed.md 5).
+    /// the client and both sockets hold (see [`Credit::Standing`]) and 320 messages in the server (docs/protocol/framed.md 5).
     /// With the defaults 860 messages of 16 KiB or 17,000 of 128 bytes were measured.
     pub credit: Credit,
     /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.

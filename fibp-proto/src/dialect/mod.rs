@@ -20,7 +20,7 @@ use crate::message::{Message, QueueName};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
 
-/// Which dialect to speak (spec/revisions.md).
+/// Which dialect to speak (docs/protocol/revisions.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Dialect {
@@ -35,7 +35,7 @@ pub enum Dialect {
     FramedF1,
 }
 
-/// The admin opcodes and bodies of a preamble server (spec/preamble.md 1.10 and 2).
+/// The admin opcodes and bodies of a preamble server (docs/protocol/preamble.md 1.10 and 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum AdminRevision {
@@ -49,7 +49,7 @@ pub enum AdminRevision {
 }
 
 impl AdminRevision {
-    /// What the answer to the admin probe tells (spec/revisions.md, "P1, P2 or P3").
+    /// What the answer to the admin probe tells (docs/protocol/revisions.md, "P1, P2 or P3").
     pub(crate) fn from_probe(text: &str) -> Option<Self> {
         if text == "operation 0x14 not implemented" || text == "unknown operation 0x14" {
             Some(Self::P1)

@@ -1,4 +1,4 @@
-//! The first bytes of a connection, before anything is known to be a frame (spec/revisions.md, "First bytes").
+//! The first bytes of a connection, before anything is known to be a frame (docs/protocol/revisions.md, "First bytes").
 //!
 //! A client that opens with one of the two dialects may meet the other, a gRPC-only Fila, a server that
 //! wants TLS, or something else altogether. Each is named, and never waited for longer than it takes to tell.

@@ -1,5 +1,5 @@
 //! Binary layouts that the dialects have in common: list items, and the bodies of most admin requests
-//! (spec/preamble.md 2.3, spec/framed.md 3).
+//! (docs/protocol/preamble.md 2.3, docs/protocol/framed.md 3).
 
 use super::EncodeError;
 use super::put::Put;

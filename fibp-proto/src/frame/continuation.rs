@@ -1,4 +1,4 @@
-//! Bodies that go on in further frames (spec/framed.md 1).
+//! Bodies that go on in further frames (docs/protocol/framed.md 1).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,6 +1,6 @@
 //! Length-prefixed frames, usable alone and in both directions.
 //!
-//! Both dialects share the outer shape (spec/preamble.md 1.2, spec/framed.md 1):
+//! Both dialects share the outer shape (docs/protocol/preamble.md 1.2, docs/protocol/framed.md 1):
 //!
 //! ```text
 //! u32 length | u8 | u8 | u32 correlation id | body        length = 6 + len(body)

@@ -669,7 +669,7 @@ fn missing(text: &str) -> Error {
     Error::new(ErrorKind::Protocol, text).with_outcome(Outcome::Unknown)
 }
 
-/// One refusal for a whole frame is how an empty queue name is answered (spec/preamble.md 1.5).
+/// One refusal for a whole frame is how an empty queue name is answered (docs/protocol/preamble.md 1.5).
 fn whole_refusal<R>(results: &[Result<R, Box<ServerError>>]) -> Option<Error> {
     match results {
         [Err(only)] if only.kind() == ErrorKind::InvalidArgument => Some(Error::from_server((**only).clone())),

@@ -118,7 +118,7 @@ impl<T> Link<T> {
 
     /// Leaves a consumer's connection for a new one to the same server: with a goodbye where the dialect has one, or
     /// what the server tells to this one meanwhile is told to nobody, and the server takes long to notice
-    /// (spec/framed.md 5).
+    /// (docs/protocol/framed.md 5).
     pub(super) fn renew(&mut self, now: Instant, endpoint: Endpoint) {
         if !self.say_goodbye(now, Some(endpoint.clone())) {
             self.redial_at(now, endpoint);

@@ -19,7 +19,7 @@ use crate::response::{Push, Response};
 use crate::simulation::Flaw;
 
 /// A standing grant: the server-side balance never comes near the 64 at which servers with bug 1 lose
-/// messages (spec/preamble.md 1.7), and never near the end of the counter.
+/// messages (docs/protocol/preamble.md 1.7), and never near the end of the counter.
 const STANDING_CREDIT: u32 = 1 << 30;
 
 /// A received message and its lease.
@@ -435,7 +435,7 @@ impl<T> Link<T> {
             || self.connection.as_ref().is_none_or(|connection| !connection.is_ready())
     }
 
-    /// Nothing arrived for too long: the server may have lost the consumer without a word (spec/preamble.md 1.7
+    /// Nothing arrived for too long: the server may have lost the consumer without a word (docs/protocol/preamble.md 1.7
     /// and 2.4).
     pub(super) fn check_subscription(&mut self, now: Instant) {
         if !self.session.is_ready() || !self.has_room_for_arrivals() {

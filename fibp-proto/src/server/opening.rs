@@ -1,5 +1,5 @@
-//! How a server finds out what it is spoken to in (spec/revisions.md, "First bytes"; spec/preamble.md 1.1;
-//! spec/framed.md 2). After this, the dialect makes no difference.
+//! How a server finds out what it is spoken to in (docs/protocol/revisions.md, "First bytes"; docs/protocol/preamble.md 1.1;
+//! docs/protocol/framed.md 2). After this, the dialect makes no difference.
 
 use super::{ServerConnection, ServerEvent, State, put_error};
 use crate::dialect::framed::{self, FirstFrame, HandshakeOk};

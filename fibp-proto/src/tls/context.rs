@@ -13,7 +13,7 @@ use super::settings::{Roots, Tls};
 use crate::dialect::Dialect;
 use crate::error::{Error, ErrorKind};
 
-/// The ALPN names of the dialects (spec/revisions.md, "With TLS, ALPN decides for free").
+/// The ALPN names of the dialects (docs/protocol/revisions.md, "With TLS, ALPN decides for free").
 const FRAMED: &[u8] = b"fila/1";
 const PREAMBLE: &[u8] = b"fibp";
 /// Offered to recognise a server that has gRPC only.

@@ -1,4 +1,4 @@
-//! The golden frames themselves, written by hand from spec/preamble.md. Hex, with ASCII in quotes.
+//! The golden frames themselves, written by hand from docs/protocol/preamble.md. Hex, with ASCII in quotes.
 
 use std::time::Duration;
 

@@ -312,7 +312,7 @@ fn what_just_fits_the_wire_is_carried() {
 
 #[test]
 fn the_frame_limit_is_the_length_field() {
-    // An enqueue of one message costs 15 bytes, the queue's name and the payload: 1021 (spec/preamble.md 1.7).
+    // An enqueue of one message costs 15 bytes, the queue's name and the payload: 1021 (docs/protocol/preamble.md 1.7).
     let enqueue = Request::Enqueue(vec![Message::new("orders", vec![7; 1000])]);
     let send = |send| Limits { send, receive: 2000 };
     for dialect in PREAMBLES {

@@ -1,5 +1,5 @@
 //! Frames recorded from real servers: each is read as what it is known to mean, and written again to the
-//! same bytes. Skipped where the recordings are absent.
+//! same bytes.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -14,19 +14,16 @@ use fibp_proto::server::{ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{Dialect, Op, Push, QueueName, Request, Response};
 use serde_json::Value;
 
-/// The recordings of one file, or `None` with a note if it is not there.
+/// The recordings of one file.
 #[expect(clippy::disallowed_methods, reason = "tests read recordings")]
-fn recordings(file: &str) -> Option<Vec<Value>> {
+fn recordings(file: &str) -> Vec<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/vectors")
+        .join("../tests/vectors")
         .join(file);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("skipped: no {}", path.display());
-        return None;
-    };
+    let text = std::fs::read_to_string(&path).expect("a recording");
     let mut file: Value = serde_json::from_str(&text).expect("JSON");
     match file["vectors"].take() {
-        Value::Array(vectors) => Some(vectors),
+        Value::Array(vectors) => vectors,
         other => panic!("no vectors but {other}"),
     }
 }
@@ -49,7 +46,7 @@ fn is_opening(vector: &Value) -> bool {
 
 /// Replays one conversation: every frame is accounted for.
 fn replay(dialect: Dialect, file: &str) {
-    let Some(vectors) = recordings(file) else { return };
+    let vectors = recordings(file);
     assert!(vectors.len() > 60, "{} recordings", vectors.len());
     let mut asked: BTreeMap<u64, Op> = BTreeMap::new();
     for (at, vector) in vectors.iter().enumerate().filter(|(_, vector)| !is_opening(vector)) {
@@ -164,10 +161,7 @@ fn a_framed_server() {
 
 #[test]
 fn nodes_of_a_cluster() {
-    let Some(vectors) = recordings("cluster.json") else {
-        return;
-    };
-    for vector in &vectors {
+    for vector in &recordings("cluster.json") {
         let dialect = match text(vector, "dialect") {
             "preamble" => PREAMBLES[0],
             "framed" => Dialect::Framed,

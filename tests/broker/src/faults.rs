@@ -92,13 +92,13 @@ macro_rules! switches {
 }
 
 switches! {
-    /// Server bug 2 (spec/preamble.md 1.7), on by default: a preamble push over the frame limit ends pushing for
+    /// Server bug 2 (docs/protocol/preamble.md 1.7), on by default: a preamble push over the frame limit ends pushing for
     /// good, silently. Off: batches are split, and a single message over the limit is pushed whole.
     oversized_push_kills, "oversized-push-kills", true;
     /// Behave like a node of a cluster: consuming an unknown queue is refused, item errors come from the
-    /// cluster layer, creating and deleting queues are idempotent (spec/preamble.md 2.4).
+    /// cluster layer, creating and deleting queues are idempotent (docs/protocol/preamble.md 2.4).
     cluster, "cluster", false;
-    /// The older handler that preamble servers run behind TLS (spec/preamble.md 1.12), with or without TLS: short
+    /// The older handler that preamble servers run behind TLS (docs/protocol/preamble.md 1.12), with or without TLS: short
     /// texts, global admin, no config and key operations.
     tls_quirks, "tls-quirks", false;
     /// Close without a frame on malformed hot-path bodies, on by default as preamble servers do. Off: answer an
@@ -124,7 +124,7 @@ switches! {
 }
 
 impl Faults {
-    /// Server bug 1 (spec/preamble.md 1.7): of a batch larger than the credit, the surplus is lost until its leases
+    /// Server bug 1 (docs/protocol/preamble.md 1.7): of a batch larger than the credit, the surplus is lost until its leases
     /// expire. By default as the revision has it: on for P1 and P2, off for P3.
     #[must_use]
     pub fn credit_loss(mut self, on: bool) -> Self {

@@ -277,7 +277,7 @@ impl Env {
         while !holds().await {
             assert!(start.elapsed() < PATIENCE, "never: {what}");
             // Slower than the pace at which questions keep a scheduler from reclaiming leases
-            // (spec/preamble.md 1.14).
+            // (docs/protocol/preamble.md 1.14).
             self.sleep(Duration::from_millis(if external_url().is_some() { 150 } else { 5 }))
                 .await;
         }

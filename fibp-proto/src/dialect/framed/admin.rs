@@ -1,4 +1,4 @@
-//! Bodies of administrative operations that are peculiar to this dialect (spec/framed.md 3).
+//! Bodies of administrative operations that are peculiar to this dialect (docs/protocol/framed.md 3).
 
 use super::handshake::{put_option, read_option};
 use crate::admin::{Acl, QueueList, QueueSpec, QueueStats};

@@ -1,4 +1,4 @@
-//! Error codes and Error frames (spec/framed.md 4).
+//! Error codes and Error frames (docs/protocol/framed.md 4).
 
 use bytes::Bytes;
 

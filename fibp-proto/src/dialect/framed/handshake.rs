@@ -1,4 +1,4 @@
-//! The opening exchange (spec/framed.md 2).
+//! The opening exchange (docs/protocol/framed.md 2).
 
 use super::opcode::HANDSHAKE;
 use crate::dialect::EncodeError;

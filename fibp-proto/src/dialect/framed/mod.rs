@@ -1,4 +1,4 @@
-//! The framed dialect (spec/framed.md).
+//! The framed dialect (docs/protocol/framed.md).
 
 mod admin;
 mod errors;

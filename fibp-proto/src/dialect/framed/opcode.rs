@@ -1,4 +1,4 @@
-//! Opcodes (spec/framed.md 3).
+//! Opcodes (docs/protocol/framed.md 3).
 
 use crate::request::Op;
 

@@ -1,4 +1,4 @@
-//! Admin bodies of P3 (spec/preamble.md 2.3): no optionals, an empty string is none.
+//! Admin bodies of P3 (docs/protocol/preamble.md 2.3): no optionals, an empty string is none.
 
 use bytes::Bytes;
 

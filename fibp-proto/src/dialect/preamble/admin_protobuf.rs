@@ -1,4 +1,4 @@
-//! Admin bodies of P1 and P2 (spec/preamble.md 1.10).
+//! Admin bodies of P1 and P2 (docs/protocol/preamble.md 1.10).
 
 use bytes::Bytes;
 use prost::Message;

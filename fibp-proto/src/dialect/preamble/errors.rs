@@ -1,4 +1,4 @@
-//! What the texts of refusals mean (spec/preamble.md 1.11).
+//! What the texts of refusals mean (docs/protocol/preamble.md 1.11).
 //!
 //! ERROR frames carry no code. Queue names and scripts appear in the texts, so only full prefixes are
 //! compared, in the order of the specification.

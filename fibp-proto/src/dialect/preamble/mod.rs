@@ -1,4 +1,4 @@
-//! The preamble dialect (spec/preamble.md): the hot path in its own binary form, admin bodies by revision.
+//! The preamble dialect (docs/protocol/preamble.md): the hot path in its own binary form, admin bodies by revision.
 
 mod admin_binary;
 mod admin_protobuf;

@@ -1,4 +1,4 @@
-//! Opcodes (spec/preamble.md 1.3 and 2.1).
+//! Opcodes (docs/protocol/preamble.md 1.3 and 2.1).
 
 use crate::dialect::AdminRevision;
 use crate::request::Op;

@@ -1,4 +1,4 @@
-//! The protobuf messages of admin bodies (package `fila.v1`, spec/preamble.md 1.10).
+//! The protobuf messages of admin bodies (package `fila.v1`, docs/protocol/preamble.md 1.10).
 //!
 //! Servers name message and field in the text of a decode error, so the names are those of the wire.
 

@@ -1,4 +1,4 @@
-//! API keys and what they may do (spec/preamble.md 1.13).
+//! API keys and what they may do (docs/protocol/preamble.md 1.13).
 
 use std::collections::BTreeMap;
 

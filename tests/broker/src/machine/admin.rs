@@ -1,4 +1,4 @@
-//! Administrative operations, with their checks in the order of real servers (spec/preamble.md 1.11 and 1.12).
+//! Administrative operations, with their checks in the order of real servers (docs/protocol/preamble.md 1.11 and 1.12).
 
 use std::time::{Duration, Instant};
 
@@ -318,7 +318,7 @@ impl BrokerMachine {
             .ok_or_else(|| Refusal::ApiKeyNotFound(key_id.to_owned()))
     }
 
-    /// What the empty redrive that clients probe with comes to (spec/revisions.md).
+    /// What the empty redrive that clients probe with comes to (docs/protocol/revisions.md).
     fn probe(&self, connection: ConnectionId) -> Refusal {
         const OPCODE: u8 = 0x14;
         let Style::Preamble { revision, quirks } = self.style(connection) else {

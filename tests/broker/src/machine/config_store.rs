@@ -1,4 +1,4 @@
-//! Configuration values: free text, throttles checked (spec/preamble.md 1.10).
+//! Configuration values: free text, throttles checked (docs/protocol/preamble.md 1.10).
 
 use std::collections::BTreeMap;
 

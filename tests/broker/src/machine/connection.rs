@@ -111,7 +111,7 @@ impl Session {
     }
 }
 
-/// The length field of a preamble push (spec/preamble.md 1.7).
+/// The length field of a preamble push (docs/protocol/preamble.md 1.7).
 fn push_length<'a>(deliveries: impl Iterator<Item = &'a Received>) -> u64 {
     8 + deliveries.map(delivery_length).sum::<u64>()
 }

@@ -247,7 +247,7 @@ impl BrokerMachine {
     ///
     /// # Errors
     ///
-    /// The refusal to send before closing (spec/framed.md 2); the connection is not known then.
+    /// The refusal to send before closing (docs/protocol/framed.md 2); the connection is not known then.
     pub fn connect(
         &mut self,
         now: Instant,
@@ -276,7 +276,7 @@ impl BrokerMachine {
         Some(Identity::Key(key_id.to_owned()))
     }
 
-    /// A connection is over. Messages leased to it stay leased (spec/preamble.md 1.14), see [`Faults::leases_kept`].
+    /// A connection is over. Messages leased to it stay leased (docs/protocol/preamble.md 1.14), see [`Faults::leases_kept`].
     pub fn disconnect(&mut self, now: Instant, connection: ConnectionId, ending: Ending) {
         self.stalled.retain(|(stalled, ..)| *stalled != connection);
         self.outputs.retain(|output| output.connection() != connection);

@@ -1,4 +1,4 @@
-//! Refusals as the dialects put them: texts (spec/preamble.md 1.11) and codes (spec/framed.md 4).
+//! Refusals as the dialects put them: texts (docs/protocol/preamble.md 1.11) and codes (docs/protocol/framed.md 4).
 
 use fibp_proto::{AdminRevision, Dialect, ErrorKind, Op, ServerError};
 

@@ -1,4 +1,4 @@
-//! Keys and permissions (spec/preamble.md 1.4 and 1.13, spec/framed.md 5).
+//! Keys and permissions (docs/protocol/preamble.md 1.4 and 1.13, docs/protocol/framed.md 5).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Administrative operations and the texts of their refusals (spec/preamble.md 1.10 and 1.11).
+//! Administrative operations and the texts of their refusals (docs/protocol/preamble.md 1.10 and 1.11).
 
 use std::time::Duration;
 

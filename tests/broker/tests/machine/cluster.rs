@@ -1,4 +1,4 @@
-//! Queues that another node leads (spec/preamble.md 2.4, spec/framed.md 4).
+//! Queues that another node leads (docs/protocol/preamble.md 2.4, docs/protocol/framed.md 4).
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::{Message, Request, Response};

@@ -1,4 +1,4 @@
-//! Who gets which message, and how credit paces it (spec/preamble.md 1.6, 1.7 and 1.14).
+//! Who gets which message, and how credit paces it (docs/protocol/preamble.md 1.6, 1.7 and 1.14).
 
 use fibp_proto::message::Message;
 use fibp_proto::{Request, Response};

@@ -1,4 +1,4 @@
-//! Consuming in the framed dialect (spec/framed.md 5).
+//! Consuming in the framed dialect (docs/protocol/framed.md 5).
 
 use std::time::Duration;
 

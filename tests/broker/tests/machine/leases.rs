@@ -1,4 +1,4 @@
-//! Leases, redelivery and dead letters (spec/preamble.md 1.8 and 1.14).
+//! Leases, redelivery and dead letters (docs/protocol/preamble.md 1.8 and 1.14).
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Conversations recorded from real servers, held again with the broker: every answer is the same, byte for byte,
-//! but for ids and keys. Skipped where the recordings are absent.
+//! but for ids and keys.
 
 use std::path::PathBuf;
 
@@ -14,14 +14,9 @@ struct Vector {
     bytes: Vec<u8>,
 }
 
-fn vectors(file: &str) -> Option<Vec<Vector>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/vectors")
-        .join(file);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("skipped: no {}", path.display());
-        return None;
-    };
+fn vectors(file: &str) -> Vec<Vector> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../vectors").join(file);
+    let text = std::fs::read_to_string(&path).expect("a recording");
     let recorded: Value = serde_json::from_str(&text).expect("JSON");
     let text = |vector: &Value, key: &str| vector[key].as_str().expect("a text").to_owned();
     let vectors = recorded["vectors"].as_array().expect("a list").iter();
@@ -30,7 +25,7 @@ fn vectors(file: &str) -> Option<Vec<Vector>> {
         from_client: text(vector, "direction") == "client",
         bytes: hex(&text(vector, "hex")),
     });
-    Some(vectors.collect())
+    vectors.collect()
 }
 
 /// Where UUIDs stand in a frame.
@@ -90,7 +85,7 @@ impl Names {
 /// Replays a file. `created_ms` is when the API key in it was created; `is_push` tells pushes, whose batching
 /// depends on timing, and gives what comes before their first message.
 fn replay(file: &str, dialect: Dialect, created_ms: u64, is_push: impl Fn(&[u8]) -> Option<usize>) {
-    let Some(vectors) = vectors(file) else { return };
+    let vectors = vectors(file);
     assert!(vectors.len() > 60, "{} recordings", vectors.len());
     let broker = Broker::builder()
         .dialect(dialect)

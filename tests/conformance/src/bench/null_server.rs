@@ -1,5 +1,5 @@
 //! A server that does the least a server can do: it finds the frames and answers each, one after another, as real
-//! servers do (spec/preamble.md 1.2). Preamble dialect.
+//! servers do (docs/protocol/preamble.md 1.2). Preamble dialect.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

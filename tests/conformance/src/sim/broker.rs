@@ -537,7 +537,7 @@ fn check_id(server: &mut Server, request: RequestId) -> Result<(), String> {
     Ok(())
 }
 
-/// How a framed server refers a client to the leader (spec/framed.md 4).
+/// How a framed server refers a client to the leader (docs/protocol/framed.md 4).
 fn not_leader(leader: usize) -> Response {
     let address = Plan::endpoint(leader).to_string();
     Response::Error(
@@ -548,7 +548,7 @@ fn not_leader(leader: usize) -> Response {
     )
 }
 
-/// How servers of a cluster refuse what they would have forwarded (spec/preamble.md 2.4).
+/// How servers of a cluster refuse what they would have forwarded (docs/protocol/preamble.md 2.4).
 fn no_leader(request: &Request) -> Response {
     let item = || ServerError::new(ErrorKind::NotLeader, "no leader available").with_code(2);
     match request {

@@ -425,5 +425,5 @@ fn payload(tag: Tag, size: usize) -> Bytes {
 }
 
 /// Long enough for everything to settle once nothing goes wrong any more: of a batch beyond a small window, servers with
-/// bug 1 lose all but one message for a visibility timeout (spec/preamble.md 1.7), batch after batch.
+/// bug 1 lose all but one message for a visibility timeout (docs/protocol/preamble.md 1.7), batch after batch.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3600);

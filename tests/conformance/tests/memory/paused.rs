@@ -30,13 +30,13 @@ const BEATS: u64 = 60;
 const BEAT_SIZE: u64 = 10;
 /// The silence after which the consumer would subscribe anew, if it had room for deliveries.
 const IDLE: Duration = Duration::from_millis(500);
-/// Most messages of one pushed frame, and of what a server has leased for a frame in the making (spec/preamble.md 1.7).
+/// Most messages of one pushed frame, and of what a server has leased for a frame in the making (docs/protocol/preamble.md 1.7).
 const BATCH: usize = 64;
 /// Messages in a server's channel to a consumer.
 const CHANNEL: usize = 64;
 /// Encoded frames that wait in a preamble server for the socket.
 const FRAMES: usize = 64;
-/// Deliveries that wait in a framed server for the socket (spec/framed.md 3).
+/// Deliveries that wait in a framed server for the socket (docs/protocol/framed.md 3).
 const DELIVERIES: usize = 256;
 /// Acks under way while everything is taken.
 const ACKS: usize = 64;
