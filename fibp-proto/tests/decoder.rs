@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use fibp_proto::frame::{
-    self, DEFAULT_MAX_LENGTH, Decoder, Frame, FrameError, HEAD_LEN, Head, Item, Layout, Limits, OutBuf, Oversize,
-    PREFIX_LEN,
+    self, DEFAULT_MAX_LENGTH, Decoder, Frame, FrameError, FrameHeader, HEADER_LEN, Item, Layout, Limits, OutBuf,
+    Oversize, PREFIX_LEN,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -73,7 +73,7 @@ fn wire(layout: Layout, frames: &[Frame]) -> Vec<u8> {
 
 fn frame(len: usize) -> Frame {
     Frame {
-        head: Head {
+        header: FrameHeader {
             opcode: 1,
             flags: 4,
             id: 7,
@@ -90,7 +90,7 @@ fn frames() -> impl Strategy<Value = Vec<Frame>> {
         1 => 60_000_usize..150_000,
     ];
     let one = (any::<(u8, u8, u32)>(), body, any::<u8>()).prop_map(|((opcode, flags, id), len, byte)| Frame {
-        head: Head { opcode, flags, id },
+        header: FrameHeader { opcode, flags, id },
         body: vec![byte; len].into(),
     });
     vec(one, 1..12)
@@ -111,9 +111,9 @@ proptest! {
     #[test]
     fn the_chunks_do_not_matter(layout in layout(), frames in frames(), arrival in arrival()) {
         let expected: Vec<Item> = frames.iter().map(|frame| {
-            let length = u32::try_from(frame.body.len() + HEAD_LEN).expect("small");
+            let length = u32::try_from(frame.body.len() + HEADER_LEN).expect("small");
             if length > LIMITS.receive {
-                Item::Oversized { head: frame.head, length }
+                Item::Oversized { header: frame.header, length }
             } else {
                 Item::Frame(frame.clone())
             }
@@ -178,13 +178,13 @@ fn an_oversized_frame_is_passed_over_without_being_stored() {
     decoder.feed(&length.to_be_bytes());
     assert_eq!(decoder.next_item(), Ok(None), "the header says whose it is");
     decoder.feed(&[4, 1, 0, 0, 0, 9]);
-    let head = Head {
+    let header = FrameHeader {
         opcode: 1,
         flags: 4,
         id: 9,
     };
-    assert_eq!(decoder.next_item(), Ok(Some(Item::Oversized { head, length })));
-    let mut left = length as usize - HEAD_LEN;
+    assert_eq!(decoder.next_item(), Ok(Some(Item::Oversized { header, length })));
+    let mut left = length as usize - HEADER_LEN;
     let chunk = vec![0xAB; 1 << 20];
     while left > 0 {
         let n = left.min(chunk.len());
@@ -264,6 +264,6 @@ fn frames_are_limited_on_the_way_out() {
     assert_eq!(frame::encode(Layout::OpcodeFirst, &shared, u32::MAX, &mut out), Ok(()));
     assert_eq!(
         out.take_bytes().len(),
-        PREFIX_LEN + 17 + PREFIX_LEN + HEAD_LEN + (1 << 20)
+        PREFIX_LEN + 17 + PREFIX_LEN + HEADER_LEN + (1 << 20)
     );
 }

@@ -600,12 +600,17 @@ fn a_large_body_goes_on_in_further_frames() {
     let mut decoder = Decoder::new(limits).layout(Layout::OpcodeFirst);
     decoder.feed(&bytes);
     let mut reassembler = fibp_proto::frame::Reassembler::new(1000);
-    let (mut heads, mut whole) = (Vec::new(), None);
+    let (mut headers, mut whole) = (Vec::new(), None);
     while let Ok(Some(Item::Frame(frame))) = decoder.next_item() {
-        heads.push((frame.head.opcode, frame.head.flags, frame.head.id, frame.body.len()));
+        headers.push((
+            frame.header.opcode,
+            frame.header.flags,
+            frame.header.id,
+            frame.body.len(),
+        ));
         whole = reassembler.push(frame).expect("in order");
     }
-    assert_eq!(heads, [(0x10, 1, 9, 50), (0x10, 1, 9, 50), (0x10, 0, 9, 13)]);
+    assert_eq!(headers, [(0x10, 1, 9, 50), (0x10, 1, 9, 50), (0x10, 0, 9, 13)]);
     assert_eq!(Request::decode(Dialect::Framed, &whole.expect("complete")), Ok(request));
 }
 

@@ -6,7 +6,7 @@ mod common;
 mod strategies;
 
 use common::{ALL, PREAMBLES, frame};
-use fibp_proto::frame::{Decoder, Frame, Head, Item, Limits};
+use fibp_proto::frame::{Decoder, Frame, FrameHeader, Item, Limits};
 use fibp_proto::{Dialect, Message, Op, Push, QueueName, Request, Response};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -73,7 +73,7 @@ proptest! {
     fn requests_come_back((dialect, request) in a_request(), id: u32, cuts: [Index; 4]) {
         let bytes = request.encode(dialect, id, Limits::default()).expect("fits");
         let frame = whole_frame(dialect, &bytes, &cuts);
-        prop_assert_eq!(frame.head.id, id);
+        prop_assert_eq!(frame.header.id, id);
         prop_assert_eq!(Request::decode(dialect, &frame), Ok(request));
     }
 
@@ -81,7 +81,7 @@ proptest! {
     fn responses_come_back((dialect, (op, response)) in a_response(), id: u32, cuts: [Index; 4]) {
         let bytes = response.encode(dialect, id, op).expect("fits");
         let frame = whole_frame(dialect, &bytes, &cuts);
-        prop_assert_eq!(frame.head.id, id);
+        prop_assert_eq!(frame.header.id, id);
         prop_assert!(!Push::is_push(dialect, &frame));
         prop_assert_eq!(Response::decode(dialect, op, &frame), Ok(response));
     }
@@ -134,8 +134,8 @@ proptest! {
         flags: u8,
         body in prop::collection::vec(any::<u8>(), 0..200),
     ) {
-        let head = Head { opcode, flags, id: 1 };
-        read_as_anything(dialect, &Frame { head, body: body.into() });
+        let header = FrameHeader { opcode, flags, id: 1 };
+        read_as_anything(dialect, &Frame { header, body: body.into() });
     }
 }
 
@@ -192,7 +192,7 @@ fn lying_counts_are_refused() {
 
 fn raw(opcode: u8, flags: u8, body: &[u8]) -> Frame {
     Frame {
-        head: Head { opcode, flags, id: 1 },
+        header: FrameHeader { opcode, flags, id: 1 },
         body: body.to_vec().into(),
     }
 }

@@ -67,7 +67,7 @@ fn decode(dialect: Dialect, frame: &Frame) {
         send: u32::MAX / 2,
         receive: u32::MAX / 2,
     };
-    let id = frame.head.id;
+    let id = frame.header.id;
     if let Ok(request) = Request::decode(dialect, frame)
         && let Ok(bytes) = request.encode(dialect, id, limits)
     {

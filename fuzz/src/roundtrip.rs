@@ -22,7 +22,7 @@ pub fn run(data: &[u8]) {
                     continue;
                 };
                 let frame = only_frame(dialect, &bytes);
-                assert_eq!(frame.head.id, id);
+                assert_eq!(frame.header.id, id);
                 match Request::decode(dialect, &frame) {
                     Ok(read) => assert_eq!(read.encode(dialect, id, limits), Ok(bytes), "{request:?}"),
                     // It is refused by every server, on purpose.
@@ -36,7 +36,7 @@ pub fn run(data: &[u8]) {
                     continue;
                 };
                 let frame = only_frame(dialect, &bytes);
-                assert_eq!(frame.head.id, id);
+                assert_eq!(frame.header.id, id);
                 let read = Response::decode(dialect, op, &frame)
                     .unwrap_or_else(|error| panic!("{response:?} in {dialect}: {error}"));
                 assert_eq!(read.encode(dialect, id, op), Ok(bytes), "{response:?}");

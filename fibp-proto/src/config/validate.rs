@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::settings::{Backoff, Batching, ConsumerSettings, Heartbeat, ProducerSettings, Reconnect, Settings};
 use crate::error::{Error, ErrorKind};
-use crate::frame::HEAD_LEN;
+use crate::frame::HEADER_LEN;
 
 /// A frame without room for a short request is of no use.
-const MIN_FRAME: u32 = HEAD_LEN as u32 + 26;
+const MIN_FRAME: u32 = HEADER_LEN as u32 + 26;
 
 /// RFC 8305, section 8: the connection attempt delay must not be shorter.
 const MIN_HAPPY_EYEBALLS_DELAY: Duration = Duration::from_millis(10);

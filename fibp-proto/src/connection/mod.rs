@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
 use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::frame::{Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Oversize, Reassembler};
+use crate::frame::{Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Oversize, Reassembler};
 use crate::message::{QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
@@ -304,7 +304,7 @@ impl<W> Connection<W> {
                     Some(frame) => self.take_frame(&frame, queue)?,
                     None => None,
                 },
-                Item::Oversized { head, length } => self.take_oversized(head, length)?,
+                Item::Oversized { header, length } => self.take_oversized(header, length)?,
             };
             // Until then the deadline of the attempt watches over the peer.
             if self.is_ready() {
@@ -364,8 +364,8 @@ impl<W> Connection<W> {
     }
 
     fn take_frame(&mut self, frame: &Frame, queue: &QueueName) -> Result<Option<Arrival<W>>, Broken> {
-        let head = frame.head;
-        match self.codec.classify(head) {
+        let header = frame.header;
+        match self.codec.classify(header) {
             Incoming::Push => {
                 let push = self.codec.decode_push(queue, frame).map_err(|error| {
                     Broken::protocol(format!("a delivery from queue \"{queue}\" cannot be decoded: {error}"))
@@ -374,17 +374,17 @@ impl<W> Connection<W> {
             }
             Incoming::Goodbye => Ok(Some(Arrival::Goodbye(self.codec.decode_goodbye(frame)))),
             Incoming::Ping => {
-                self.answer_heartbeat(head.id);
+                self.answer_heartbeat(header.id);
                 Ok(None)
             }
-            Incoming::Heartbeat if self.table.op(head.id) != Some(Op::Heartbeat) => {
+            Incoming::Heartbeat if self.table.op(header.id) != Some(Op::Heartbeat) => {
                 // Where an answer looks like a question, servers answer every one: their answers to ours must not have
                 // answers, or both go on for ever.
-                match self.echoed.iter().position(|echoed| *echoed == head.id) {
+                match self.echoed.iter().position(|echoed| *echoed == header.id) {
                     Some(place) => drop(self.echoed.remove(place)),
                     None => {
-                        self.answer_heartbeat(head.id);
-                        self.echoed.push_back(head.id);
+                        self.answer_heartbeat(header.id);
+                        self.echoed.push_back(header.id);
                         if self.echoed.len() > MAX_ECHOES {
                             self.echoed.pop_front();
                         }
@@ -395,7 +395,7 @@ impl<W> Connection<W> {
             Incoming::Unknown => Ok(None),
             Incoming::Answer | Incoming::Heartbeat => {
                 // Answers to unknown ids are answers to nobody: there is no one to tell.
-                let Some(entry) = self.answered(head.id) else {
+                let Some(entry) = self.answered(header.id) else {
                     return Ok(None);
                 };
                 let Some(ticket) = entry.work else {
@@ -461,7 +461,7 @@ impl<W> Connection<W> {
         }
     }
 
-    fn take_oversized(&mut self, head: Head, length: u32) -> Result<Option<Arrival<W>>, Broken> {
+    fn take_oversized(&mut self, header: FrameHeader, length: u32) -> Result<Option<Arrival<W>>, Broken> {
         let limit = self.limits.receive;
         let too_large = || {
             Error::new(
@@ -470,8 +470,8 @@ impl<W> Connection<W> {
             )
             .with_outcome(Outcome::Unknown)
         };
-        match self.codec.classify(head) {
-            Incoming::Answer | Incoming::Heartbeat => match self.answered(head.id) {
+        match self.codec.classify(header) {
+            Incoming::Answer | Incoming::Heartbeat => match self.answered(header.id) {
                 Some(entry) => match entry.work {
                     Some(Ticket::User(work)) => Ok(Some(Arrival::Answer {
                         work,
@@ -493,7 +493,7 @@ impl<W> Connection<W> {
             ))),
             Incoming::Ping | Incoming::Goodbye | Incoming::Unknown => Err(Broken::protocol(format!(
                 "a frame of {length} bytes with opcode 0x{:02x}",
-                head.opcode
+                header.opcode
             ))),
         }
     }

@@ -4,10 +4,10 @@
 //! it never ask which dialect is in use. Adding one means a folder here and a row in the detection.
 
 pub(crate) mod contents;
+pub(crate) mod encode;
 pub(crate) mod framed;
 pub(crate) mod opening;
 pub(crate) mod preamble;
-pub(crate) mod put;
 pub(crate) mod records;
 
 use std::fmt;
@@ -15,7 +15,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind};
-use crate::frame::{DecodeError, Frame, Head, Layout, Limits, OutBuf};
+use crate::frame::{DecodeError, Frame, FrameHeader, Layout, Limits, OutBuf};
 use crate::message::{Message, QueueName};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
@@ -260,7 +260,7 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
     fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError>;
 
     /// What a frame from the server is.
-    fn classify(&self, head: Head) -> Incoming;
+    fn classify(&self, header: FrameHeader) -> Incoming;
 
     /// Reads the answer to `op`; refusals are [`Response::Error`]. Text in answers becomes typed here.
     fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError>;
@@ -366,7 +366,7 @@ impl Push {
     pub fn is_push(dialect: Dialect, frame: &Frame) -> bool {
         dialect
             .codec()
-            .is_some_and(|codec| codec.classify(frame.head) == Incoming::Push)
+            .is_some_and(|codec| codec.classify(frame.header) == Incoming::Push)
     }
 
     /// Reads deliveries. `queue` names them where the wire does not (preamble dialect).

@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use super::Dialect;
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::frame::{DEFAULT_MAX_LENGTH, DecodeError, Decoder, Frame, HEAD_LEN, Head, Limits, PREFIX_LEN, Reader};
+use crate::frame::{
+    DEFAULT_MAX_LENGTH, DecodeError, Decoder, Frame, FrameHeader, HEADER_LEN, Limits, PREFIX_LEN, Reader,
+};
 use crate::request::Op;
 use crate::response::{Response, ServerError};
 
@@ -148,13 +150,13 @@ fn inspect(offered: Offered, pending: &[u8], limits: Limits) -> Result<(Greeting
         [a, b, c, d, ref rest @ ..] => {
             let length = u32::from_be_bytes([a, b, c, d]);
             let Some(body_len) = (length as usize)
-                .checked_sub(HEAD_LEN)
+                .checked_sub(HEADER_LEN)
                 .filter(|_| length <= limits.receive)
             else {
                 return Err(not_fila(pending));
             };
             let body = rest
-                .get(HEAD_LEN..)
+                .get(HEADER_LEN..)
                 .and_then(|body| body.get(..body_len.min(MAX_GREETING)));
             let greeting = match (rest, body) {
                 ([0x00, 0xFF, ..], Some(body)) => return Err(preamble_goodbye(offered, body)),
@@ -163,7 +165,7 @@ fn inspect(offered: Offered, pending: &[u8], limits: Limits) -> Result<(Greeting
                 ([0x00, 0xFF, ..] | [0xFE | 0x02, 0x00, ..] | [] | [_], None) => return Ok(INCOMPLETE),
                 _ => return Err(not_fila(pending)),
             };
-            Ok((greeting, PREFIX_LEN + HEAD_LEN + body_len))
+            Ok((greeting, PREFIX_LEN + HEADER_LEN + body_len))
         }
     }
 }
@@ -188,7 +190,7 @@ fn refused(refusal: ServerError) -> Error {
 
 fn framed_error(offered: Offered, pending: &[u8], body: &[u8]) -> OpeningFailure {
     let frame = Frame {
-        head: Head {
+        header: FrameHeader {
             opcode: 0xFE,
             flags: 0,
             id: 0,
@@ -287,7 +289,7 @@ pub(crate) fn recognise_client(pending: &[u8]) -> ClientOpening {
         [0x16, 0x03, ..] => ClientOpening::Tls,
         [a, b, c, d, ..] => {
             let length = u32::from_be_bytes([a, b, c, d]);
-            if (HEAD_LEN as u64..=DEFAULT_MAX_LENGTH.into()).contains(&length.into()) {
+            if (HEADER_LEN as u64..=DEFAULT_MAX_LENGTH.into()).contains(&length.into()) {
                 ClientOpening::FramedFrame
             } else {
                 ClientOpening::Unknown
@@ -450,7 +452,7 @@ mod tests {
     #[test]
     fn a_long_farewell_is_not_waited_for() {
         let long = goaway(&"x".repeat(2 * MAX_GREETING));
-        let enough = &long[..PREFIX_LEN + HEAD_LEN + MAX_GREETING];
+        let enough = &long[..PREFIX_LEN + HEADER_LEN + MAX_GREETING];
         fails(Offered::Framed, enough, ErrorKind::WrongDialect, true, "xxx");
         assert_eq!(
             greet(Offered::Framed, &enough[..enough.len() - 1]).unwrap(),

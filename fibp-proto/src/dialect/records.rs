@@ -2,7 +2,7 @@
 //! (docs/protocol/preamble.md 2.3, docs/protocol/framed.md 3).
 
 use super::EncodeError;
-use super::put::Put;
+use super::encode::Encoder;
 use crate::admin::{ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, QueueInfo, ThrottleStats};
 use crate::frame::{DecodeError, Reader};
 use crate::request::{AckItem, NackItem, Op, Request};
@@ -12,14 +12,14 @@ pub(crate) trait Record: Sized {
     /// What several of it are called in an error.
     const PLURAL: &'static str;
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError>;
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError>;
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError>;
 }
 
 /// `u16` count, then the items.
-pub(crate) fn put_list16<R: Record, P: Put>(to: &mut P, items: &[R]) -> Result<(), EncodeError> {
+pub(crate) fn encode_list16<R: Record, E: Encoder>(to: &mut E, items: &[R]) -> Result<(), EncodeError> {
     to.count16(R::PLURAL, items.len())?;
-    items.iter().try_for_each(|item| item.put(to))
+    items.iter().try_for_each(|item| item.encode(to))
 }
 
 /// `u16` count, then the items.
@@ -40,8 +40,8 @@ pub(crate) fn read_items<R: Record>(count: usize, body: &mut Reader<'_>) -> Resu
 impl Record for AckItem {
     const PLURAL: &'static str = "acks";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        put_settled(to, &self.queue, self.id.as_str(), None)
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        encode_settled(to, &self.queue, self.id.as_str(), None)
     }
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -55,8 +55,8 @@ impl Record for AckItem {
 impl Record for NackItem {
     const PLURAL: &'static str = "nacks";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        put_settled(to, &self.queue, self.id.as_str(), Some(&self.error))
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        encode_settled(to, &self.queue, self.id.as_str(), Some(&self.error))
     }
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -69,7 +69,12 @@ impl Record for NackItem {
 }
 
 /// One item of an ack (`error` is `None`) or nack.
-pub(crate) fn put_settled<P: Put>(to: &mut P, queue: &str, id: &str, error: Option<&str>) -> Result<(), EncodeError> {
+pub(crate) fn encode_settled<E: Encoder>(
+    to: &mut E,
+    queue: &str,
+    id: &str,
+    error: Option<&str>,
+) -> Result<(), EncodeError> {
     to.str16("queue name", queue)?;
     to.str16("message id", id)?;
     error.map_or(Ok(()), |error| to.str16("error text", error))
@@ -78,7 +83,7 @@ pub(crate) fn put_settled<P: Put>(to: &mut P, queue: &str, id: &str, error: Opti
 impl Record for KeyStats {
     const PLURAL: &'static str = "fairness keys";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("fairness key", &self.key)?;
         to.u64(self.pending);
         to.i64(self.deficit);
@@ -99,7 +104,7 @@ impl Record for KeyStats {
 impl Record for ThrottleStats {
     const PLURAL: &'static str = "throttles";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("throttle key", &self.key)?;
         to.f64(self.tokens);
         to.f64(self.rate_per_second);
@@ -120,7 +125,7 @@ impl Record for ThrottleStats {
 impl Record for QueueInfo {
     const PLURAL: &'static str = "queues";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("queue name", &self.name)?;
         to.u64(self.depth);
         to.u64(self.in_flight);
@@ -143,7 +148,7 @@ impl Record for QueueInfo {
 impl Record for ApiKeyInfo {
     const PLURAL: &'static str = "API keys";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("API key id", &self.key_id)?;
         to.str16("API key name", &self.name)?;
         to.u64(self.created_at_ms);
@@ -166,7 +171,7 @@ impl Record for ApiKeyInfo {
 impl Record for Permission {
     const PLURAL: &'static str = "permissions";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("permission kind", self.kind.as_str())?;
         to.str16("permission pattern", &self.pattern)
     }
@@ -180,7 +185,7 @@ impl Record for Permission {
 impl Record for (String, String) {
     const PLURAL: &'static str = "config entries";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("config key", &self.0)?;
         to.str16("config value", &self.1)
     }
@@ -193,7 +198,7 @@ impl Record for (String, String) {
 impl Record for CreatedApiKey {
     const PLURAL: &'static str = "API keys";
 
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("API key id", &self.key_id)?;
         to.str16("API key", self.key.expose())?;
         to.bool(self.superadmin);
@@ -207,7 +212,7 @@ impl Record for CreatedApiKey {
 
 /// The body of every admin request whose layout is the same in all binary encodings: all but the creation
 /// of a queue.
-pub(crate) fn put_admin_request<P: Put>(to: &mut P, request: &Request) -> Result<(), EncodeError> {
+pub(crate) fn encode_admin_request<E: Encoder>(to: &mut E, request: &Request) -> Result<(), EncodeError> {
     match request {
         Request::ListQueues | Request::ListApiKeys => Ok(()),
         Request::DeleteQueue { queue } | Request::QueueStats { queue } => to.str16("queue name", queue),
@@ -231,13 +236,13 @@ pub(crate) fn put_admin_request<P: Put>(to: &mut P, request: &Request) -> Result
         Request::RevokeApiKey { key_id } | Request::GetAcl { key_id } => to.str16("API key id", key_id),
         Request::SetAcl { key_id, permissions } => {
             to.str16("API key id", key_id)?;
-            put_list16(to, permissions)
+            encode_list16(to, permissions)
         }
         _ => Err(EncodeError::Unsupported("not a shared admin request")),
     }
 }
 
-/// Reads what [`put_admin_request`] writes for `op`.
+/// Reads what [`encode_admin_request`] writes for `op`.
 pub(crate) fn read_admin_request(op: Op, body: &mut Reader<'_>) -> Result<Request, DecodeError> {
     Ok(match op {
         Op::ListQueues => Request::ListQueues,

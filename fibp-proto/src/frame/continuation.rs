@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
-use super::{Frame, HEAD_LEN, Head, Layout, OutBuf, encode_head};
+use super::{Frame, FrameHeader, HEADER_LEN, Layout, OutBuf, encode_header};
 
 /// Flag bit 0: the body goes on in the next frame with the same opcode and id.
 pub const CONTINUATION: u8 = 0x01;
@@ -74,7 +74,7 @@ impl Reassembler {
     ///
     /// The sequence cannot be joined; the stream is to be given up.
     pub fn push(&mut self, frame: Frame) -> Result<Option<Frame>, ReassemblyError> {
-        let Head { opcode, flags, id } = frame.head;
+        let FrameHeader { opcode, flags, id } = frame.header;
         let goes_on = flags & CONTINUATION != 0;
         let unfinished = self.sequences.len();
         match self.sequences.entry(id) {
@@ -106,7 +106,7 @@ impl Reassembler {
                 let body = place.remove().body;
                 self.held = self.held.saturating_sub(body.len());
                 Ok(Some(Frame {
-                    head: frame.head,
+                    header: frame.header,
                     body: body.into(),
                 }))
             }
@@ -125,7 +125,7 @@ fn held(now: usize, more: usize, limit: usize) -> Result<usize, ReassemblyError>
 pub(crate) struct Splitter<'a> {
     out: &'a mut OutBuf,
     layout: Layout,
-    head: Head,
+    header: FrameHeader,
     /// Body bytes per frame; at least 1.
     max_body: usize,
     /// Body bytes that the frame under way still takes.
@@ -136,11 +136,11 @@ pub(crate) struct Splitter<'a> {
 
 impl<'a> Splitter<'a> {
     /// Begins a body of `len` bytes, at most `max_body` of them per frame.
-    pub(crate) fn new(layout: Layout, head: Head, len: usize, max_body: usize, out: &'a mut OutBuf) -> Self {
+    pub(crate) fn new(layout: Layout, header: FrameHeader, len: usize, max_body: usize, out: &'a mut OutBuf) -> Self {
         let mut splitter = Self {
             out,
             layout,
-            head,
+            header,
             max_body: max_body.max(1),
             room: 0,
             after: len,
@@ -186,14 +186,14 @@ impl<'a> Splitter<'a> {
         };
         self.after = self.after.saturating_sub(self.room);
         let flags = if self.after > 0 { CONTINUATION } else { 0 };
-        let head = Head { flags, ..self.head };
-        encode_head(self.layout, head, self.room, self.out);
+        let header = FrameHeader { flags, ..self.header };
+        encode_header(self.layout, header, self.room, self.out);
     }
 }
 
 /// The largest body of a frame whose length field may be `limit`.
 pub(crate) fn max_body(limit: u32) -> usize {
-    (limit as usize).saturating_sub(HEAD_LEN)
+    (limit as usize).saturating_sub(HEADER_LEN)
 }
 
 #[cfg(test)]
@@ -203,7 +203,7 @@ mod tests {
 
     fn frame(opcode: u8, flags: u8, id: u32, body: &[u8]) -> Frame {
         Frame {
-            head: Head { opcode, flags, id },
+            header: FrameHeader { opcode, flags, id },
             body: Bytes::copy_from_slice(body),
         }
     }
@@ -258,8 +258,8 @@ mod tests {
         let body: Vec<u8> = (0..100).collect();
         for max_body in 1..=101 {
             let mut out = OutBuf::new();
-            let head = frame(0x10, 0, 7, b"").head;
-            let mut splitter = Splitter::new(Layout::OpcodeFirst, head, body.len(), max_body, &mut out);
+            let header = frame(0x10, 0, 7, b"").header;
+            let mut splitter = Splitter::new(Layout::OpcodeFirst, header, body.len(), max_body, &mut out);
             splitter.put_slice(&body[..30]);
             splitter.put_shared(&Bytes::copy_from_slice(&body[30..]));
 

@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 
 use super::buffer::ReadBuffer;
-use super::{Frame, HEAD_LEN, Head, Layout, Limits, PREFIX_LEN};
+use super::{Frame, FrameHeader, HEADER_LEN, Layout, Limits, PREFIX_LEN};
 
 /// The read buffer of a quiet connection.
 const SMALL_BUFFER: usize = 16 * 1024;
@@ -54,7 +54,7 @@ pub enum Item {
     /// The header of a frame that is too long and is being skipped.
     Oversized {
         /// Its header.
-        head: Head,
+        header: FrameHeader,
         /// Its length field.
         length: u32,
     },
@@ -195,7 +195,7 @@ impl Decoder {
             return Ok(None);
         };
         let length = u32::from_be_bytes(*prefix);
-        if (length as usize) < HEAD_LEN {
+        if (length as usize) < HEADER_LEN {
             return Err(self.fail(FrameError::TooShort { length }));
         }
         let too_long = length > self.limits.receive;
@@ -205,14 +205,14 @@ impl Decoder {
                 limit: self.limits.receive,
             }));
         }
-        let Some((head, _)) = rest.split_first_chunk::<HEAD_LEN>() else {
+        let Some((header, _)) = rest.split_first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
-        let head = Head::parse(self.layout, *head);
+        let header = FrameHeader::parse(self.layout, *header);
         if too_long {
             self.skip = PREFIX_LEN as u64 + u64::from(length);
             self.pass_over();
-            return Ok(Some(Item::Oversized { head, length }));
+            return Ok(Some(Item::Oversized { header, length }));
         }
         let total = PREFIX_LEN + length as usize;
         if self.buffer.filled < total {
@@ -220,9 +220,9 @@ impl Decoder {
         }
         let mut frame = self.buffer.storage.split_to(total);
         self.buffer.filled -= total;
-        frame.advance(PREFIX_LEN + HEAD_LEN);
+        frame.advance(PREFIX_LEN + HEADER_LEN);
         Ok(Some(Item::Frame(Frame {
-            head,
+            header,
             body: frame.freeze(),
         })))
     }

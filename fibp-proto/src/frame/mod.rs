@@ -23,7 +23,7 @@ pub(crate) use reader::Reader;
 use bytes::Bytes;
 
 /// Bytes of a frame that the length field counts besides the body.
-pub const HEAD_LEN: usize = 6;
+pub const HEADER_LEN: usize = 6;
 
 /// Bytes of the length field itself.
 pub const PREFIX_LEN: usize = 4;
@@ -62,7 +62,7 @@ impl Default for Limits {
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Head {
+pub struct FrameHeader {
     /// The operation.
     pub opcode: u8,
     /// The flags.
@@ -71,8 +71,8 @@ pub struct Head {
     pub id: u32,
 }
 
-impl Head {
-    fn parse(layout: Layout, bytes: [u8; HEAD_LEN]) -> Self {
+impl FrameHeader {
+    fn parse(layout: Layout, bytes: [u8; HEADER_LEN]) -> Self {
         let [first, second, id @ ..] = bytes;
         let (flags, opcode) = match layout {
             Layout::FlagsFirst => (first, second),
@@ -85,7 +85,7 @@ impl Head {
         }
     }
 
-    fn bytes(self, layout: Layout) -> [u8; HEAD_LEN] {
+    fn bytes(self, layout: Layout) -> [u8; HEADER_LEN] {
         let [a, b, c, d] = self.id.to_be_bytes();
         match layout {
             Layout::FlagsFirst => [self.flags, self.opcode, a, b, c, d],
@@ -98,17 +98,17 @@ impl Head {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// Its header.
-    pub head: Head,
+    pub header: FrameHeader,
     /// Its body.
     pub body: Bytes,
 }
 
 /// Writes length prefix and header of a frame whose body of `body_len` bytes follows.
-pub(crate) fn encode_head(layout: Layout, head: Head, body_len: usize, out: &mut OutBuf) {
+pub(crate) fn encode_header(layout: Layout, header: FrameHeader, body_len: usize, out: &mut OutBuf) {
     // Every encoder checks the body against a u32 limit first.
-    let length = u32::try_from(HEAD_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
+    let length = u32::try_from(HEADER_LEN.saturating_add(body_len)).unwrap_or(u32::MAX);
     out.put_u32(length);
-    out.put_slice(&head.bytes(layout));
+    out.put_slice(&header.bytes(layout));
 }
 
 /// Writes a whole frame.
@@ -117,14 +117,14 @@ pub(crate) fn encode_head(layout: Layout, head: Head, body_len: usize, out: &mut
 ///
 /// [`FrameError::TooLong`] if the length field would exceed `max_length`; nothing is written then.
 pub fn encode(layout: Layout, frame: &Frame, max_length: u32, out: &mut OutBuf) -> Result<(), FrameError> {
-    let length = frame.body.len().saturating_add(HEAD_LEN);
+    let length = frame.body.len().saturating_add(HEADER_LEN);
     if length > max_length as usize {
         return Err(FrameError::TooLong {
             length: length as u64,
             limit: max_length,
         });
     }
-    encode_head(layout, frame.head, frame.body.len(), out);
+    encode_header(layout, frame.header, frame.body.len(), out);
     out.put_shared(&frame.body);
     Ok(())
 }

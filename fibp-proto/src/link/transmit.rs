@@ -11,7 +11,7 @@ use crate::config::Batching;
 use crate::connection::Connection;
 use crate::dialect::EncodeError;
 use crate::error::Error;
-use crate::frame::{HEAD_LEN, Transmit};
+use crate::frame::{HEADER_LEN, Transmit};
 use crate::message::Message;
 use crate::request::Request;
 use crate::soonest::earlier;
@@ -233,7 +233,7 @@ impl FrameRoom {
         let send_limit = connection.send_limit();
         Self {
             base,
-            limit: max_bytes.min((send_limit as usize).saturating_sub(HEAD_LEN)),
+            limit: max_bytes.min((send_limit as usize).saturating_sub(HEADER_LEN)),
             hard_limit: (!connection.rules().continuation).then_some(send_limit),
         }
     }
@@ -246,7 +246,7 @@ impl FrameRoom {
                 codec.settle_item_len(&settle.queue, settle.id.as_str(), settle.nack.as_deref())?
             }
         };
-        let alone = len.saturating_add(self.base).saturating_add(HEAD_LEN);
+        let alone = len.saturating_add(self.base).saturating_add(HEADER_LEN);
         match self.hard_limit {
             Some(limit) if alone > limit as usize => Err(EncodeError::FrameTooLarge { len: alone, limit }),
             _ => Ok(len),

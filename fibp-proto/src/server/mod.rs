@@ -4,7 +4,7 @@ mod opening;
 
 use crate::dialect::{Codec, Dialect, EncodeError, RequestFault};
 use crate::frame::{
-    DEFAULT_MAX_LENGTH, Decoder, HEAD_LEN, Item, Limits, OutBuf, Oversize, PREFIX_LEN, ReadBuffer, Reassembler,
+    DEFAULT_MAX_LENGTH, Decoder, HEADER_LEN, Item, Limits, OutBuf, Oversize, PREFIX_LEN, ReadBuffer, Reassembler,
     Transmit,
 };
 use crate::message::Secret;
@@ -237,7 +237,7 @@ impl ServerConnection {
                     return None;
                 }
             };
-            let id = frame.head.id;
+            let id = frame.header.id;
             return match codec.decode_request(&frame) {
                 Ok(Request::Goodbye) => {
                     self.end();
@@ -285,7 +285,7 @@ impl ServerConnection {
     /// Answers whatever had this id on the wire with a refusal. A text that the wire cannot carry is left out.
     pub fn respond_error(&mut self, id: u32, error: &ServerError) {
         if let Some(codec) = self.open_codec() {
-            put_error(codec, id, error, &mut self.out);
+            encode_error(codec, id, error, &mut self.out);
         }
     }
 
@@ -380,7 +380,7 @@ impl ServerConnection {
         let pending = self.decoder.pending();
         pending.first_chunk::<PREFIX_LEN>().is_some_and(|prefix| {
             let length = u32::from_be_bytes(*prefix);
-            let fits = length as usize >= HEAD_LEN && length <= self.config.limits.receive;
+            let fits = length as usize >= HEADER_LEN && length <= self.config.limits.receive;
             !fits || pending.len() - PREFIX_LEN >= length as usize
         })
     }
@@ -396,7 +396,7 @@ impl ServerConnection {
 }
 
 /// Writes a refusal in a frame of its own, never inside the result of an operation.
-fn put_error(codec: &dyn Codec, id: u32, error: &ServerError, out: &mut OutBuf) {
+fn encode_error(codec: &dyn Codec, id: u32, error: &ServerError, out: &mut OutBuf) {
     // No operation reports less inside its result than a heartbeat.
     let mut put = |error: ServerError| codec.encode_response(id, Op::Heartbeat, &Response::Error(error), out);
     if put(error.clone()).is_err() {

@@ -1,7 +1,7 @@
 //! How a server finds out what it is spoken to in (docs/protocol/revisions.md, "First bytes"; docs/protocol/preamble.md 1.1;
 //! docs/protocol/framed.md 2). After this, the dialect makes no difference.
 
-use super::{ServerConnection, ServerEvent, State, put_error};
+use super::{ServerConnection, ServerEvent, State, encode_error};
 use crate::dialect::framed::{self, FirstFrame, HandshakeOk};
 use crate::dialect::opening::{ClientOpening, PREAMBLE_MAJOR, recognise_client};
 use crate::dialect::{Codec, Dialect};
@@ -94,7 +94,7 @@ impl ServerConnection {
                 });
             }
             FirstFrame::OtherVersion => self.refuse_opening(0, &framed::unsupported_version()),
-            FirstFrame::NoHandshake => self.refuse_opening(frame.head.id, &framed::expected_handshake()),
+            FirstFrame::NoHandshake => self.refuse_opening(frame.header.id, &framed::expected_handshake()),
             FirstFrame::Malformed => self.end(),
         }
         None
@@ -111,7 +111,7 @@ impl ServerConnection {
 
     pub(super) fn refuse_opening(&mut self, id: u32, error: &ServerError) {
         if let Some(codec) = self.codec {
-            put_error(codec, id, error, &mut self.out);
+            encode_error(codec, id, error, &mut self.out);
         }
         self.end();
     }

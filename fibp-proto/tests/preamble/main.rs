@@ -22,7 +22,7 @@ fn requests_are_these_bytes() {
         for dialect in dialects {
             let wire = bytes(&text);
             let frame = frame(*dialect, &wire);
-            let encoded = request.encode(*dialect, frame.head.id, Limits::default());
+            let encoded = request.encode(*dialect, frame.header.id, Limits::default());
             assert_eq!(encoded.as_deref(), Ok(&wire[..]), "{dialect} {request:?}");
             assert_eq!(Request::decode(*dialect, &frame), Ok(request.clone()), "{dialect}");
         }
@@ -35,7 +35,7 @@ fn answers_are_these_bytes() {
         for dialect in dialects {
             let wire = bytes(&text);
             let frame = frame(*dialect, &wire);
-            let encoded = answer.encode(*dialect, frame.head.id, op);
+            let encoded = answer.encode(*dialect, frame.header.id, op);
             assert_eq!(encoded.as_deref(), Ok(&wire[..]), "{dialect} {op:?} {answer:?}");
             assert_eq!(
                 Response::decode(*dialect, op, &frame),
@@ -78,7 +78,7 @@ fn pushes_are_these_bytes() {
             let mut frame = frame(dialect, &wire);
             // Real servers push with id 0; the id of the consume is accepted too.
             for id in [0, 77] {
-                frame.head.id = id;
+                frame.header.id = id;
                 assert!(Push::is_push(dialect, &frame));
                 let decoded = Push::decode(dialect, &queue, &frame).expect("well formed");
                 assert_eq!(decoded, push, "{dialect}");
@@ -87,7 +87,7 @@ fn pushes_are_these_bytes() {
                     assert!(Arc::ptr_eq(&pair[0].queue, &queue));
                 }
             }
-            frame.head.flags = 0;
+            frame.header.flags = 0;
             assert!(!Push::is_push(dialect, &frame), "the answer to the consume");
         }
     }

@@ -11,7 +11,7 @@ mod requests;
 use bytes::Bytes;
 use common::ALL;
 use fibp_proto::dialect::EncodeError;
-use fibp_proto::frame::{self, CONTINUATION, Decoder, Frame, Head, Item, Layout, Limits, OutBuf, Transmit};
+use fibp_proto::frame::{self, CONTINUATION, Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Transmit};
 use fibp_proto::request::{AckItem, NackItem};
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{
@@ -190,10 +190,10 @@ fn script(dialect: Dialect) -> (Vec<ServerEvent>, Vec<u8>) {
 }
 
 fn raw(dialect: Dialect, opcode: u8, flags: u8, id: u32, body: impl Into<Bytes>) -> Bytes {
-    let head = Head { opcode, flags, id };
+    let header = FrameHeader { opcode, flags, id };
     let body = body.into();
     let mut out = OutBuf::new();
-    frame::encode(dialect.layout(), &Frame { head, body }, u32::MAX, &mut out).expect("fits");
+    frame::encode(dialect.layout(), &Frame { header, body }, u32::MAX, &mut out).expect("fits");
     out.take_bytes()
 }
 

@@ -40,17 +40,17 @@ fn everything_a_server_says_is_understood() {
             Ok(Response::Consume { .. })
         ));
         assert!(Push::is_push(dialect, &frames[1]));
-        assert_eq!(frames[1].head.id, if is_framed(dialect) { 42 } else { 0 });
+        assert_eq!(frames[1].header.id, if is_framed(dialect) { 42 } else { 0 });
         let decoded = Push::decode(dialect, &queue, &frames[1]).expect("well formed");
         assert_eq!(decoded.deliveries[0].payload, push.deliveries[0].payload);
-        assert_eq!(frames[2].head.id, 9);
-        assert_eq!(frames[2].head.opcode, if is_framed(dialect) { 0x03 } else { 0x21 });
+        assert_eq!(frames[2].header.id, 9);
+        assert_eq!(frames[2].header.opcode, if is_framed(dialect) { 0x03 } else { 0x21 });
         match Response::decode(dialect, Op::Ack, &frames[3]) {
             Ok(Response::Error(error)) => assert_eq!(error.kind(), ErrorKind::Forbidden),
             other => panic!("{other:?}"),
         }
-        assert_eq!(frames[3].head.id, 7);
-        assert_eq!(frames[4].head.opcode, if is_framed(dialect) { 0x05 } else { 0xFF });
+        assert_eq!(frames[3].header.id, 7);
+        assert_eq!(frames[4].header.opcode, if is_framed(dialect) { 0x05 } else { 0xFF });
     }
 }
 
@@ -155,7 +155,7 @@ fn deliveries_of_a_replaced_consumer_keep_its_id() {
     peer.turn();
     let ids: Vec<u32> = frames(Dialect::Framed, &peer.written)
         .iter()
-        .map(|frame| frame.head.id)
+        .map(|frame| frame.header.id)
         .collect();
     assert_eq!(ids, [4, 5]);
 }

@@ -76,7 +76,7 @@ fn replay(dialect: Dialect, file: &str) {
 fn replay_request(dialect: Dialect, vector: &Value, next: Option<&Value>) -> (u64, Op) {
     let (name, means, wire) = (text(vector, "name"), &vector["means"], wire(vector));
     let frame = frame(dialect, &wire);
-    let id = frame.head.id;
+    let id = frame.header.id;
     if means["op"] == "probe" {
         let probe = Request::ProbeAdmin.encode(dialect, id, Limits::default());
         assert_eq!(probe.as_deref(), Ok(&wire[..]), "{name}");
@@ -105,9 +105,9 @@ fn replay_response(dialect: Dialect, op: Op, vector: &Value) {
     let (name, means, wire) = (text(vector, "name"), &vector["means"], wire(vector));
     let frame = frame(dialect, &wire);
     let response = Response::decode(dialect, op, &frame).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let described = meaning::of_response(frame.head.id, op, frame.head.opcode == 0xFE, &response);
+    let described = meaning::of_response(frame.header.id, op, frame.header.opcode == 0xFE, &response);
     meaning::assert_contains(name, &described, means);
-    let again = response.encode(dialect, frame.head.id, op);
+    let again = response.encode(dialect, frame.header.id, op);
     assert_eq!(again.as_deref(), Ok(&wire[..]), "{name}");
 }
 
@@ -116,9 +116,9 @@ fn replay_push(dialect: Dialect, vector: &Value) {
     let frame = frame(dialect, &wire);
     assert!(Push::is_push(dialect, &frame), "{name}");
     let push = Push::decode(dialect, &QueueName::from("orders"), &frame).expect("well formed");
-    let described = meaning::of_push(&frame.head, &push);
+    let described = meaning::of_push(&frame.header, &push);
     meaning::assert_contains(name, &described, &vector["means"]);
-    let again = push.encode(dialect, frame.head.id, Limits::default());
+    let again = push.encode(dialect, frame.header.id, Limits::default());
     assert_eq!(again.as_deref(), Ok(&wire[..]), "{name}");
 }
 

@@ -1,7 +1,7 @@
 //! Typed values in the vocabulary of the recordings. What is said here may be more than a recording says.
 
 use fibp_proto::admin::{ApiKeyInfo, KeyStats, Permission, QueueInfo, ThrottleStats};
-use fibp_proto::frame::Head;
+use fibp_proto::frame::FrameHeader;
 use fibp_proto::response::ItemResult;
 use fibp_proto::{Headers, MessageId, Op, Push, Request, Response};
 use serde_json::{Map, Value, json};
@@ -261,7 +261,7 @@ fn api_key(key: &ApiKeyInfo) -> Value {
     })
 }
 
-pub(crate) fn of_push(head: &Head, push: &Push) -> Value {
+pub(crate) fn of_push(header: &FrameHeader, push: &Push) -> Value {
     let deliveries = push.deliveries.iter().map(|delivery| {
         json!({
             "id": delivery.id.as_str(),
@@ -277,8 +277,8 @@ pub(crate) fn of_push(head: &Head, push: &Push) -> Value {
         })
     });
     described(
-        head.id,
+        header.id,
         "delivery",
-        json!({"flags": head.flags, "messages": deliveries.collect::<Value>()}),
+        json!({"flags": header.flags, "messages": deliveries.collect::<Value>()}),
     )
 }

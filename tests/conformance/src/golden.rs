@@ -264,7 +264,7 @@ impl Machine {
                 continue;
             }
             let request = Request::decode(self.dialect, &frame).expect("a well-formed request");
-            let id = frame.head.id;
+            let id = frame.header.id;
             if let Some(response) = healthy(&request, 1) {
                 let answer = response.encode(self.dialect, id, request.op()).expect("encodable");
                 self.answers.extend(answer);

@@ -293,7 +293,7 @@ impl Conversation {
         match self.dialect {
             Dialect::Framed | Dialect::FramedF1 => {
                 let Some(frame) = self.next_frame() else { return false };
-                assert_eq!(frame.head.opcode, 0x01, "a framed client opens with a handshake");
+                assert_eq!(frame.header.opcode, 0x01, "a framed client opens with a handshake");
             }
             _ => assert_eq!(self.take_raw(PREAMBLE.len()), PREAMBLE),
         }
@@ -317,10 +317,10 @@ impl Conversation {
         let frame = self.next_frame()?;
         let request = Request::decode(self.dialect, &frame).expect("a well-formed request");
         if request.op() == Op::Consume {
-            self.consume_id = frame.head.id;
+            self.consume_id = frame.header.id;
         }
         Some(Asked {
-            id: frame.head.id,
+            id: frame.header.id,
             request,
         })
     }

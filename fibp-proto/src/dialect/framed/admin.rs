@@ -1,16 +1,16 @@
 //! Bodies of administrative operations that are peculiar to this dialect (docs/protocol/framed.md 3).
 
-use super::handshake::{put_option, read_option};
+use super::handshake::{encode_option, read_option};
 use crate::admin::{Acl, QueueList, QueueSpec, QueueStats};
 use crate::dialect::EncodeError;
-use crate::dialect::put::Put;
-use crate::dialect::records::{put_list16, read_list16};
+use crate::dialect::encode::Encoder;
+use crate::dialect::records::{encode_list16, read_list16};
 use crate::frame::{DecodeError, Reader};
 
-pub(super) fn put_queue_spec<P: Put>(to: &mut P, spec: &QueueSpec) -> Result<(), EncodeError> {
+pub(super) fn encode_queue_spec<E: Encoder>(to: &mut E, spec: &QueueSpec) -> Result<(), EncodeError> {
     to.str16("queue name", &spec.name)?;
-    put_option(to, "on_enqueue script", spec.on_enqueue.as_deref())?;
-    put_option(to, "on_failure script", spec.on_failure.as_deref())?;
+    encode_option(to, "on_enqueue script", spec.on_enqueue.as_deref())?;
+    encode_option(to, "on_failure script", spec.on_failure.as_deref())?;
     to.u64(spec.visibility_timeout_ms);
     Ok(())
 }
@@ -23,7 +23,7 @@ pub(super) fn read_queue_spec(body: &mut Reader<'_>) -> Result<QueueSpec, Decode
     Ok(spec)
 }
 
-pub(super) fn put_queue_stats<P: Put>(to: &mut P, stats: &QueueStats) -> Result<(), EncodeError> {
+pub(super) fn encode_queue_stats<E: Encoder>(to: &mut E, stats: &QueueStats) -> Result<(), EncodeError> {
     to.u64(stats.depth);
     to.u64(stats.in_flight);
     to.u64(stats.active_fairness_keys);
@@ -31,8 +31,8 @@ pub(super) fn put_queue_stats<P: Put>(to: &mut P, stats: &QueueStats) -> Result<
     to.u32(stats.quantum);
     to.u64(stats.leader_node_id);
     to.u32(stats.replication_count);
-    put_list16(to, &stats.per_key)?;
-    put_list16(to, &stats.per_throttle)
+    encode_list16(to, &stats.per_key)?;
+    encode_list16(to, &stats.per_throttle)
 }
 
 pub(super) fn read_queue_stats(body: &mut Reader<'_>) -> Result<QueueStats, DecodeError> {
@@ -49,9 +49,9 @@ pub(super) fn read_queue_stats(body: &mut Reader<'_>) -> Result<QueueStats, Deco
     })
 }
 
-pub(super) fn put_queue_list<P: Put>(to: &mut P, list: &QueueList) -> Result<(), EncodeError> {
+pub(super) fn encode_queue_list<E: Encoder>(to: &mut E, list: &QueueList) -> Result<(), EncodeError> {
     to.u32(list.cluster_node_count);
-    put_list16(to, &list.queues)
+    encode_list16(to, &list.queues)
 }
 
 pub(super) fn read_queue_list(body: &mut Reader<'_>) -> Result<QueueList, DecodeError> {
@@ -61,10 +61,10 @@ pub(super) fn read_queue_list(body: &mut Reader<'_>) -> Result<QueueList, Decode
     })
 }
 
-pub(super) fn put_acl<P: Put>(to: &mut P, acl: &Acl) -> Result<(), EncodeError> {
+pub(super) fn encode_acl<E: Encoder>(to: &mut E, acl: &Acl) -> Result<(), EncodeError> {
     to.str16("API key id", &acl.key_id)?;
     to.bool(acl.superadmin);
-    put_list16(to, &acl.permissions)
+    encode_list16(to, &acl.permissions)
 }
 
 pub(super) fn read_acl(body: &mut Reader<'_>) -> Result<Acl, DecodeError> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::dialect::EncodeError;
-use crate::dialect::put::{Body, Put};
+use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::read_list16;
 use crate::error::ErrorKind;
 use crate::frame::{DecodeError, Reader};
@@ -105,7 +105,7 @@ pub(super) fn decode(body: &Bytes) -> Result<ServerError, DecodeError> {
 pub(super) struct ErrorBody<'a>(pub(super) &'a ServerError);
 
 impl Body for ErrorBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         let error = self.0;
         to.u8(code_of(error));
         to.str16("error text", error.text())?;
@@ -163,7 +163,7 @@ mod tests {
 
     fn encode(error: &ServerError) -> Bytes {
         let mut out = OutBuf::new();
-        ErrorBody(error).put(&mut out).expect("fits");
+        ErrorBody(error).encode(&mut out).expect("fits");
         out.take_bytes()
     }
 

@@ -2,8 +2,8 @@
 
 use super::opcode::HANDSHAKE;
 use crate::dialect::EncodeError;
+use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::opening::FRAMED_VERSION;
-use crate::dialect::put::{Body, Put};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::Secret;
 
@@ -13,9 +13,9 @@ pub(super) struct Handshake<'a> {
 }
 
 impl Body for Handshake<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.u16(FRAMED_VERSION);
-        put_option(to, "API key", self.key)
+        encode_option(to, "API key", self.key)
     }
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum FirstFrame {
 
 /// Reads a client's first frame.
 pub(crate) fn read_first_frame(frame: &Frame) -> FirstFrame {
-    if frame.head.opcode != HANDSHAKE {
+    if frame.header.opcode != HANDSHAKE {
         return FirstFrame::NoHandshake;
     }
     let mut body = Reader::new(&frame.body);
@@ -55,7 +55,7 @@ pub(crate) struct HandshakeOk {
 }
 
 impl Body for HandshakeOk {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.u16(FRAMED_VERSION);
         to.u64(self.node_id);
         to.u32(self.max_frame_size);
@@ -64,12 +64,16 @@ impl Body for HandshakeOk {
 }
 
 /// `u8` 0, or `u8` 1 and the text.
-pub(super) fn put_option<P: Put>(to: &mut P, field: &'static str, text: Option<&str>) -> Result<(), EncodeError> {
+pub(super) fn encode_option<E: Encoder>(
+    to: &mut E,
+    field: &'static str,
+    text: Option<&str>,
+) -> Result<(), EncodeError> {
     to.bool(text.is_some());
     text.map_or(Ok(()), |text| to.str16(field, text))
 }
 
-/// Reads what [`put_option`] writes.
+/// Reads what [`encode_option`] writes.
 pub(super) fn read_option<'a>(body: &mut Reader<'a>) -> Result<Option<&'a str>, DecodeError> {
     if body.bool()? { body.str16().map(Some) } else { Ok(None) }
 }
@@ -79,11 +83,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::frame::Head;
+    use crate::frame::FrameHeader;
 
     fn frame(opcode: u8, body: &'static [u8]) -> Frame {
         Frame {
-            head: Head {
+            header: FrameHeader {
                 opcode,
                 flags: 0,
                 id: 0,

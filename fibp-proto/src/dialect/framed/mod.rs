@@ -1,9 +1,9 @@
 //! The framed dialect (docs/protocol/framed.md).
 
 mod admin;
+mod data;
 mod errors;
 mod handshake;
-mod hot;
 mod opcode;
 mod request;
 mod response;
@@ -11,11 +11,11 @@ mod response;
 pub(crate) use handshake::{FirstFrame, HandshakeOk, read_first_frame};
 pub(crate) use opcode::Numbers;
 
+use super::encode::{Body, Encoder, Measure, encode_frame};
 use super::opening::FRAMED_VERSION;
-use super::put::{Body, Measure, Put, encode_frame};
-use super::records::put_settled;
+use super::records::encode_settled;
 use super::*;
-use crate::frame::{HEAD_LEN, MAX_REASSEMBLED, Splitter, max_body};
+use crate::frame::{HEADER_LEN, MAX_REASSEMBLED, Splitter, max_body};
 use errors::{INVALID_FRAME, UNKNOWN_OPCODE, UNSUPPORTED_VERSION};
 use handshake::Handshake;
 use opcode::{DISCONNECT, HANDSHAKE, HANDSHAKE_OK, PING, PONG};
@@ -36,8 +36,8 @@ struct Framed {
     numbers: Numbers,
 }
 
-fn head(opcode: u8, id: u32) -> Head {
-    Head { opcode, flags: 0, id }
+fn header(opcode: u8, id: u32) -> FrameHeader {
+    FrameHeader { opcode, flags: 0, id }
 }
 
 impl Codec for Framed {
@@ -55,7 +55,7 @@ impl Codec for Framed {
     fn rules(&self) -> Rules {
         Rules {
             one_queue_per_enqueue: false,
-            max_items: hot::MAX_ITEMS as usize,
+            max_items: data::MAX_ITEMS as usize,
             continuation: true,
             credit: false,
             credit_window: false,
@@ -66,7 +66,7 @@ impl Codec for Framed {
     }
 
     fn encode_opening(&self, key: Option<&str>, out: &mut OutBuf) -> Result<(), EncodeError> {
-        encode_frame(LAYOUT, head(HANDSHAKE, 0), &Handshake { key }, u32::MAX, out)
+        encode_frame(LAYOUT, header(HANDSHAKE, 0), &Handshake { key }, u32::MAX, out)
     }
 
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
@@ -74,27 +74,27 @@ impl Codec for Framed {
             .numbers
             .request(request.op())
             .ok_or(EncodeError::Unsupported("the framed dialect has no such request"))?;
-        encode_continued(head(opcode, id), &RequestBody(request), limit, out)
+        encode_continued(header(opcode, id), &RequestBody(request), limit, out)
     }
 
     fn enqueue_base_len(&self, _queue: &str) -> usize {
-        hot::COUNT_LEN
+        data::COUNT_LEN
     }
 
     fn enqueue_item_len(&self, message: &Message) -> Result<usize, EncodeError> {
-        Measure::of(|to| hot::put_message(to, message))
+        Measure::of(|to| data::encode_message(to, message))
     }
 
     fn settle_base_len(&self) -> usize {
-        hot::COUNT_LEN
+        data::COUNT_LEN
     }
 
     fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
-        Measure::of(|to| put_settled(to, queue, id, error))
+        Measure::of(|to| encode_settled(to, queue, id, error))
     }
 
-    fn classify(&self, head: Head) -> Incoming {
-        match head.opcode {
+    fn classify(&self, header: FrameHeader) -> Incoming {
+        match header.opcode {
             opcode if opcode == self.numbers.delivery() => Incoming::Push,
             PING => Incoming::Ping,
             PONG => Incoming::Answer,
@@ -109,11 +109,11 @@ impl Codec for Framed {
     }
 
     fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-        let opcode = frame.head.opcode;
+        let opcode = frame.header.opcode;
         if opcode != self.numbers.delivery() {
             return Err(DecodeError::UnexpectedOpcode { opcode });
         }
-        hot::read_deliveries(queue, frame)
+        data::read_deliveries(queue, frame)
     }
 
     fn decode_goodbye(&self, frame: &Frame) -> String {
@@ -122,7 +122,7 @@ impl Codec for Framed {
     }
 
     fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault> {
-        let opcode = frame.head.opcode;
+        let opcode = frame.header.opcode;
         let Some(op) = self.numbers.op_of_request(opcode) else {
             return Err(fault(None, format!("{UNKNOWN_OPCODE}0x{opcode:02x}")));
         };
@@ -139,14 +139,14 @@ impl Codec for Framed {
 
     fn encode_response(&self, id: u32, op: Op, response: &Response, out: &mut OutBuf) -> Result<(), EncodeError> {
         let (opcode, body) = ResponseBody::of(self.numbers, op, response)?;
-        encode_frame(LAYOUT, head(opcode, id), &body, u32::MAX, out)
+        encode_frame(LAYOUT, header(opcode, id), &body, u32::MAX, out)
     }
 
     fn encode_push(&self, id: u32, push: &Push, _limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
         // Servers emit one frame of any size, never a continued one.
         encode_frame(
             LAYOUT,
-            head(self.numbers.delivery(), id),
+            header(self.numbers.delivery(), id),
             &Deliveries(push),
             u32::MAX,
             out,
@@ -165,38 +165,38 @@ impl Codec for Framed {
 struct Deliveries<'a>(&'a Push);
 
 impl Body for Deliveries<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        hot::put_deliveries(to, self.0)
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        data::encode_deliveries(to, self.0)
     }
 }
 
-impl Put for Splitter<'_> {
-    fn put(&mut self, bytes: &[u8]) {
+impl Encoder for Splitter<'_> {
+    fn write(&mut self, bytes: &[u8]) {
         self.put_slice(bytes);
     }
 
-    fn put_shared(&mut self, bytes: &Bytes) {
+    fn write_shared(&mut self, bytes: &Bytes) {
         Self::put_shared(self, bytes);
     }
 }
 
 /// Writes a frame, or several if the body is too long for one. On an error nothing is written.
-fn encode_continued<B: Body>(head: Head, body: &B, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+fn encode_continued<B: Body>(header: FrameHeader, body: &B, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
     let max_body = max_body(limit);
-    match encode_frame(LAYOUT, head, body, limit, out) {
+    match encode_frame(LAYOUT, header, body, limit, out) {
         Err(EncodeError::FrameTooLarge { len, .. }) if max_body > 0 => {
-            let body_len = len.saturating_sub(HEAD_LEN);
+            let body_len = len.saturating_sub(HEADER_LEN);
             if body_len as u64 > MAX_REASSEMBLED {
                 return Err(EncodeError::FrameTooLarge { len, limit: u32::MAX });
             }
-            body.put(&mut Splitter::new(LAYOUT, head, body_len, max_body, out))
+            body.encode(&mut Splitter::new(LAYOUT, header, body_len, max_body, out))
         }
         written => written,
     }
 }
 
 fn encode_empty(opcode: u8, id: u32, out: &mut OutBuf) {
-    crate::frame::encode_head(LAYOUT, head(opcode, id), 0, out);
+    crate::frame::encode_header(LAYOUT, header(opcode, id), 0, out);
 }
 
 fn fault(op: Option<Op>, text: String) -> RequestFault {
@@ -221,5 +221,5 @@ pub(crate) fn expected_handshake() -> ServerError {
 /// Writes the acceptance of a Handshake.
 pub(crate) fn encode_handshake_ok(ok: HandshakeOk, out: &mut OutBuf) {
     // Never fails: the body has a fixed size.
-    let _ = encode_frame(LAYOUT, head(HANDSHAKE_OK, 0), &ok, u32::MAX, out);
+    let _ = encode_frame(LAYOUT, header(HANDSHAKE_OK, 0), &ok, u32::MAX, out);
 }

@@ -1,9 +1,9 @@
 //! Requests: which body belongs to which.
 
-use super::{admin, hot};
+use super::{admin, data};
 use crate::dialect::EncodeError;
-use crate::dialect::put::{Body, Put};
-use crate::dialect::records::{put_admin_request, read_admin_request};
+use crate::dialect::encode::{Body, Encoder};
+use crate::dialect::records::{encode_admin_request, read_admin_request};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::request::{Op, Request};
 
@@ -11,15 +11,15 @@ use crate::request::{Op, Request};
 pub(super) struct RequestBody<'a>(pub(super) &'a Request);
 
 impl Body for RequestBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         match self.0 {
-            Request::Enqueue(messages) => hot::put_enqueue(to, messages),
-            Request::Ack(items) => hot::put_settlements(to, items),
-            Request::Nack(items) => hot::put_settlements(to, items),
+            Request::Enqueue(messages) => data::encode_enqueue(to, messages),
+            Request::Ack(items) => data::encode_settlements(to, items),
+            Request::Nack(items) => data::encode_settlements(to, items),
             Request::Consume { queue, .. } => to.str16("queue name", queue),
             Request::CancelConsume | Request::Heartbeat | Request::Goodbye => Ok(()),
-            Request::CreateQueue(spec) => admin::put_queue_spec(to, spec),
-            request => put_admin_request(to, request),
+            Request::CreateQueue(spec) => admin::encode_queue_spec(to, spec),
+            request => encode_admin_request(to, request),
         }
     }
 }
@@ -28,9 +28,9 @@ impl Body for RequestBody<'_> {
 pub(super) fn decode(op: Op, frame: &Frame) -> Result<Request, DecodeError> {
     let mut body = Reader::new(&frame.body);
     Ok(match op {
-        Op::Enqueue => Request::Enqueue(hot::read_enqueue(frame)?),
-        Op::Ack => Request::Ack(hot::read_settlements(frame)?),
-        Op::Nack => Request::Nack(hot::read_settlements(frame)?),
+        Op::Enqueue => Request::Enqueue(data::read_enqueue(frame)?),
+        Op::Ack => Request::Ack(data::read_settlements(frame)?),
+        Op::Nack => Request::Nack(data::read_settlements(frame)?),
         Op::Consume => Request::Consume {
             queue: body.str16()?.into(),
             credit: 0,

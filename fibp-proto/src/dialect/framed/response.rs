@@ -2,10 +2,10 @@
 
 use super::errors::{self, ErrorBody};
 use super::opcode::{ERROR, Numbers};
-use super::{admin, hot};
+use super::{admin, data};
 use crate::dialect::EncodeError;
-use crate::dialect::put::{Body, Put};
-use crate::dialect::records::{Record, put_list16, read_list16};
+use crate::dialect::encode::{Body, Encoder};
+use crate::dialect::records::{Record, encode_list16, read_list16};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::request::Op;
 use crate::response::{Response, ServerError};
@@ -37,56 +37,56 @@ impl<'a> ResponseBody<'a> {
 }
 
 impl Body for ResponseBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         match self {
-            Self::Error(error) => ErrorBody(error).put(to),
-            Self::Inline(op, code, error) => put_inline(to, *op, *code, error),
-            Self::Result(response) => put_result(to, response),
+            Self::Error(error) => ErrorBody(error).encode(to),
+            Self::Inline(op, code, error) => encode_inline(to, *op, *code, error),
+            Self::Result(response) => encode_result(to, response),
         }
     }
 }
 
-fn put_inline<P: Put>(to: &mut P, op: Op, code: u8, error: &ServerError) -> Result<(), EncodeError> {
+fn encode_inline<E: Encoder>(to: &mut E, op: Op, code: u8, error: &ServerError) -> Result<(), EncodeError> {
     to.u8(code);
     match op {
         Op::CreateQueue => to.str16("error text", error.text()),
-        Op::GetAcl => admin::put_acl(to, &crate::admin::Acl::default()),
+        Op::GetAcl => admin::encode_acl(to, &crate::admin::Acl::default()),
         _ => Ok(()),
     }
 }
 
-fn put_result<P: Put>(to: &mut P, response: &Response) -> Result<(), EncodeError> {
+fn encode_result<E: Encoder>(to: &mut E, response: &Response) -> Result<(), EncodeError> {
     match response {
         // Hot-path results carry no code of their own.
-        Response::Enqueue(results) => return hot::put_enqueue_results(to, results),
-        Response::Ack(results) | Response::Nack(results) => return hot::put_settle_results(to, results),
+        Response::Enqueue(results) => return data::encode_enqueue_results(to, results),
+        Response::Ack(results) | Response::Nack(results) => return data::encode_settle_results(to, results),
         Response::Consume { consumer_id } => {
             return to.str16("consumer id", consumer_id.as_deref().unwrap_or_default());
         }
         Response::Heartbeat | Response::Authenticated => return Ok(()),
-        Response::Error(error) => return ErrorBody(error).put(to),
+        Response::Error(error) => return ErrorBody(error).encode(to),
         _ => to.u8(errors::OK),
     }
     match response {
         Response::CreateQueue { queue_id } => to.str16("queue id", queue_id),
-        Response::QueueStats(stats) => admin::put_queue_stats(to, stats),
-        Response::ListQueues(list) => admin::put_queue_list(to, list),
+        Response::QueueStats(stats) => admin::encode_queue_stats(to, stats),
+        Response::ListQueues(list) => admin::encode_queue_list(to, list),
         Response::Redrive { redriven } => {
             to.u64(*redriven);
             Ok(())
         }
         Response::GetConfig { value } => to.str16("configuration value", value),
-        Response::ListConfig { entries } => put_list16(to, entries),
-        Response::CreateApiKey(key) => key.put(to),
-        Response::ListApiKeys(keys) => put_list16(to, keys),
-        Response::GetAcl(acl) => admin::put_acl(to, acl),
+        Response::ListConfig { entries } => encode_list16(to, entries),
+        Response::CreateApiKey(key) => key.encode(to),
+        Response::ListApiKeys(keys) => encode_list16(to, keys),
+        Response::GetAcl(acl) => admin::encode_acl(to, acl),
         _ => Ok(()),
     }
 }
 
 /// Reads the answer to `op`.
 pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
-    let opcode = frame.head.opcode;
+    let opcode = frame.header.opcode;
     if opcode == ERROR {
         return errors::decode(&frame.body).map(Response::Error);
     }
@@ -94,9 +94,9 @@ pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response
         return Err(DecodeError::UnexpectedOpcode { opcode });
     }
     match op {
-        Op::Enqueue => hot::read_enqueue_results(frame).map(Response::Enqueue),
-        Op::Ack => hot::read_settle_results(frame).map(Response::Ack),
-        Op::Nack => hot::read_settle_results(frame).map(Response::Nack),
+        Op::Enqueue => data::read_enqueue_results(frame).map(Response::Enqueue),
+        Op::Ack => data::read_settle_results(frame).map(Response::Ack),
+        Op::Nack => data::read_settle_results(frame).map(Response::Nack),
         Op::Consume => {
             let consumer_id = Some(Reader::new(&frame.body).str16()?.to_owned());
             Ok(Response::Consume { consumer_id })

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::admin::{Acl, QueueList, QueueSpec, QueueStats};
 use crate::dialect::EncodeError;
-use crate::dialect::put::{Body, Put};
-use crate::dialect::records::{Record, put_admin_request, put_list16, read_admin_request, read_list16};
+use crate::dialect::encode::{Body, Encoder};
+use crate::dialect::records::{Record, encode_admin_request, encode_list16, read_admin_request, read_list16};
 use crate::frame::{DecodeError, Reader};
 use crate::request::{Op, Request};
 use crate::response::Response;
@@ -13,7 +13,7 @@ use crate::response::Response;
 pub(super) struct RequestBody<'a>(pub(super) &'a Request);
 
 impl Body for RequestBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         match self.0 {
             Request::CreateQueue(spec) => {
                 to.str16("queue name", &spec.name)?;
@@ -22,7 +22,7 @@ impl Body for RequestBody<'_> {
                 to.u64(spec.visibility_timeout_ms);
                 Ok(())
             }
-            request => put_admin_request(to, request),
+            request => encode_admin_request(to, request),
         }
     }
 }
@@ -42,7 +42,7 @@ pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeErro
 pub(super) struct ResponseBody<'a>(pub(super) &'a Response);
 
 impl Body for ResponseBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         match self.0 {
             Response::CreateQueue { queue_id } => to.str16("queue id", queue_id)?,
             Response::DeleteQueue | Response::SetConfig | Response::RevokeApiKey | Response::SetAcl => {}
@@ -52,26 +52,26 @@ impl Body for ResponseBody<'_> {
                 to.u64(stats.active_fairness_keys);
                 to.u32(stats.active_consumers);
                 to.u32(stats.quantum);
-                put_list16(to, &stats.per_key)?;
-                put_list16(to, &stats.per_throttle)?;
+                encode_list16(to, &stats.per_key)?;
+                encode_list16(to, &stats.per_throttle)?;
                 to.u64(stats.leader_node_id);
                 to.u32(stats.replication_count);
             }
             Response::ListQueues(list) => {
-                put_list16(to, &list.queues)?;
+                encode_list16(to, &list.queues)?;
                 to.u32(list.cluster_node_count);
             }
             Response::Redrive { redriven } => to.u64(*redriven),
             Response::GetConfig { value } => to.str16("config value", value)?,
             Response::ListConfig { entries } => {
-                put_list16(to, entries)?;
+                encode_list16(to, entries)?;
                 to.count32("config entries", entries.len(), u32::MAX)?;
             }
-            Response::CreateApiKey(created) => created.put(to)?,
-            Response::ListApiKeys(keys) => put_list16(to, keys)?,
+            Response::CreateApiKey(created) => created.encode(to)?,
+            Response::ListApiKeys(keys) => encode_list16(to, keys)?,
             Response::GetAcl(acl) => {
                 to.str16("API key id", &acl.key_id)?;
-                put_list16(to, &acl.permissions)?;
+                encode_list16(to, &acl.permissions)?;
                 to.bool(acl.superadmin);
             }
             _ => return Err(EncodeError::Unsupported("not an admin response")),

@@ -2,18 +2,18 @@
 
 mod admin_binary;
 mod admin_protobuf;
+mod data;
 mod errors;
-mod hot;
 mod opcode;
 mod protobuf;
 
 use bytes::Bytes;
 
+use super::encode::{Body, Measure, encode_frame};
 use super::opening::{MAGIC, PREAMBLE_MAJOR};
-use super::put::{Body, Measure, encode_frame};
-use super::records::put_settled;
+use super::records::encode_settled;
 use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, RequestFault, Rules};
-use crate::frame::{self, DecodeError, Frame, Head, Layout, OutBuf};
+use crate::frame::{self, DecodeError, Frame, FrameHeader, Layout, OutBuf};
 use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
@@ -49,11 +49,11 @@ impl Preamble {
 
     fn decode_known(&self, op: Op, body: &Bytes) -> Result<Request, DecodeError> {
         match op {
-            Op::Enqueue => hot::decode_enqueue(body),
-            Op::Consume => hot::decode_consume(body),
-            Op::Flow => hot::decode_flow(body),
-            Op::Ack => hot::decode_ack(body),
-            Op::Nack => hot::decode_nack(body),
+            Op::Enqueue => data::decode_enqueue(body),
+            Op::Consume => data::decode_consume(body),
+            Op::Flow => data::decode_flow(body),
+            Op::Ack => data::decode_ack(body),
+            Op::Nack => data::decode_nack(body),
             Op::Heartbeat => Ok(Request::Heartbeat),
             Op::Authenticate => Ok(Request::Authenticate(Secret::from(std::str::from_utf8(body)?))),
             Op::Goodbye => Ok(Request::Goodbye),
@@ -97,8 +97,8 @@ impl Codec for Preamble {
         let opcode = self.opcode(request.op())?;
         let to = To { opcode, id, limit, out };
         match request {
-            Request::Enqueue(messages) => to.write(&hot::EnqueueBody::new(messages)?),
-            Request::Consume { queue, credit } => to.write(&hot::ConsumeBody { queue, credit: *credit }),
+            Request::Enqueue(messages) => to.write(&data::EnqueueBody::new(messages)?),
+            Request::Consume { queue, credit } => to.write(&data::ConsumeBody { queue, credit: *credit }),
             Request::Flow { credit } => to.write(&credit.to_be_bytes()[..]),
             Request::Ack(items) => to.write(items.as_slice()),
             Request::Nack(items) => to.write(items.as_slice()),
@@ -112,24 +112,24 @@ impl Codec for Preamble {
     }
 
     fn enqueue_base_len(&self, queue: &str) -> usize {
-        hot::enqueue_base_len(queue)
+        data::enqueue_base_len(queue)
     }
 
     fn enqueue_item_len(&self, message: &Message) -> Result<usize, EncodeError> {
-        Measure::of(|to| hot::put_message(to, message))
+        Measure::of(|to| data::encode_message(to, message))
     }
 
     fn settle_base_len(&self) -> usize {
-        hot::SETTLE_BASE_LEN
+        data::SETTLE_BASE_LEN
     }
 
     fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
-        Measure::of(|to| put_settled(to, queue, id, error))
+        Measure::of(|to| encode_settled(to, queue, id, error))
     }
 
-    fn classify(&self, head: Head) -> Incoming {
-        match head.opcode {
-            opcode::CONSUME if head.flags & PUSH != 0 => Incoming::Push,
+    fn classify(&self, header: FrameHeader) -> Incoming {
+        match header.opcode {
+            opcode::CONSUME if header.flags & PUSH != 0 => Incoming::Push,
             opcode::HEARTBEAT => Incoming::Heartbeat,
             opcode::GOAWAY => Incoming::Goodbye,
             _ => Incoming::Answer,
@@ -138,7 +138,7 @@ impl Codec for Preamble {
 
     fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
         let body = &frame.body;
-        match frame.head.opcode {
+        match frame.header.opcode {
             opcode::ERROR => return Ok(Response::Error(errors::refusal(String::from_utf8_lossy(body)))),
             opcode if op == Op::ProbeAdmin || opcode::of(self.0, op) != Some(opcode) => {
                 return Err(DecodeError::UnexpectedOpcode { opcode });
@@ -146,10 +146,10 @@ impl Codec for Preamble {
             _ => {}
         }
         match op {
-            Op::Enqueue => Ok(Response::Enqueue(hot::decode_results(op, body)?)),
+            Op::Enqueue => Ok(Response::Enqueue(data::decode_results(op, body)?)),
             Op::Consume => Ok(Response::Consume { consumer_id: None }),
-            Op::Ack => Ok(Response::Ack(hot::decode_results(op, body)?)),
-            Op::Nack => Ok(Response::Nack(hot::decode_results(op, body)?)),
+            Op::Ack => Ok(Response::Ack(data::decode_results(op, body)?)),
+            Op::Nack => Ok(Response::Nack(data::decode_results(op, body)?)),
             Op::Heartbeat => Ok(Response::Heartbeat),
             Op::Authenticate => Ok(Response::Authenticated),
             op => match self.0 {
@@ -160,7 +160,7 @@ impl Codec for Preamble {
     }
 
     fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-        hot::decode_push(queue, &frame.body)
+        data::decode_push(queue, &frame.body)
     }
 
     fn decode_goodbye(&self, frame: &Frame) -> String {
@@ -168,7 +168,7 @@ impl Codec for Preamble {
     }
 
     fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault> {
-        let opcode = frame.head.opcode;
+        let opcode = frame.header.opcode;
         if self.0 == AdminRevision::P1 && opcode::STUBS_OF_P1.contains(&opcode) {
             return Err(RequestFault {
                 op: (opcode == opcode::PROBE).then_some(Op::ProbeAdmin),
@@ -208,12 +208,12 @@ impl Codec for Preamble {
     }
 
     fn encode_push(&self, _: u32, push: &Push, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        let head = Head {
+        let header = FrameHeader {
             opcode: opcode::CONSUME,
             flags: PUSH,
             id: UNSOLICITED,
         };
-        encode_frame(Layout::FlagsFirst, head, push, limit, out)
+        encode_frame(Layout::FlagsFirst, header, push, limit, out)
     }
 
     fn encode_goodbye(&self, text: &str, out: &mut OutBuf) {
@@ -235,19 +235,19 @@ struct To<'a> {
 
 impl To<'_> {
     fn write<B: Body + ?Sized>(self, body: &B) -> Result<(), EncodeError> {
-        let head = Head {
+        let header = FrameHeader {
             opcode: self.opcode,
             flags: 0,
             id: self.id,
         };
-        encode_frame(Layout::FlagsFirst, head, body, self.limit, self.out)
+        encode_frame(Layout::FlagsFirst, header, body, self.limit, self.out)
     }
 }
 
 /// Writes a frame of bytes.
 fn encode_plain(opcode: u8, id: u32, body: &[u8], out: &mut OutBuf) {
-    let head = Head { opcode, flags: 0, id };
-    frame::encode_head(Layout::FlagsFirst, head, body.len(), out);
+    let header = FrameHeader { opcode, flags: 0, id };
+    frame::encode_header(Layout::FlagsFirst, header, body.len(), out);
     out.put_slice(body);
 }
 
@@ -259,7 +259,7 @@ fn non_empty(text: impl Into<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{HEAD_LEN, PREFIX_LEN};
+    use crate::frame::{HEADER_LEN, PREFIX_LEN};
     use crate::request::{AckItem, NackItem};
 
     const REVISIONS: [AdminRevision; 3] = [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3];
@@ -275,8 +275,8 @@ mod tests {
                         0xFF => Incoming::Goodbye,
                         _ => Incoming::Answer,
                     };
-                    let head = Head { opcode, flags, id: 5 };
-                    assert_eq!(codec(revision).classify(head), expected, "{head:?}");
+                    let header = FrameHeader { opcode, flags, id: 5 };
+                    assert_eq!(codec(revision).classify(header), expected, "{header:?}");
                 }
             }
         }
@@ -304,7 +304,7 @@ mod tests {
         let len = |request: &Request| {
             let mut out = OutBuf::new();
             codec.encode_request(1, request, NO_LIMIT, &mut out).expect("fits");
-            out.len() - PREFIX_LEN - HEAD_LEN
+            out.len() - PREFIX_LEN - HEADER_LEN
         };
         let messages = vec![
             Message::new("orders", &b"hello"[..]).header("tenant", "acme"),
@@ -345,7 +345,7 @@ mod tests {
         codec.encode_server_heartbeat(7, &mut out);
         assert_eq!(&out.take_bytes()[..], b"\0\0\0\x06\0\x21\0\0\0\x07");
         let goodbye = Frame {
-            head: Head {
+            header: FrameHeader {
                 opcode: opcode::GOAWAY,
                 flags: 0,
                 id: 0,

@@ -19,7 +19,7 @@ fn edges(bytes: &[u8]) -> Vec<usize> {
     decoder.feed(bytes.get(PREAMBLE.len()..).unwrap_or_default());
     while let Ok(Some(Item::Frame(frame))) = decoder.next_item() {
         let last = ends.last().copied().unwrap_or_default();
-        ends.push(last + PREFIX_LEN + fibp_proto::frame::HEAD_LEN + frame.body.len());
+        ends.push(last + PREFIX_LEN + fibp_proto::frame::HEADER_LEN + frame.body.len());
     }
     let mut around: Vec<usize> = ends
         .iter()

@@ -4,38 +4,38 @@
 use bytes::Bytes;
 
 use super::EncodeError;
-use crate::frame::{self, HEAD_LEN, Head, Layout, OutBuf};
+use crate::frame::{self, FrameHeader, HEADER_LEN, Layout, OutBuf};
 use crate::message::Headers;
 
 /// Something that body fields can be written to. All numbers are big-endian.
-pub(crate) trait Put {
-    fn put(&mut self, bytes: &[u8]);
+pub(crate) trait Encoder {
+    fn write(&mut self, bytes: &[u8]);
 
-    /// As [`put`](Self::put), but large values may be shared instead of copied.
-    fn put_shared(&mut self, bytes: &Bytes);
+    /// As [`write`](Self::write), but large values may be shared instead of copied.
+    fn write_shared(&mut self, bytes: &Bytes);
 
     fn u8(&mut self, value: u8) {
-        self.put(&[value]);
+        self.write(&[value]);
     }
 
     fn u16(&mut self, value: u16) {
-        self.put(&value.to_be_bytes());
+        self.write(&value.to_be_bytes());
     }
 
     fn u32(&mut self, value: u32) {
-        self.put(&value.to_be_bytes());
+        self.write(&value.to_be_bytes());
     }
 
     fn u64(&mut self, value: u64) {
-        self.put(&value.to_be_bytes());
+        self.write(&value.to_be_bytes());
     }
 
     fn i64(&mut self, value: i64) {
-        self.put(&value.to_be_bytes());
+        self.write(&value.to_be_bytes());
     }
 
     fn f64(&mut self, value: f64) {
-        self.put(&value.to_be_bytes());
+        self.write(&value.to_be_bytes());
     }
 
     fn bool(&mut self, value: bool) {
@@ -73,7 +73,7 @@ pub(crate) trait Put {
             limit: u16::MAX.into(),
         })?;
         self.u16(len);
-        self.put(text.as_bytes());
+        self.write(text.as_bytes());
         Ok(())
     }
 
@@ -85,14 +85,14 @@ pub(crate) trait Put {
             limit: u32::MAX as usize,
         })?;
         self.u32(len);
-        self.put_shared(bytes);
+        self.write_shared(bytes);
         Ok(())
     }
 
     /// The pairs of a header map, without their count. Headers in wire form are copied as they are.
     fn header_pairs(&mut self, headers: &Headers) -> Result<(), EncodeError> {
         if let Some(wire) = headers.wire() {
-            self.put(&wire.pairs);
+            self.write(&wire.pairs);
             return Ok(());
         }
         for (key, value) in headers {
@@ -112,43 +112,43 @@ fn too_many(field: &'static str, count: usize, limit: usize) -> EncodeError {
 pub(crate) struct Measure(usize);
 
 impl Measure {
-    /// The size of what `write` puts.
-    pub(crate) fn of(write: impl FnOnce(&mut Self) -> Result<(), EncodeError>) -> Result<usize, EncodeError> {
+    /// The size of what `encode` writes.
+    pub(crate) fn of(encode: impl FnOnce(&mut Self) -> Result<(), EncodeError>) -> Result<usize, EncodeError> {
         let mut measure = Self::default();
-        write(&mut measure)?;
+        encode(&mut measure)?;
         Ok(measure.0)
     }
 }
 
-impl Put for Measure {
-    fn put(&mut self, bytes: &[u8]) {
+impl Encoder for Measure {
+    fn write(&mut self, bytes: &[u8]) {
         self.0 = self.0.saturating_add(bytes.len());
     }
 
-    fn put_shared(&mut self, bytes: &Bytes) {
-        self.put(bytes);
+    fn write_shared(&mut self, bytes: &Bytes) {
+        self.write(bytes);
     }
 }
 
-impl Put for OutBuf {
-    fn put(&mut self, bytes: &[u8]) {
+impl Encoder for OutBuf {
+    fn write(&mut self, bytes: &[u8]) {
         self.put_slice(bytes);
     }
 
-    fn put_shared(&mut self, bytes: &Bytes) {
+    fn write_shared(&mut self, bytes: &Bytes) {
         Self::put_shared(self, bytes);
     }
 }
 
-/// The body of a frame. `put` must write the same bytes each time.
+/// The body of a frame. `encode` must write the same bytes each time.
 pub(crate) trait Body {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError>;
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError>;
 }
 
 /// A body that is bytes already, or empty.
 impl Body for [u8] {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        to.put(self);
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        to.write(self);
         Ok(())
     }
 }
@@ -156,19 +156,19 @@ impl Body for [u8] {
 /// Writes a whole frame whose length field is at most `limit`. On an error nothing is written.
 pub(crate) fn encode_frame<B: Body + ?Sized>(
     layout: Layout,
-    head: Head,
+    header: FrameHeader,
     body: &B,
     limit: u32,
     out: &mut OutBuf,
 ) -> Result<(), EncodeError> {
-    let body_len = Measure::of(|measure| body.put(measure))?;
-    let len = body_len.saturating_add(HEAD_LEN);
+    let body_len = Measure::of(|measure| body.encode(measure))?;
+    let len = body_len.saturating_add(HEADER_LEN);
     if len > limit as usize {
         return Err(EncodeError::FrameTooLarge { len, limit });
     }
     out.reserve_up_to(len + frame::PREFIX_LEN);
-    frame::encode_head(layout, head, body_len, out);
-    body.put(out)
+    frame::encode_header(layout, header, body_len, out);
+    body.encode(out)
 }
 
 #[cfg(test)]
@@ -178,13 +178,13 @@ mod tests {
     struct Texts<'a>(&'a [&'a str]);
 
     impl Body for Texts<'_> {
-        fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+        fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
             to.count8("texts", self.0.len())?;
             self.0.iter().try_for_each(|text| to.str16("text", text))
         }
     }
 
-    const HEAD: Head = Head {
+    const HEAD: FrameHeader = FrameHeader {
         opcode: 2,
         flags: 1,
         id: 3,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::errors::{self, item_code, item_text};
 use crate::dialect::EncodeError;
 use crate::dialect::contents::{Contents, share};
-use crate::dialect::put::Put;
+use crate::dialect::encode::Encoder;
 use crate::dialect::records::{Record, read_items};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
@@ -28,21 +28,21 @@ fn read_count(body: &mut Reader<'_>) -> Result<usize, DecodeError> {
     Ok(count as usize)
 }
 
-fn put_headers<P: Put>(to: &mut P, headers: &Headers) -> Result<(), EncodeError> {
+fn encode_headers<E: Encoder>(to: &mut E, headers: &Headers) -> Result<(), EncodeError> {
     to.count16("headers", headers.len())?;
     to.header_pairs(headers)
 }
 
 // ---- requests ----
 
-pub(super) fn put_enqueue<P: Put>(to: &mut P, messages: &[Message]) -> Result<(), EncodeError> {
+pub(super) fn encode_enqueue<E: Encoder>(to: &mut E, messages: &[Message]) -> Result<(), EncodeError> {
     to.count32("messages", messages.len(), MAX_ITEMS)?;
-    messages.iter().try_for_each(|message| put_message(to, message))
+    messages.iter().try_for_each(|message| encode_message(to, message))
 }
 
-pub(super) fn put_message<P: Put>(to: &mut P, message: &Message) -> Result<(), EncodeError> {
+pub(super) fn encode_message<E: Encoder>(to: &mut E, message: &Message) -> Result<(), EncodeError> {
     to.str16("queue name", &message.queue)?;
-    put_headers(to, &message.headers)?;
+    encode_headers(to, &message.headers)?;
     to.bytes32("payload", &message.payload)
 }
 
@@ -70,9 +70,9 @@ pub(super) fn read_enqueue(frame: &Frame) -> Result<Vec<Message>, DecodeError> {
 }
 
 /// Writes acks or nacks.
-pub(super) fn put_settlements<P: Put, R: Record>(to: &mut P, items: &[R]) -> Result<(), EncodeError> {
+pub(super) fn encode_settlements<E: Encoder, R: Record>(to: &mut E, items: &[R]) -> Result<(), EncodeError> {
     to.count32(R::PLURAL, items.len(), MAX_ITEMS)?;
-    items.iter().try_for_each(|item| item.put(to))
+    items.iter().try_for_each(|item| item.encode(to))
 }
 
 /// Reads acks or nacks.
@@ -84,7 +84,10 @@ pub(super) fn read_settlements<R: Record>(frame: &Frame) -> Result<Vec<R>, Decod
 
 // ---- answers ----
 
-pub(super) fn put_enqueue_results<P: Put>(to: &mut P, results: &[ItemResult<MessageId>]) -> Result<(), EncodeError> {
+pub(super) fn encode_enqueue_results<E: Encoder>(
+    to: &mut E,
+    results: &[ItemResult<MessageId>],
+) -> Result<(), EncodeError> {
     to.count32("results", results.len(), MAX_ITEMS)?;
     for result in results {
         let (code, text) = match result {
@@ -113,7 +116,7 @@ pub(super) fn read_enqueue_results(frame: &Frame) -> Result<Vec<ItemResult<Messa
     Ok(results)
 }
 
-pub(super) fn put_settle_results<P: Put>(to: &mut P, results: &[ItemResult<()>]) -> Result<(), EncodeError> {
+pub(super) fn encode_settle_results<E: Encoder>(to: &mut E, results: &[ItemResult<()>]) -> Result<(), EncodeError> {
     to.count32("results", results.len(), MAX_ITEMS)?;
     for result in results {
         to.u8(result.as_ref().err().map_or(errors::OK, |error| item_code(error)));
@@ -137,12 +140,12 @@ pub(super) fn read_settle_results(frame: &Frame) -> Result<Vec<ItemResult<()>>, 
 
 // ---- deliveries ----
 
-pub(super) fn put_deliveries<P: Put>(to: &mut P, push: &Push) -> Result<(), EncodeError> {
+pub(super) fn encode_deliveries<E: Encoder>(to: &mut E, push: &Push) -> Result<(), EncodeError> {
     to.count32("deliveries", push.deliveries.len(), MAX_ITEMS)?;
     for delivery in &push.deliveries {
         to.str16("message id", delivery.id.as_str())?;
         to.str16("queue name", &delivery.queue)?;
-        put_headers(to, &delivery.headers)?;
+        encode_headers(to, &delivery.headers)?;
         to.bytes32("payload", &delivery.payload)?;
         to.str16("fairness key", &delivery.fairness_key)?;
         to.u32(delivery.weight.unwrap_or(1));

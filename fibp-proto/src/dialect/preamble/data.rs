@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::errors;
 use crate::dialect::EncodeError;
 use crate::dialect::contents::{self, Contents};
-use crate::dialect::put::{Body, Put};
-use crate::dialect::records::{put_list16, read_list16};
+use crate::dialect::encode::{Body, Encoder};
+use crate::dialect::records::{encode_list16, read_list16};
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
 use crate::request::{AckItem, NackItem, Op, Request};
@@ -38,18 +38,18 @@ impl<'a> EnqueueBody<'a> {
 }
 
 impl Body for EnqueueBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("queue name", self.queue)?;
         to.count16("messages", self.messages.len())?;
-        self.messages.iter().try_for_each(|message| put_message(to, message))
+        self.messages.iter().try_for_each(|message| encode_message(to, message))
     }
 }
 
-pub(super) fn put_message<P: Put>(to: &mut P, message: &Message) -> Result<(), EncodeError> {
-    put_contents(to, &message.headers, &message.payload)
+pub(super) fn encode_message<E: Encoder>(to: &mut E, message: &Message) -> Result<(), EncodeError> {
+    encode_contents(to, &message.headers, &message.payload)
 }
 
-fn put_contents<P: Put>(to: &mut P, headers: &Headers, payload: &Bytes) -> Result<(), EncodeError> {
+fn encode_contents<E: Encoder>(to: &mut E, headers: &Headers, payload: &Bytes) -> Result<(), EncodeError> {
     to.count8("headers", headers.len())?;
     to.header_pairs(headers)?;
     to.bytes32("payload", payload)
@@ -78,7 +78,7 @@ pub(super) struct ConsumeBody<'a> {
 }
 
 impl Body for ConsumeBody<'_> {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("queue name", self.queue)?;
         to.u32(self.credit);
         Ok(())
@@ -100,14 +100,14 @@ pub(super) fn decode_flow(body: &Bytes) -> Result<Request, DecodeError> {
 }
 
 impl Body for [AckItem] {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        put_list16(to, self)
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        encode_list16(to, self)
     }
 }
 
 impl Body for [NackItem] {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
-        put_list16(to, self)
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        encode_list16(to, self)
     }
 }
 
@@ -121,12 +121,12 @@ pub(super) fn decode_nack(body: &Bytes) -> Result<Request, DecodeError> {
 
 /// What the result of one item carries when it is good: a message id in an enqueue's, nothing otherwise.
 pub(super) trait Outcome: Sized {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError>;
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError>;
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError>;
 }
 
 impl Outcome for MessageId {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("message id", self.as_str())
     }
 
@@ -136,7 +136,7 @@ impl Outcome for MessageId {
 }
 
 impl Outcome for () {
-    fn put<P: Put>(&self, _: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, _: &mut E) -> Result<(), EncodeError> {
         Ok(())
     }
 
@@ -146,12 +146,12 @@ impl Outcome for () {
 }
 
 impl<T: Outcome> Body for [ItemResult<T>] {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.count16("results", self.len())?;
         for result in self {
             to.bool(result.is_ok());
             match result {
-                Ok(outcome) => outcome.put(to)?,
+                Ok(outcome) => outcome.encode(to)?,
                 Err(refusal) => {
                     to.u16(errors::item_code(refusal));
                     to.str16("error text", refusal.text())?;
@@ -180,13 +180,13 @@ pub(super) fn decode_results<T: Outcome>(op: Op, body: &Bytes) -> Result<Vec<Ite
 }
 
 impl Body for Push {
-    fn put<P: Put>(&self, to: &mut P) -> Result<(), EncodeError> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.count16("deliveries", self.deliveries.len())?;
         for delivery in &self.deliveries {
             to.str16("message id", delivery.id.as_str())?;
             to.str16("fairness key", &delivery.fairness_key)?;
             to.u32(delivery.attempt_count);
-            put_contents(to, &delivery.headers, &delivery.payload)?;
+            encode_contents(to, &delivery.headers, &delivery.payload)?;
         }
         Ok(())
     }
