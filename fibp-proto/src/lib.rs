@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+#[cfg(feature = "client")]
+pub mod client;
 mod common;
 pub mod config;
 mod connection;
@@ -25,7 +27,6 @@ mod simulation;
 #[doc(hidden)]
 pub mod simulation;
 mod soonest;
-pub mod task;
 pub mod tls;
 mod trace;
 

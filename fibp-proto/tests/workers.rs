@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use fibp_proto::client::{Call, Clients, Handle, Input, Job, LinkCell, News, SLICE, Sources, Wait, Worker};
 use fibp_proto::fault::Fault;
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::link::DialId;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::task::{Call, Handle, Hub, Input, Job, LinkCell, News, SLICE, Sources, Wait, Worker};
 use fibp_proto::{AdminRevision, Config, Dialect, Message, MessageId, Request, Response, Shared};
 
 const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
@@ -26,20 +26,20 @@ fn epoch() -> Instant {
 
 /// Counts how often it is woken.
 #[derive(Debug, Default)]
-struct Bell(AtomicUsize);
+struct Notifier(AtomicUsize);
 
-impl Bell {
+impl Notifier {
     fn waker() -> (Arc<Self>, Waker) {
-        let bell = Arc::new(Self::default());
-        (Arc::clone(&bell), Waker::from(bell))
+        let notifier = Arc::new(Self::default());
+        (Arc::clone(&notifier), Waker::from(notifier))
     }
 
-    fn rings(&self) -> usize {
+    fn wakes(&self) -> usize {
         self.0.swap(0, Ordering::SeqCst)
     }
 }
 
-impl Wake for Bell {
+impl Wake for Notifier {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -152,7 +152,7 @@ fn perform(job: Job<Wire>) -> News<Wire> {
 
 struct World {
     handle: Handle<Wire>,
-    hub: Arc<Hub<Wire>>,
+    clients: Arc<Clients<Wire>>,
     cell: Arc<LinkCell<Wire>>,
     opened: Cell<Option<Wait>>,
     now: Cell<Instant>,
@@ -162,7 +162,7 @@ impl World {
     fn new() -> Self {
         let config = Config::new("server:1").dialect(P1).no_heartbeat();
         let sources = Sources { now: epoch, seed: || 7 };
-        let spawn = Box::new(|_: &Arc<Hub<Wire>>, link, _| {
+        let spawn = Box::new(|_: &Arc<Clients<Wire>>, link, _| {
             let claimed = |wire: &Wire| {
                 wire.claims.fetch_add(1, Ordering::SeqCst);
             };
@@ -174,7 +174,7 @@ impl World {
         });
         let (handle, opened) = Handle::open(Shared::new(config).unwrap(), sources, spawn);
         Self {
-            hub: Arc::clone(handle.hub()),
+            clients: Arc::clone(handle.clients()),
             cell: Arc::clone(handle.main()),
             handle,
             opened: Cell::new(Some(opened)),
@@ -208,7 +208,7 @@ impl World {
 
     fn caller(&self, until: Option<Duration>) -> Worker<'_, Wire> {
         let until = until.map(|until| self.now.get() + until);
-        Worker::caller(&self.hub, &self.cell, Input::Answer, until)
+        Worker::caller(&self.clients, &self.cell, Input::Answer, until)
     }
 
     fn enqueue(&self) -> Call<Wire> {
@@ -236,14 +236,16 @@ fn is_done(call: &mut Call<Wire>, waker: &Waker) -> bool {
 
 /// A world with an open connection that its reader has left to the callers: `body` gets it with the driver, the reader
 /// and the bells of both.
-fn in_open_world(body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Bell, &Bell)) {
+fn in_open_world(
+    body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Notifier, &Notifier),
+) {
     let world = World::new();
-    let (driver_bell, waker) = Bell::waker();
-    let mut driver = Worker::driver(&world.hub, &world.cell, &waker);
+    let (driver_notifier, waker) = Notifier::waker();
+    let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
     let id = world.dial(&mut driver);
     let wire = Wire::new();
-    let (reader_bell, waker) = Bell::waker();
-    let mut reader = Worker::reader(&world.hub, &world.cell, waker);
+    let (reader_notifier, waker) = Notifier::waker();
+    let mut reader = Worker::reader(&world.clients, &world.cell, waker);
     let result = Ok((Arc::clone(&wire), Ok(None)));
     let silent = world.work(&mut reader, News::Dialed { id, result });
     assert!(is_silent(&silent), "what opens a connection comes unasked: {silent:?}");
@@ -261,14 +263,21 @@ fn in_open_world(body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &m
     assert!(matches!(job, Job::Sleep(Some(_))), "{job:?}");
     assert!(is_done(&mut call, Waker::noop()));
     world.work(&mut driver, News::Nothing);
-    driver_bell.rings();
-    reader_bell.rings();
-    body(&world, &wire, &mut driver, &mut reader, &driver_bell, &reader_bell);
+    driver_notifier.wakes();
+    reader_notifier.wakes();
+    body(
+        &world,
+        &wire,
+        &mut driver,
+        &mut reader,
+        &driver_notifier,
+        &reader_notifier,
+    );
 }
 
 #[test]
 fn one_call_after_another_wakes_nobody() {
-    in_open_world(|world, wire, _, _, driver_bell, reader_bell| {
+    in_open_world(|world, wire, _, _, driver_notifier, reader_notifier| {
         for _ in 0..3 {
             let mut call = world.enqueue();
             assert_eq!(wire.answer(), 1, "written by the caller");
@@ -281,14 +290,14 @@ fn one_call_after_another_wakes_nobody() {
             drop(caller);
             world.now.set(world.now.get() + MS);
         }
-        assert_eq!((driver_bell.rings(), reader_bell.rings()), (0, 0));
+        assert_eq!((driver_notifier.wakes(), reader_notifier.wakes()), (0, 0));
     });
 }
 
 #[test]
 fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
-    in_open_world(|world, wire, _, reader, driver_bell, reader_bell| {
-        let (bell, waker) = Bell::waker();
+    in_open_world(|world, wire, _, reader, driver_notifier, reader_notifier| {
+        let (notifier, waker) = Notifier::waker();
         let mut first = world.enqueue();
         let mut others = [world.enqueue(), world.enqueue()];
         let mut leader = world.caller(None);
@@ -309,7 +318,7 @@ fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
         assert!(matches!(world.step(&mut leader, perform(write)), Job::Look));
         assert!(is_done(&mut first, Waker::noop()));
         drop(leader);
-        assert_eq!(reader_bell.rings(), 1, "somebody sleeps");
+        assert_eq!(reader_notifier.wakes(), 1, "somebody sleeps");
 
         assert_eq!(wire.answer(), 2);
         let read = world.step(reader, News::Nothing);
@@ -317,16 +326,16 @@ fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
         let job = world.step(&mut world.caller(None), News::Nothing);
         assert!(matches!(job, Job::Wait { .. }), "the reader leads: {job:?}");
         assert!(matches!(world.step(reader, perform(read)), Job::Write { .. }));
-        assert_eq!(bell.rings(), 1, "one for both");
+        assert_eq!(notifier.wakes(), 1, "one for both");
         assert!(others.iter_mut().all(|call| is_done(call, &waker)));
         assert!(!is_done(&mut late, &waker));
-        assert_eq!(driver_bell.rings(), 0);
+        assert_eq!(driver_notifier.wakes(), 0);
     });
 }
 
 #[test]
 fn a_caller_close_to_its_limit_sleeps() {
-    in_open_world(|world, _, _, reader, _, reader_bell| {
+    in_open_world(|world, _, _, reader, _, reader_notifier| {
         let mut call = world.enqueue();
         let mut caller = world.caller(Some(SLICE + MS));
         let read = world.step(&mut caller, News::Nothing);
@@ -336,7 +345,7 @@ fn a_caller_close_to_its_limit_sleeps() {
         assert!(!is_done(&mut call, Waker::noop()));
         let job = world.step(&mut caller, News::Nothing);
         assert!(matches!(job, Job::Wait { until: Some(_), .. }), "{job:?}");
-        assert_eq!(reader_bell.rings(), 1);
+        assert_eq!(reader_notifier.wakes(), 1);
         assert!(
             is_silent(&world.work(reader, News::Nothing)),
             "the reader reads instead"
@@ -348,13 +357,13 @@ fn a_caller_close_to_its_limit_sleeps() {
 
 #[test]
 fn a_silent_leader_makes_room_for_the_reader() {
-    in_open_world(|world, _, _, reader, _, reader_bell| {
+    in_open_world(|world, _, _, reader, _, reader_notifier| {
         let _call = world.enqueue();
         let mut caller = world.caller(None);
         let read = world.step(&mut caller, News::Nothing);
         assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
         assert!(matches!(world.step(&mut caller, News::Nothing), Job::Wait { .. }));
-        assert_eq!(reader_bell.rings(), 1);
+        assert_eq!(reader_notifier.wakes(), 1);
         let read = world.work(reader, News::Nothing);
         assert!(!is_patient(&read));
         let look = world.step(reader, perform(read));
@@ -368,16 +377,16 @@ fn a_silent_leader_makes_room_for_the_reader() {
 
 #[test]
 fn an_unattended_call_gets_the_reader() {
-    in_open_world(|world, wire, driver, reader, driver_bell, reader_bell| {
+    in_open_world(|world, wire, driver, reader, driver_notifier, reader_notifier| {
         let now = world.now.get();
         let call = world
             .cell
             .queue(|link, waiter| link.enqueue(now, Message::new("q", "m"), None, waiter));
         let mut call = call.detached();
-        assert_eq!(driver_bell.rings(), 1);
+        assert_eq!(driver_notifier.wakes(), 1);
         assert!(matches!(world.work(driver, News::Nothing), Job::Sleep(_)));
         assert_eq!(wire.answer(), 1, "written by the driver");
-        assert_eq!(reader_bell.rings(), 1);
+        assert_eq!(reader_notifier.wakes(), 1);
         assert!(is_silent(&world.work(reader, News::Nothing)));
         assert!(is_done(&mut call, Waker::noop()));
     });
@@ -385,10 +394,10 @@ fn an_unattended_call_gets_the_reader() {
 
 #[test]
 fn the_driver_finishes_what_the_socket_did_not_take() {
-    in_open_world(|world, wire, driver, _, driver_bell, _| {
+    in_open_world(|world, wire, driver, _, driver_notifier, _| {
         wire.room.store(5, Ordering::SeqCst);
         let _call = world.enqueue();
-        assert_eq!(driver_bell.rings(), 1);
+        assert_eq!(driver_notifier.wakes(), 1);
         let other = world.enqueue();
         let job = world.step(driver, News::Nothing);
         assert!(matches!(job, Job::Write { .. }), "{job:?}");
@@ -401,18 +410,18 @@ fn the_driver_finishes_what_the_socket_did_not_take() {
 
 #[test]
 fn lost_connections_end_their_readers() {
-    in_open_world(|world, wire, driver, reader, driver_bell, reader_bell| {
+    in_open_world(|world, wire, driver, reader, driver_notifier, reader_notifier| {
         let mut caller = world.caller(None);
         let call = world.enqueue();
         let read = world.step(&mut caller, News::Nothing);
         wire.over.store(true, Ordering::SeqCst);
         assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
-        assert_eq!(driver_bell.rings(), 1);
+        assert_eq!(driver_notifier.wakes(), 1);
         let job = world.step(&mut caller, News::Nothing);
         assert!(matches!(job, Job::Wait { .. }), "nothing more can be read: {job:?}");
         let job = world.step(driver, News::Nothing);
         assert!(matches!(job, Job::Close(_)), "{job:?}");
-        assert!(reader_bell.rings() > 0);
+        assert!(reader_notifier.wakes() > 0);
         assert!(matches!(world.work(reader, News::Nothing), Job::End));
 
         // The next connection is led by its own reader, and by nobody of the last one.
@@ -424,8 +433,8 @@ fn lost_connections_end_their_readers() {
         let Job::Dial { id, .. } = again else {
             panic!("{again:?}")
         };
-        let (_, waker) = Bell::waker();
-        let mut reader = Worker::reader(&world.hub, &world.cell, waker);
+        let (_, waker) = Notifier::waker();
+        let mut reader = Worker::reader(&world.clients, &world.cell, waker);
         let result = Ok((Wire::new(), Ok(None)));
         let read = world.work(&mut reader, News::Dialed { id, result });
         assert!(is_silent(&read), "{read:?}");
@@ -439,12 +448,12 @@ fn lost_connections_end_their_readers() {
 #[test]
 fn a_dial_that_is_given_up_brings_no_socket() {
     let world = World::new();
-    let (_, waker) = Bell::waker();
-    let mut driver = Worker::driver(&world.hub, &world.cell, &waker);
+    let (_, waker) = Notifier::waker();
+    let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
     let id = world.dial(&mut driver);
     world.cell.with(|link| link.abort(world.now.get()));
     assert!(matches!(world.work(&mut driver, News::Nothing), Job::End));
-    let mut reader = Worker::reader(&world.hub, &world.cell, waker);
+    let mut reader = Worker::reader(&world.clients, &world.cell, waker);
     let wire = Wire::new();
     let result = Ok((Arc::clone(&wire), Ok(None)));
     assert!(matches!(world.work(&mut reader, News::Dialed { id, result }), Job::End));
@@ -454,11 +463,11 @@ fn a_dial_that_is_given_up_brings_no_socket() {
 
 #[test]
 fn closing_ends_both_threads() {
-    in_open_world(|world, wire, driver, reader, driver_bell, _| {
+    in_open_world(|world, wire, driver, reader, driver_notifier, _| {
         let mut close = pin!(world.handle.close(Duration::from_secs(1)));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(close.as_mut().poll(&mut cx).is_ready(), "nothing is open");
-        assert!(driver_bell.rings() > 0);
+        assert!(driver_notifier.wakes() > 0);
         assert!(matches!(world.work(driver, News::Nothing), Job::End));
         assert!(wire.over.load(Ordering::SeqCst));
         assert!(matches!(world.work(reader, News::Nothing), Job::End));

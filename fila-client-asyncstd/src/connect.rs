@@ -9,9 +9,9 @@ use std::time::Instant;
 use async_std::future::timeout;
 use async_std::net::{TcpStream, ToSocketAddrs};
 use async_std::task::sleep;
+use fibp_proto::client::{Sources, race};
 use fibp_proto::config::{Config, Endpoint};
 use fibp_proto::dial::AddressRace;
-use fibp_proto::task::{self, Sources};
 use fibp_proto::{Error, Fault, FaultKind, Secret};
 
 /// A connection, and the API key to present on it.
@@ -27,10 +27,10 @@ pub(crate) async fn dial(
     let settings = config.settings();
     let key = settings.credentials.key();
     let addresses = resolve(&endpoint, deadline).await?;
-    let race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
+    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
     let open = |address| async move { TcpStream::connect(address).await.map_err(fault) };
     let wait = |until: Instant| sleep(until.saturating_duration_since(Instant::now()));
-    let stream = task::race(race, Instant::now, open, wait).await?;
+    let stream = race(addresses, Instant::now, open, wait).await?;
     stream.set_nodelay(true).map_err(fault)?;
     #[cfg(unix)]
     {

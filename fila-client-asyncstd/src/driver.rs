@@ -11,9 +11,9 @@ use async_std::io::{Read, Write};
 use async_std::net::TcpStream;
 use async_std::task::{sleep, spawn};
 use fibp_proto::Fault;
+use fibp_proto::client::{Clients, LinkCell, Locked, Spawn, Waiter, complete};
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::link::{Action, Completion, DialId};
-use fibp_proto::task::{Hub, LinkCell, Locked, Spawn, Waiter, complete};
 
 use crate::connect::{Dialed, dial, fault};
 
@@ -35,7 +35,7 @@ const MAX_SLICES: usize = 32;
 
 /// What starts drivers, on the global executor.
 pub(crate) fn spawner() -> Spawn<Socket> {
-    Box::new(|hub, link, receive_buffer| {
+    Box::new(|clients, link, receive_buffer| {
         let cell = Arc::new(LinkCell::new(link, |socket, cx, transmit| {
             match poll_write(socket, transmit, cx) {
                 Poll::Ready(result) => result,
@@ -43,7 +43,7 @@ pub(crate) fn spawner() -> Spawn<Socket> {
             }
         }));
         spawn(Driver {
-            hub: Arc::clone(hub),
+            clients: Arc::clone(clients),
             cell: Arc::clone(&cell),
             receive_buffer,
             dialing: None,
@@ -60,7 +60,7 @@ pub(crate) fn spawner() -> Spawn<Socket> {
 
 /// Waits for whatever the link waits for. Dropped, it fails all calls.
 struct Driver {
-    hub: Arc<Hub<Socket>>,
+    clients: Arc<Clients<Socket>>,
     cell: Arc<LinkCell<Socket>>,
     receive_buffer: Option<u32>,
     dialing: Option<(DialId, Dialing)>,
@@ -168,7 +168,7 @@ impl Driver {
         while let Some(action) = locked.link.poll_action() {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
-                    let config = self.hub.shared.config().clone();
+                    let config = self.clients.shared.config().clone();
                     let dialing: Dialing = Box::pin(dial(config, endpoint, deadline, self.receive_buffer));
                     dials.extend(self.dialing.replace((id, dialing)));
                 }
@@ -211,9 +211,9 @@ impl Driver {
             cell.collect_calls();
         }
         complete(&mut self.completions);
-        self.hub.notify();
+        self.clients.notify();
         for (endpoint, parcel) in reroutes {
-            self.hub.reroute(endpoint, now, parcel);
+            self.clients.reroute(endpoint, now, parcel);
         }
         self.arm(timeout);
         match (done, self.collecting) {
@@ -268,7 +268,7 @@ impl Drop for Driver {
         drop(locked);
         drop(socket);
         complete(&mut self.completions);
-        self.hub.notify();
+        self.clients.notify();
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use fibp_proto::client::{Call, Handle, Subscription, Waiter};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::link::{CallId, CloseReport, Link, Settle};
 use fibp_proto::operation::Operation;
 use fibp_proto::request::{AckItem, NackItem};
-use fibp_proto::task::{Call, Handle, Subscription, Waiter};
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
@@ -18,7 +18,7 @@ use crate::connect::Stream;
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::{SOURCES, spawner};
 use crate::producer::ProducerBuilder;
-use crate::wait::{Bell, wait};
+use crate::wait::{Notifier, wait};
 
 /// A connection to a Fila broker, or to a cluster of them, that mends itself.
 ///
@@ -156,20 +156,20 @@ impl Client {
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.handle.hub().shared.state()
+        self.handle.clients().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
     #[must_use]
     pub fn events(&self) -> Events {
-        let hub = self.handle.hub();
-        Events(Subscription::new(&hub.shared, &hub.watchers))
+        let clients = self.handle.clients();
+        Events(Subscription::new(&clients.shared, &clients.watchers))
     }
 
     /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.hub().shared.stats()
+        self.handle.clients().shared.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
@@ -205,7 +205,7 @@ impl Client {
     }
 
     pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        wait(self.handle.hub(), self.handle.main(), answer)
+        wait(self.handle.clients(), self.handle.main(), answer)
     }
 }
 
@@ -228,9 +228,9 @@ impl Events {
     }
 
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Event> {
-        let bell = Arc::new(Bell::default());
+        let notifier = Arc::new(Notifier::default());
         loop {
-            match bell.poll(until, |cx| self.0.poll(cx)) {
+            match notifier.poll(until, |cx| self.0.poll(cx)) {
                 Poll::Ready(event) => return event,
                 Poll::Pending if until.is_some_and(|until| until <= Instant::now()) => return None,
                 Poll::Pending => {}

@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fibp_proto::Endpoint;
+use fibp_proto::client::{Job, News, SLICE};
 use fibp_proto::config::Settings;
 use fibp_proto::dial::AddressRace;
 use fibp_proto::fault::{Fault, FaultKind};
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::task::{Job, News, SLICE};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::wait::{Bell, lock};
+use crate::wait::{Notifier, lock};
 
 /// The most chunks of one vectored write.
 const MAX_SLICES: usize = 32;
@@ -104,20 +104,20 @@ pub(crate) struct Stream {
     /// Reads do not time out.
     patient: AtomicBool,
     /// For the callers of the next frame.
-    callers: Mutex<Arc<Bell>>,
+    callers: Mutex<Arc<Notifier>>,
 }
 
 impl Stream {
     /// What wakes the callers of the next frame.
-    pub(crate) fn callers(&self) -> Arc<Bell> {
+    pub(crate) fn callers(&self) -> Arc<Notifier> {
         Arc::clone(&lock(&self.callers))
     }
 
     /// A frame is on its way: later callers travel in another one.
     pub(crate) fn begin_frame(&self) {
-        let mut bell = lock(&self.callers);
-        if Arc::get_mut(&mut bell).is_none() {
-            *bell = Arc::default();
+        let mut notifier = lock(&self.callers);
+        if Arc::get_mut(&mut notifier).is_none() {
+            *notifier = Arc::default();
         }
     }
 

@@ -4,9 +4,9 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fibp_proto::client::{Deliveries, Input, settled};
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{Lease, Settle};
-use fibp_proto::task::{Deliveries, Input, settled};
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
 use crate::client::Client;
@@ -50,13 +50,13 @@ impl ConsumerBuilder {
         if settings.verify_queue {
             client.admin().queue_stats(&queue)?;
         }
-        let (line, opened) = client.handle.hub().open_consumer(queue, settings);
+        let (line, opened) = client.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
             client,
             deliveries: Deliveries::new(Arc::clone(&line), settings.prefetch),
             line,
         };
-        wait(consumer.client.handle.hub(), &consumer.line, opened.opened())?;
+        wait(consumer.client.handle.clients(), &consumer.line, opened.opened())?;
         Ok(consumer)
     }
 }
@@ -98,8 +98,8 @@ impl Consumer {
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
     pub fn drain(&mut self) {
-        let hub = self.client.handle.hub();
-        wait(hub, &self.line, self.deliveries.drain(Instant::now()));
+        let clients = self.client.handle.clients();
+        wait(clients, &self.line, self.deliveries.drain(Instant::now()));
     }
 
     /// `None` at `until`; else what a stream would give.
@@ -111,7 +111,7 @@ impl Consumer {
         } = self;
         let next = match deliveries.take() {
             Some(lease) => Some(Ok(lease)),
-            None => wait_until(client.handle.hub(), line, Input::Push, until, |cx| {
+            None => wait_until(client.handle.clients(), line, Input::Push, until, |cx| {
                 deliveries.poll(Instant::now, cx)
             })?,
         };

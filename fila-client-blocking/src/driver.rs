@@ -6,11 +6,11 @@ use std::task::Waker;
 use std::time::Instant;
 
 use fibp_proto::Endpoint;
+use fibp_proto::client::{Clients, Job, LinkCell, News, Sources, Spawn, TryWrite, Worker};
 use fibp_proto::link::DialId;
-use fibp_proto::task::{Hub, Job, LinkCell, News, Sources, Spawn, TryWrite, Worker};
 
 use crate::connect::{Stream, connect, spawn};
-use crate::wait::Bell;
+use crate::wait::Notifier;
 
 /// What the core cannot have itself.
 pub(crate) const SOURCES: Sources = Sources {
@@ -23,11 +23,11 @@ pub(crate) type Line = LinkCell<Stream>;
 
 /// What starts the threads of a link.
 pub(crate) fn spawner() -> Spawn<Stream> {
-    Box::new(|hub, link, receive_buffer| {
+    Box::new(|clients, link, receive_buffer| {
         let write: TryWrite<_> = |stream: &Stream, _, transmit| stream.write(transmit);
         let line = Arc::new(Line::for_threads(link, write, Stream::begin_frame));
         let threads = Threads {
-            hub: Arc::clone(hub),
+            clients: Arc::clone(clients),
             line: Arc::clone(&line),
             receive_buffer,
         };
@@ -40,37 +40,37 @@ pub(crate) fn spawner() -> Spawn<Stream> {
 
 #[derive(Debug, Clone)]
 struct Threads {
-    hub: Arc<Hub<Stream>>,
+    clients: Arc<Clients<Stream>>,
     line: Arc<Line>,
     receive_buffer: Option<u32>,
 }
 
 impl Threads {
     fn drive(&self) {
-        let bell = Arc::new(Bell::default());
-        let worker = Worker::driver(&self.hub, &self.line, &Waker::from(Arc::clone(&bell)));
-        self.work(worker, &bell, News::Nothing);
+        let notifier = Arc::new(Notifier::default());
+        let worker = Worker::driver(&self.clients, &self.line, &Waker::from(Arc::clone(&notifier)));
+        self.work(worker, &notifier, News::Nothing);
     }
 
     /// Makes a connection, then reads from it until it is gone.
     fn read(&self, id: DialId, endpoint: &Endpoint, deadline: Instant) {
-        let settings = self.hub.shared.config().settings();
+        let settings = self.clients.shared.config().settings();
         // Asks the caller's closure: before anything is locked.
         let key = settings.credentials.key();
         let result = connect(endpoint, deadline, settings, self.receive_buffer);
         let result = result.map(|stream| (Arc::new(stream), key));
-        let bell = Arc::new(Bell::default());
-        let worker = Worker::reader(&self.hub, &self.line, Waker::from(Arc::clone(&bell)));
-        self.work(worker, &bell, News::Dialed { id, result });
+        let notifier = Arc::new(Notifier::default());
+        let worker = Worker::reader(&self.clients, &self.line, Waker::from(Arc::clone(&notifier)));
+        self.work(worker, &notifier, News::Dialed { id, result });
     }
 
-    fn work(&self, mut worker: Worker<'_, Stream>, bell: &Bell, mut news: News<Stream>) {
+    fn work(&self, mut worker: Worker<'_, Stream>, notifier: &Notifier, mut news: News<Stream>) {
         loop {
-            let seen = bell.count();
+            let seen = notifier.count();
             news = match worker.step(Instant::now(), news) {
                 Job::End => return,
                 Job::Sleep(until) => {
-                    bell.sleep(seen, until);
+                    notifier.sleep(seen, until);
                     News::Nothing
                 }
                 Job::Dial { id, endpoint, deadline } => {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fibp_proto::client::{Call, enqueued};
 use fibp_proto::config::ProducerSettings;
 use fibp_proto::link::ProducerId;
-use fibp_proto::task::{Call, enqueued};
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
 
 use crate::client::Client;
@@ -22,7 +22,7 @@ pub struct ProducerBuilder {
 
 impl ProducerBuilder {
     pub(crate) fn new(client: Client) -> Self {
-        let settings = client.handle.hub().shared.config().settings().producer;
+        let settings = client.handle.clients().shared.config().settings().producer;
         Self { client, settings }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A caller polls what it waits for on its own thread. In between it does what the link's [`Worker`] says: it reads the
 //! socket if nobody else does, and sleeps otherwise. Calls that travel together are answered together, so their callers
-//! share a [`Bell`]: sixty callers of one frame are then woken by one system call instead of sixty.
+//! share a [`Notifier`]: sixty callers of one frame are then woken by one system call instead of sixty.
 
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use fibp_proto::Error;
+use fibp_proto::client::{Call, Clients, Input, Job, News, Waiter, Worker};
 use fibp_proto::link::Reply;
-use fibp_proto::task::{Call, Hub, Input, Job, News, Waiter, Worker};
 
 use crate::client::Client;
 use crate::connect::Stream;
@@ -24,32 +24,32 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Wakes everybody who sleeps by it.
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
-    state: Mutex<Rings>,
-    bell: Condvar,
+pub(crate) struct Notifier {
+    state: Mutex<Notices>,
+    condition: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Rings {
+struct Notices {
     count: u64,
     sleepers: usize,
 }
 
-impl Bell {
+impl Notifier {
     pub(crate) fn count(&self) -> u64 {
         lock(&self.state).count
     }
 
-    /// Sleeps while nothing has rung since the count was `seen`, until `until` at the latest.
+    /// Sleeps while there was no notice since the count was `seen`, until `until` at the latest.
     pub(crate) fn sleep(&self, seen: u64, until: Option<Instant>) {
         let mut state = lock(&self.state);
         state.sleepers += 1;
         while state.count == seen {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.bell.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self.condition.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
                 Some(left) => {
-                    let result = self.bell.wait_timeout(state, left);
+                    let result = self.condition.wait_timeout(state, left);
                     result.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
@@ -72,29 +72,29 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for Notifier {
     fn wake(self: Arc<Self>) {
         let mut state = lock(&self.state);
         state.count = state.count.wrapping_add(1);
         let is_heard = state.sleepers > 0;
         drop(state);
         if is_heard {
-            self.bell.notify_all();
+            self.condition.notify_all();
         }
     }
 }
 
 /// Polls until there is a result, or until `until`, and works for `line` meanwhile.
 pub(crate) fn wait_until<T>(
-    hub: &Arc<Hub<Stream>>,
+    clients: &Arc<Clients<Stream>>,
     line: &Line,
     input: Input,
     until: Option<Instant>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Option<T> {
-    let mut worker = Worker::caller(hub, line, input, until);
-    // Kept even if it rings for others: later ones are for later frames.
-    let mut bell: Option<Arc<Bell>> = None;
+    let mut worker = Worker::caller(clients, line, input, until);
+    // Kept even if it wakes others too: later ones are for later frames.
+    let mut notifier: Option<Arc<Notifier>> = None;
     let mut job: Job<Stream> = Job::Look;
     loop {
         let news = match job {
@@ -108,8 +108,8 @@ pub(crate) fn wait_until<T>(
             }
             Job::Wait { socket, until } => {
                 let next = || socket.map_or_else(Arc::default, |stream| stream.callers());
-                let bell = bell.get_or_insert_with(next);
-                if let Poll::Ready(result) = bell.poll(until, &mut poll) {
+                let notifier = notifier.get_or_insert_with(next);
+                if let Poll::Ready(result) = notifier.poll(until, &mut poll) {
                     return Some(result);
                 }
                 job = Job::Look;
@@ -122,10 +122,10 @@ pub(crate) fn wait_until<T>(
 }
 
 /// Waits for the end of a future.
-pub(crate) fn wait<T>(hub: &Arc<Hub<Stream>>, line: &Line, future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(clients: &Arc<Clients<Stream>>, line: &Line, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
-        if let Some(result) = wait_until(hub, line, Input::Answer, None, |cx| future.as_mut().poll(cx)) {
+        if let Some(result) = wait_until(clients, line, Input::Answer, None, |cx| future.as_mut().poll(cx)) {
             return result;
         }
     }
@@ -166,7 +166,7 @@ impl<R: Clone> Pending<R> {
         if self.result.is_none() {
             let Client { handle, .. } = &self.client;
             let call = &mut self.call;
-            let reply = wait_until(handle.hub(), handle.main(), Input::Answer, until, |cx| {
+            let reply = wait_until(handle.clients(), handle.main(), Input::Answer, until, |cx| {
                 pin!(&mut *call).poll(cx)
             })?;
             self.result = Some((self.read)(reply));

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use fibp_proto::client::{Call, Handle, Subscription, Waiter};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::link::{CallId, CloseReport, Link, Settle};
 use fibp_proto::operation::Operation;
 use fibp_proto::request::{AckItem, NackItem};
-use fibp_proto::task::{Call, Handle, Subscription, Waiter};
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 use futures_core::Stream;
 
@@ -193,20 +193,20 @@ impl Client {
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.handle.hub().shared.state()
+        self.handle.clients().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
     #[must_use]
     pub fn events(&self) -> Events {
-        let hub = self.handle.hub();
-        Events(Subscription::new(&hub.shared, &hub.watchers))
+        let clients = self.handle.clients();
+        Events(Subscription::new(&clients.shared, &clients.watchers))
     }
 
     /// The client's counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.hub().shared.stats()
+        self.handle.clients().shared.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers, and

@@ -6,9 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use fibp_proto::client::{Sources, race};
 use fibp_proto::config::{Config, Endpoint};
 use fibp_proto::dial::AddressRace;
-use fibp_proto::task::{self, Sources};
 use fibp_proto::{Error, Fault, FaultKind, Secret};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
@@ -27,9 +27,9 @@ pub(crate) async fn dial(
     let settings = config.settings();
     let key = settings.credentials.key();
     let addresses = resolve(&endpoint, deadline).await?;
-    let race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
+    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
     let open = |address| open(address, receive_buffer);
-    let stream = task::race(race, Instant::now, open, |until| sleep_until(until.into())).await?;
+    let stream = race(addresses, Instant::now, open, |until| sleep_until(until.into())).await?;
     stream.set_nodelay(true).map_err(fault)?;
     if let Some(idle) = settings.keepalive {
         SockRef::from(&stream)

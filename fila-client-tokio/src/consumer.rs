@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use fibp_proto::client::{Call, Deliveries, settled};
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{Lease, Settle};
-use fibp_proto::task::{Call, Deliveries, settled};
 use fibp_proto::{Error, QueueName, Received};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
@@ -56,7 +56,7 @@ impl ConsumerBuilder {
         if settings.verify_queue {
             client.admin().queue_stats(&queue).await?;
         }
-        let (cell, wait) = client.handle.hub().open_consumer(queue, settings);
+        let (cell, wait) = client.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
             client,
             deliveries: Deliveries::new(cell, settings.prefetch),

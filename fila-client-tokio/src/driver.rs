@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use fibp_proto::client::{Clients, LinkCell, Locked, Spawn, Waiter, complete};
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::link::{Action, Completion, DialId};
-use fibp_proto::task::{Hub, LinkCell, Locked, Spawn, Waiter, complete};
 use fibp_proto::{Error, ErrorKind, Fault};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -37,10 +37,10 @@ const MAX_SLICES: usize = 32;
 pub(crate) fn spawner() -> Result<Spawn<Socket>, Error> {
     let runtime = Handle::try_current()
         .map_err(|error| Error::new(ErrorKind::Config, error.to_string()).with_source(Arc::new(error)))?;
-    Ok(Box::new(move |hub, link, receive_buffer| {
+    Ok(Box::new(move |clients, link, receive_buffer| {
         let cell = Arc::new(LinkCell::new(link, |socket, _, transmit| write_some(socket, transmit)));
         runtime.spawn(Driver {
-            hub: Arc::clone(hub),
+            clients: Arc::clone(clients),
             cell: Arc::clone(&cell),
             receive_buffer,
             dialing: None,
@@ -59,7 +59,7 @@ pub(crate) fn spawner() -> Result<Spawn<Socket>, Error> {
 
 /// Waits for whatever the link waits for. Dropped with its runtime, it fails all calls.
 struct Driver {
-    hub: Arc<Hub<Socket>>,
+    clients: Arc<Clients<Socket>>,
     cell: Arc<LinkCell<Socket>>,
     receive_buffer: Option<u32>,
     dialing: Option<(DialId, Dialing)>,
@@ -169,7 +169,7 @@ impl Driver {
         while let Some(action) = locked.link.poll_action() {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
-                    let config = self.hub.shared.config().clone();
+                    let config = self.clients.shared.config().clone();
                     let dialing: Dialing = Box::pin(dial(config, endpoint, deadline, self.receive_buffer));
                     dials.extend(self.dialing.replace((id, dialing)));
                 }
@@ -212,9 +212,9 @@ impl Driver {
             cell.collect_calls();
         }
         complete(&mut self.completions);
-        self.hub.notify();
+        self.clients.notify();
         for (endpoint, parcel) in reroutes {
-            self.hub.reroute(endpoint, now, parcel);
+            self.clients.reroute(endpoint, now, parcel);
         }
         self.arm(timeout);
         match (done, self.collecting) {
@@ -273,7 +273,7 @@ impl Drop for Driver {
         drop(locked);
         drop(socket);
         complete(&mut self.completions);
-        self.hub.notify();
+        self.clients.notify();
     }
 }
 

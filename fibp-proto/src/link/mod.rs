@@ -226,6 +226,7 @@ impl<T> Link<T> {
     }
 
     /// Whether there is something to do to the transport.
+    #[cfg(feature = "client")]
     pub(crate) fn has_actions(&self) -> bool {
         !self.actions.is_empty()
     }

@@ -138,7 +138,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::task::Count;
+    use crate::client::Count;
 
     fn poll(wait: &mut Wait) -> Poll<Option<Reply<Waiter>>> {
         Pin::new(wait).poll(&mut Context::from_waker(Waker::noop()))

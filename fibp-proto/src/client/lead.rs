@@ -127,7 +127,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::task::Count;
+    use crate::client::Count;
 
     /// The role in a connection whose reader has led and left.
     fn free() -> (Lead, u64) {

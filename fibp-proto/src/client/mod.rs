@@ -6,8 +6,8 @@
 //! as a [`Worker`].
 
 mod cell;
+mod clients;
 mod deliveries;
-mod hub;
 mod lead;
 mod locked;
 mod race;
@@ -16,8 +16,8 @@ mod watchers;
 mod worker;
 
 pub use cell::{Arrival, Call, LinkCell, TryWrite, enqueued, settled};
+pub use clients::{Clients, Handle, Sources, Spawn};
 pub use deliveries::Deliveries;
-pub use hub::{Handle, Hub, Sources, Spawn};
 pub use locked::Locked;
 pub use race::race;
 pub use waiter::{Wait, Waiter, complete};

@@ -17,7 +17,7 @@ use crate::shared::Shared;
 /// How long the links of a client go on after its last handle is gone, to send what they were given.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What an adapter lends to a hub. The core itself has neither.
+/// What an adapter lends to a clients. The core itself has neither.
 #[derive(Clone, Copy)]
 pub struct Sources {
     /// The clock.
@@ -27,10 +27,10 @@ pub struct Sources {
 }
 
 /// Starts a driver for a link; the number is the size of the socket's receive buffer.
-pub type Spawn<S> = Box<dyn Fn(&Arc<Hub<S>>, Link<Waiter>, Option<u32>) -> Arc<LinkCell<S>> + Send + Sync>;
+pub type Spawn<S> = Box<dyn Fn(&Arc<Clients<S>>, Link<Waiter>, Option<u32>) -> Arc<LinkCell<S>> + Send + Sync>;
 
 /// Everything that a client's handles and drivers share. It does not keep the client alive: [`Handle`] does.
-pub struct Hub<S> {
+pub struct Clients<S> {
     /// What the links share.
     pub shared: Shared,
     /// Who waits for events.
@@ -49,14 +49,14 @@ pub struct Hub<S> {
 pub struct Handle<S>(Arc<Owner<S>>);
 
 struct Owner<S> {
-    hub: Arc<Hub<S>>,
+    clients: Arc<Clients<S>>,
     main: Arc<LinkCell<S>>,
 }
 
 impl<S> Handle<S> {
     /// Opens a client's main link, and the wait until it is ready.
     pub fn open(shared: Shared, sources: Sources, spawn: Spawn<S>) -> (Self, Wait) {
-        let hub = Arc::new(Hub {
+        let clients = Arc::new(Clients {
             shared,
             watchers: Arc::default(),
             sources,
@@ -67,10 +67,10 @@ impl<S> Handle<S> {
             closed: AtomicBool::new(false),
         });
         let (waiter, wait) = Waiter::pair();
-        let link = Link::requests(&hub.shared, (sources.now)(), (sources.seed)(), Some(waiter));
-        let main = (hub.spawn)(&hub, link, None);
-        let main = Arc::clone(hub.main.get_or_init(|| main));
-        (Self(Arc::new(Owner { hub, main })), wait)
+        let link = Link::requests(&clients.shared, (sources.now)(), (sources.seed)(), Some(waiter));
+        let main = (clients.spawn)(&clients, link, None);
+        let main = Arc::clone(clients.main.get_or_init(|| main));
+        (Self(Arc::new(Owner { clients, main })), wait)
     }
 
     /// The main link.
@@ -81,35 +81,35 @@ impl<S> Handle<S> {
 
     /// What the links share.
     #[must_use]
-    pub fn hub(&self) -> &Arc<Hub<S>> {
-        &self.0.hub
+    pub fn clients(&self) -> &Arc<Clients<S>> {
+        &self.0.clients
     }
 
     /// Closes all links by the deadline, and reports what became of their work. Once polled, they close even if the
     /// future is dropped.
     pub async fn close(&self, deadline: Duration) -> CloseReport {
-        let Owner { hub, main } = &*self.0;
-        hub.closed.store(true, Ordering::Release);
-        let start = (hub.sources.now)();
+        let Owner { clients, main } = &*self.0;
+        clients.closed.store(true, Ordering::Release);
+        let start = (clients.sources.now)();
         let mut report = CloseReport::default();
-        let mut links = hub.take_links();
+        let mut links = clients.take_links();
         links.push(Arc::clone(main));
         // While links close, they may hand work to links that are opened for it.
         while !links.is_empty() {
-            let now = (hub.sources.now)();
+            let now = (clients.sources.now)();
             let left = deadline.saturating_sub(now.saturating_duration_since(start));
             let close = |cell: &Arc<LinkCell<S>>| cell.queue(|link, waiter| link.close(now, left, waiter));
             let closing: Vec<_> = links.iter().map(close).collect();
             for call in closing {
                 report.merge(call.closed().await);
             }
-            links = hub.take_links();
+            links = clients.take_links();
         }
         report
     }
 }
 
-impl<S> Hub<S> {
+impl<S> Clients<S> {
     /// Opens a consumer's link, and the wait until the server has confirmed it.
     pub fn open_consumer(self: &Arc<Self>, queue: QueueName, settings: ConsumerSettings) -> (Arc<LinkCell<S>>, Wait) {
         let Sources { now, seed } = self.sources;
@@ -181,11 +181,11 @@ impl<S> Hub<S> {
 
 impl<S> Drop for Owner<S> {
     fn drop(&mut self) {
-        self.hub.closed.store(true, Ordering::Release);
-        for cell in self.hub.take_links() {
-            self.hub.abandon_link(&cell);
+        self.clients.closed.store(true, Ordering::Release);
+        for cell in self.clients.take_links() {
+            self.clients.abandon_link(&cell);
         }
-        self.hub.abandon_link(&self.main);
+        self.clients.abandon_link(&self.main);
     }
 }
 
@@ -197,13 +197,13 @@ impl<S> Clone for Handle<S> {
 
 impl<S> fmt::Debug for Handle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Handle").field(&self.hub().shared.state()).finish()
+        f.debug_tuple("Handle").field(&self.clients().shared.state()).finish()
     }
 }
 
-impl<S> fmt::Debug for Hub<S> {
+impl<S> fmt::Debug for Clients<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").finish_non_exhaustive()
+        f.debug_struct("Clients").finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::cell::LinkCell;
-use super::hub::Hub;
+use super::clients::Clients;
 use super::lead::{Term, Watch};
 use super::locked::Locked;
 use super::waiter::{Waiter, complete};
@@ -129,7 +129,7 @@ pub enum News<S> {
 /// A thread calls [`step`](Self::step), does the job it gets, and brings the news to the next step. When a leader is
 /// dropped, whoever waits for an answer has the reader.
 pub struct Worker<'a, S> {
-    hub: &'a Arc<Hub<S>>,
+    clients: &'a Arc<Clients<S>>,
     cell: &'a LinkCell<S>,
     role: Role,
     /// When this worker is the leader.
@@ -167,25 +167,25 @@ enum LastRead {
 
 impl<'a, S> Worker<'a, S> {
     /// A caller that waits for `input`, until `until` at the latest.
-    pub fn caller(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, input: Input, until: Option<Instant>) -> Self {
-        Self::new(hub, cell, Role::Caller { input, until })
+    pub fn caller(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, input: Input, until: Option<Instant>) -> Self {
+        Self::new(clients, cell, Role::Caller { input, until })
     }
 
     /// The reader of a connection that was dialed, which its first news tell.
-    pub fn reader(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, waker: Waker) -> Self {
+    pub fn reader(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, waker: Waker) -> Self {
         let (term, seen) = (None, 0);
-        Self::new(hub, cell, Role::Reader { waker, term, seen })
+        Self::new(clients, cell, Role::Reader { waker, term, seen })
     }
 
     /// The driver of a link.
-    pub fn driver(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, waker: &Waker) -> Self {
+    pub fn driver(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, waker: &Waker) -> Self {
         cell.attend(waker);
-        Self::new(hub, cell, Role::Driver { due: None })
+        Self::new(clients, cell, Role::Driver { due: None })
     }
 
-    fn new(hub: &'a Arc<Hub<S>>, cell: &'a LinkCell<S>, role: Role) -> Self {
+    fn new(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, role: Role) -> Self {
         Self {
-            hub,
+            clients,
             cell,
             role,
             leading: None,
@@ -230,7 +230,7 @@ impl<'a, S> Worker<'a, S> {
         if kick {
             self.cell.kick();
         }
-        if rest.finish(self.hub, now) && was_read && self.last == LastRead::Bytes {
+        if rest.finish(self.clients, now) && was_read && self.last == LastRead::Bytes {
             self.last = LastRead::Replies;
         }
         job
@@ -423,16 +423,16 @@ impl Rest {
     }
 
     /// Tells whom it concerns. True if there were replies, and all were waited for.
-    fn finish<S>(mut self, hub: &Arc<Hub<S>>, now: Instant) -> bool {
+    fn finish<S>(mut self, clients: &Arc<Clients<S>>, now: Instant) -> bool {
         let delivered = self.completions.len();
         let awaited = complete(&mut self.completions);
         for waker in self.wakers {
             waker.wake();
         }
         for (endpoint, parcel) in self.parcels {
-            hub.reroute(endpoint, now, parcel);
+            clients.reroute(endpoint, now, parcel);
         }
-        hub.notify();
+        clients.notify();
         delivered > 0 && awaited == delivered
     }
 }
