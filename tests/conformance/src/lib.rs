@@ -4,11 +4,9 @@
 #![allow(missing_docs, reason = "not a library for others")]
 
 pub mod adapter;
-pub mod bench;
 pub mod broker;
 pub mod env;
 pub mod golden;
-pub mod memory;
 pub mod poll;
 pub mod proxy;
 pub mod remote;

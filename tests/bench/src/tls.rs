@@ -10,10 +10,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use super::Rate;
-use super::bare::FrameCounter;
-use super::null_server::{answer_all, serve_with};
-use crate::script::PREAMBLE;
+use crate::Rate;
+use crate::bare::FrameCounter;
+use crate::null_server::{answer_all, serve_with};
+use crate::target::PREAMBLE;
 
 /// A null server behind TLS.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Write for Shared<'_> {
     }
 }
 
-/// As [`super::bare::Bare`], through rustls.
+/// As [`crate::bare::Bare`], through rustls.
 pub(super) struct BareTls {
     stream: StreamOwned<ClientConnection, TcpStream>,
     counter: FrameCounter,

@@ -1,10 +1,10 @@
-//! Yardsticks of the adapters: see `fila_conformance::bench`.
+//! Yardsticks of the adapters: see `fila_bench`.
 
 use std::process::ExitCode;
 
-use fila_conformance::bench::{self, Options};
+use fila_bench::Options;
 
-const USAGE: &str = "bench [--quick] [--only NAME] [--cpus N] [--coalesce]
+const USAGE: &str = "fila-bench [--quick] [--only NAME] [--cpus N] [--coalesce]
 
 Prints what the adapters cost next to bare sockets, one figure a line. Runs on one CPU unless told otherwise.
   --quick      less than a minute
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
         Some(options) => {
             pin(options.cpus);
-            bench::run(&options);
+            fila_bench::run(&options);
             ExitCode::SUCCESS
         }
         None => {

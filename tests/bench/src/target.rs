@@ -5,13 +5,16 @@ use std::net::{SocketAddr, TcpStream};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::Config;
-use fibp_proto::frame::Limits;
-use fibp_proto::{Dialect, Message, QueueName, Request, Secret};
+use fibp_proto::frame::{self, Frame, Head, Limits, OutBuf};
+use fibp_proto::{AdminRevision, Dialect, Message, QueueName, Request, Secret};
 use fila_client_blocking::Client;
 
-use super::{PAYLOAD, null_server};
-use crate::broker::P1;
-use crate::script::{PREAMBLE, frame_bytes};
+/// What the null server speaks: preamble, revision P1.
+pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+
+/// The six bytes that open the preamble dialect, in both directions.
+pub(crate) const PREAMBLE: [u8; 6] = *b"FIBP\x01\x00";
+use crate::{PAYLOAD, null_server};
 
 /// A server, and how a bare loop talks to it.
 pub(super) struct Target {
@@ -58,7 +61,7 @@ impl Target {
     ///
     /// The variables are malformed, ask for TLS (there are no bare loops for that), or the server cannot be reached.
     pub(super) fn external() -> Option<Self> {
-        crate::env::external_url()?;
+        std::env::var("FILA_URL").ok().filter(|url| !url.is_empty())?;
         let lookup = |name: &str| std::env::var(name).ok();
         let config = Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions");
         assert!(config.settings().tls.is_none(), "bare loops need a plaintext FILA_URL");
@@ -165,17 +168,32 @@ impl Peer {
                 body.extend_from_slice(&(key.len() as u16).to_be_bytes());
                 body.extend_from_slice(key.as_bytes());
             }
-            stream.write_all(&frame_bytes(0x01, 0, 0, &body))?;
+            stream.write_all(&self.handshake(body))?;
             skip_frame(&mut stream)?;
         } else {
             stream.write_all(&PREAMBLE)?;
             stream.read_exact(&mut [0; PREAMBLE.len()])?;
-            if let Some(key) = key {
-                stream.write_all(&frame_bytes(0, 0x30, 1, key.as_bytes()))?;
+            if let Some(key) = &self.key {
+                stream.write_all(&self.encode(&Request::Authenticate(key.clone())))?;
                 skip_frame(&mut stream)?;
             }
         }
         Ok(stream)
+    }
+
+    fn handshake(&self, body: Vec<u8>) -> Vec<u8> {
+        let head = Head {
+            opcode: 0x01,
+            flags: 0,
+            id: 0,
+        };
+        let frame = Frame {
+            head,
+            body: body.into(),
+        };
+        let mut out = OutBuf::new();
+        frame::encode(self.dialect.layout(), &frame, u32::MAX, &mut out).expect("a frame that fits");
+        out.take_bytes().to_vec()
     }
 
     /// An enqueue frame of so many messages, as the clients send it.

@@ -7,10 +7,9 @@ use fibp_proto::config::{Batching, Config};
 use fibp_proto::frame::Transmit;
 use fibp_proto::link::{Action, Completion, Link};
 
-use super::null_server::answer_all;
-use super::target::message;
-use super::{Options, median, print_figure};
-use crate::broker::P1;
+use crate::null_server::answer_all;
+use crate::target::{P1, PREAMBLE, message};
+use crate::{Options, median, print_figure};
 
 /// Prints the cost per call with 1 to 100,000 in flight.
 pub(super) fn run(options: &Options) {
@@ -62,7 +61,7 @@ impl Machine {
             }
         }
         machine.transmit();
-        machine.receive(&crate::script::PREAMBLE);
+        machine.receive(&PREAMBLE);
         machine.link.drain_completions(&mut machine.completions);
         assert_eq!(machine.completions.len(), 1, "open");
         machine.completions.clear();
@@ -81,12 +80,12 @@ impl Machine {
             }
             self.transmit();
             spent += start.elapsed();
-            let opened = [&crate::script::PREAMBLE, self.sent.as_slice()].concat();
+            let opened = [&PREAMBLE, self.sent.as_slice()].concat();
             let mut answers = Vec::new();
             answer_all(opened.as_slice(), &mut answers, true);
             self.sent.clear();
             let start = Instant::now();
-            self.receive(answers.get(crate::script::PREAMBLE.len()..).unwrap_or_default());
+            self.receive(answers.get(PREAMBLE.len()..).unwrap_or_default());
             self.link.drain_completions(&mut self.completions);
             spent += start.elapsed();
             assert_eq!(self.completions.len() as u64, in_flight);

@@ -8,9 +8,9 @@ use fibp_proto::config::Config;
 use fibp_proto::event::Stats;
 use fibp_proto::{Error, Message, MessageId, QueueName, SendError};
 
-use super::Rate;
-use super::bare::FrameCounter;
-use super::target::Peer;
+use crate::Rate;
+use crate::bare::FrameCounter;
+use crate::target::Peer;
 
 /// An asynchronous adapter's client.
 pub(super) trait AsyncClient: Clone + Send + Sync + 'static {
@@ -192,7 +192,7 @@ where
     runtime.block_on(runtime.spawn(future))
 }
 
-/// A connection without a client, in tasks of a runtime. As [`super::bare::Bare`], which is explained there.
+/// A connection without a client, in tasks of a runtime. As [`crate::bare::Bare`], which is explained there.
 pub(super) struct AsyncBare<R: AsyncRuntime> {
     runtime: R,
     peer: Peer,

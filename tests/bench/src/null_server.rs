@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use crate::script::{PREAMBLE, delivery};
+use fibp_proto::{Headers, Received};
+
+use crate::target::{P1, PREAMBLE};
 
 const ENQUEUE: u8 = 0x01;
 const CONSUME: u8 = 0x02;
@@ -97,10 +99,13 @@ fn push_for_ever(to: &mut impl Write) {
 /// Never: the deliveries fit.
 pub(super) fn push_frame() -> Vec<u8> {
     let deliveries = (1..=PUSHED)
-        .map(|n| delivery("bench", n, vec![7; super::PAYLOAD]))
+        .map(|n| {
+            let id = format!("0195d3c8-5f2a-7abc-8def-{n:012x}").as_str().into();
+            Received::new(id, "bench", Headers::new(), vec![7; crate::PAYLOAD], "default", 0)
+        })
         .collect();
     let push = fibp_proto::Push { deliveries };
-    let bytes = push.encode(crate::broker::P1, 0, fibp_proto::frame::Limits::default());
+    let bytes = push.encode(P1, 0, fibp_proto::frame::Limits::default());
     bytes.expect("a push that fits").to_vec()
 }
 
@@ -196,9 +201,7 @@ mod tests {
     fn answers_are_those_of_a_server() {
         let mut answers = Answers::default();
         let request = Request::Enqueue(vec![Message::new("q", "x"); 3]);
-        let frame = request
-            .encode(crate::broker::P1, 1, Limits::default())
-            .expect("a frame");
+        let frame = request.encode(P1, 1, Limits::default()).expect("a frame");
         assert_eq!(
             answers.answer(&frame[..frame.len() - 1]),
             None,
@@ -210,7 +213,7 @@ mod tests {
         let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {
             panic!("no frame")
         };
-        let response = Response::decode(crate::broker::P1, Op::Enqueue, &frame).expect("an answer");
+        let response = Response::decode(P1, Op::Enqueue, &frame).expect("an answer");
         assert_eq!(response, Response::Enqueue(vec![Ok(message_id_of_all()); 3]));
     }
 

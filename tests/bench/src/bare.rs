@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::QueueName;
 
-use super::Rate;
-use super::target::Peer;
+use crate::Rate;
+use crate::target::Peer;
 
 /// Counts whole frames in a stream of bytes by their length fields.
 #[derive(Debug, Default)]

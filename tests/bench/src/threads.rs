@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use fibp_proto::QueueName;
 use fila_client_blocking::Client;
 
-use super::Rate;
-use super::target::message;
+use crate::Rate;
+use crate::target::message;
 
 /// One call after another.
 pub(super) fn sequential(client: &Client, queue: &QueueName, slice: Duration) -> Rate {

@@ -8,13 +8,10 @@ use fibp_proto::config::Config;
 use fibp_proto::tls::Tls;
 use fibp_proto::{Message, QueueName, Stats};
 
-use super::bare::Bare;
-use super::null_server;
-use super::runtime::{AsyncBare, AsyncClient, AsyncConsumer, AsyncRuntime, OnAsyncStd, OnTokio, in_task};
-use super::target::{Target, message};
-use super::{Options, Rate, compare, print_figure, print_value, threads, tls};
-use crate::broker::P1;
-use crate::memory;
+use crate::bare::Bare;
+use crate::runtime::{AsyncBare, AsyncClient, AsyncConsumer, AsyncRuntime, OnAsyncStd, OnTokio, in_task};
+use crate::target::{P1, Target, message};
+use crate::{Options, Rate, compare, memory, null_server, print_figure, print_value, threads, tls};
 
 /// How many callers share a client in the figure `fanin`.
 const CALLERS: usize = 64;
@@ -73,7 +70,7 @@ pub fn run(options: &Options) {
         acks_blocking(options, &target);
     }
     if options.wants("inflight") {
-        super::in_flight::run(options);
+        crate::in_flight::run(options);
     }
 }
 

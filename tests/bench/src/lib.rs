@@ -1,11 +1,14 @@
 //! Yardsticks: what each adapter costs next to a bare socket.
 //!
+//! `cargo run --release -p fila-bench -- --quick` prints the figures, one a line.
+//!
 //! Client and baseline run in paired rounds in one process, on the same CPU; every figure is a median, every ratio the
 //! median of the rounds' ratios.
 
 mod bare;
 mod figures;
 mod in_flight;
+mod memory;
 mod null_server;
 mod runtime;
 mod target;

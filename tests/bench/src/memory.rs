@@ -1,7 +1,7 @@
 //! The memory of this process.
 
 /// Resident memory of this process, in bytes; `None` where there is no `/proc`.
-pub fn resident() -> Option<u64> {
+pub(crate) fn resident() -> Option<u64> {
     const PAGE: u64 = 4096;
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
@@ -9,7 +9,7 @@ pub fn resident() -> Option<u64> {
 }
 
 /// Bytes that each of `count` items holds.
-pub fn per_item<C>(count: u64, mut make: impl FnMut() -> C) -> Option<f64> {
+pub(crate) fn per_item<C>(count: u64, mut make: impl FnMut() -> C) -> Option<f64> {
     // What the first ones allocate once for all does not count.
     let first: Vec<C> = (0..count / 10 + 1).map(|_| make()).collect();
     let before = resident()?;
