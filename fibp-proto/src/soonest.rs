@@ -27,6 +27,11 @@ impl Soonest {
     }
 }
 
+/// Whether an instant, if there is one, has come.
+pub(crate) fn is_due(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| at <= now)
+}
+
 /// The earlier of two instants, where there are any.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {

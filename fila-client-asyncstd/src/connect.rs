@@ -21,13 +21,13 @@ pub(crate) type Dialed = (TcpStream, Result<Option<Secret>, Error>);
 pub(crate) async fn dial(
     config: Config,
     endpoint: Endpoint,
-    deadline: Instant,
+    deadline: Option<Instant>,
     receive_buffer: Option<u32>,
 ) -> Result<Dialed, Fault> {
     let settings = config.settings();
     let key = settings.credentials.key();
     let addresses = resolve(&endpoint, deadline).await?;
-    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
+    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
     let open = |address| async move { TcpStream::connect(address).await.map_err(fault) };
     let wait = |until: Instant| sleep(until.saturating_duration_since(Instant::now()));
     let stream = race(addresses, Instant::now, open, wait).await?;
@@ -48,12 +48,16 @@ pub(crate) async fn dial(
     Ok((stream, key))
 }
 
-async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>, Fault> {
+async fn resolve(endpoint: &Endpoint, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Fault> {
     if let Some(ip) = endpoint.ip() {
         return Ok(vec![SocketAddr::new(ip, endpoint.port)]);
     }
-    let time = deadline.saturating_duration_since(Instant::now());
-    match timeout(time, (endpoint.host.as_str(), endpoint.port).to_socket_addrs()).await {
+    let lookup = (endpoint.host.as_str(), endpoint.port).to_socket_addrs();
+    let found = match deadline {
+        Some(deadline) => timeout(deadline.saturating_duration_since(Instant::now()), lookup).await,
+        None => Ok(lookup.await),
+    };
+    match found {
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(error)) => Err(Fault::from_source(FaultKind::Resolve, error)),
         Err(_) => Err(Fault::new(

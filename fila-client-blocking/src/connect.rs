@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,11 +27,11 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
     thread.spawn(body).map(drop).map_err(fault)
 }
 
-/// Opens a connection. Addresses have until `deadline`; names have no limit here, as the link itself gives up then, and
+/// Opens a connection. Addresses have until `deadline`, if there is one; names have no limit here, as the link itself gives up then, and
 /// leaves this thread behind.
 pub(crate) fn connect(
     endpoint: &Endpoint,
-    deadline: Instant,
+    deadline: Option<Instant>,
     settings: &Settings,
     receive_buffer: Option<u32>,
 ) -> Result<Stream, Fault> {
@@ -45,7 +45,7 @@ pub(crate) fn connect(
         }
     };
     let keepalive = settings.keepalive;
-    let mut race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
+    let mut race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
     let (results, arrivals) = mpsc::channel();
     loop {
         let now = Instant::now();
@@ -62,18 +62,21 @@ pub(crate) fn connect(
         if let Some(fault) = race.poll_fault(now) {
             return Err(fault);
         }
-        let pause = race.poll_timeout().unwrap_or(deadline).saturating_duration_since(now);
-        match arrivals.recv_timeout(pause) {
-            Ok((_, Ok(stream))) => return Ok(stream),
-            Ok((address, Err(error))) => race.handle_failed(Instant::now(), address, fault(error)),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        let arrival = match race.poll_timeout() {
+            Some(at) => arrivals.recv_timeout(at.saturating_duration_since(now)).ok(),
+            None => arrivals.recv().ok(),
+        };
+        match arrival {
+            Some((_, Ok(stream))) => return Ok(stream),
+            Some((address, Err(error))) => race.handle_failed(Instant::now(), address, fault(error)),
+            None => {}
         }
     }
 }
 
 fn open(
     address: SocketAddr,
-    deadline: Instant,
+    deadline: Option<Instant>,
     keepalive: Option<Duration>,
     receive_buffer: Option<u32>,
 ) -> io::Result<Stream> {
@@ -82,8 +85,10 @@ fn open(
         // Before connecting: the window scale is announced then.
         socket.set_recv_buffer_size(bytes)?;
     }
-    let time = deadline.saturating_duration_since(Instant::now());
-    socket.connect_timeout(&address.into(), time.max(Duration::from_millis(1)))?;
+    match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        Some(time) => socket.connect_timeout(&address.into(), time.max(Duration::from_millis(1)))?,
+        None => socket.connect(&address.into())?,
+    }
     socket.set_tcp_nodelay(true)?;
     if let Some(idle) = keepalive {
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;

@@ -53,7 +53,7 @@ impl Threads {
     }
 
     /// Makes a connection, then reads from it until it is gone.
-    fn read(&self, id: DialId, endpoint: &Endpoint, deadline: Instant) {
+    fn read(&self, id: DialId, endpoint: &Endpoint, deadline: Option<Instant>) {
         let settings = self.clients.shared.config().settings();
         // Asks the caller's closure: before anything is locked.
         let key = settings.credentials.key();

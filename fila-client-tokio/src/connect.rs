@@ -21,13 +21,13 @@ pub(crate) type Dialed = (TcpStream, Result<Option<Secret>, Error>);
 pub(crate) async fn dial(
     config: Config,
     endpoint: Endpoint,
-    deadline: Instant,
+    deadline: Option<Instant>,
     receive_buffer: Option<u32>,
 ) -> Result<Dialed, Fault> {
     let settings = config.settings();
     let key = settings.credentials.key();
     let addresses = resolve(&endpoint, deadline).await?;
-    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, Some(deadline));
+    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
     let open = |address| open(address, receive_buffer);
     let stream = race(addresses, Instant::now, open, |until| sleep_until(until.into())).await?;
     stream.set_nodelay(true).map_err(fault)?;
@@ -39,11 +39,16 @@ pub(crate) async fn dial(
     Ok((stream, key))
 }
 
-async fn resolve(endpoint: &Endpoint, deadline: Instant) -> Result<Vec<SocketAddr>, Fault> {
+async fn resolve(endpoint: &Endpoint, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Fault> {
     if let Some(ip) = endpoint.ip() {
         return Ok(vec![SocketAddr::new(ip, endpoint.port)]);
     }
-    match timeout_at(deadline.into(), lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+    let lookup = lookup_host((endpoint.host.as_str(), endpoint.port));
+    let found = match deadline {
+        Some(deadline) => timeout_at(deadline.into(), lookup).await,
+        None => Ok(lookup.await),
+    };
+    match found {
         Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(error)) => Err(Fault::from_source(FaultKind::Resolve, error)),
         Err(_) => Err(Fault::new(

@@ -66,14 +66,14 @@ pub enum Job<S> {
         /// When to look again.
         until: Option<Instant>,
     },
-    /// Have a reader resolve, connect until `deadline`, and bring [`News::Dialed`]. For drivers.
+    /// Have a reader resolve, connect until `deadline` if there is one, and bring [`News::Dialed`]. For drivers.
     Dial {
         /// To be returned with the result.
         id: DialId,
         /// Where to.
         endpoint: Endpoint,
         /// When to give up. The link does by itself, so what hangs longer may be left behind.
-        deadline: Instant,
+        deadline: Option<Instant>,
     },
     /// Shut down the writing half. For drivers.
     HalfClose(Arc<S>),

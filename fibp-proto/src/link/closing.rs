@@ -9,6 +9,7 @@ use super::submit::closed;
 use crate::config::Endpoint;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::event::{LinkName, State};
+use crate::soonest::is_due;
 
 /// How long a goodbye waits for the server to close.
 const GOODBYE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -17,14 +18,15 @@ const GOODBYE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Closing<T> {
     pub(super) tokens: Vec<(CallId, T)>,
-    pub(super) until: Instant,
+    /// When to stop waiting; `None`: no limit.
+    pub(super) until: Option<Instant>,
     report: CloseReport,
     /// Nothing is open any more.
     done: bool,
 }
 
 impl<T> Closing<T> {
-    pub(super) fn new(id: CallId, token: T, until: Instant) -> Self {
+    pub(super) fn new(id: CallId, token: T, until: Option<Instant>) -> Self {
         Self {
             tokens: vec![(id, token)],
             until,
@@ -34,7 +36,7 @@ impl<T> Closing<T> {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        (!self.done || !self.tokens.is_empty()).then_some(self.until)
+        self.until.filter(|_| !self.done || !self.tokens.is_empty())
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -57,7 +59,7 @@ impl<T> Link<T> {
     pub(super) fn check_closing(&mut self, now: Instant) {
         let Some(closing) = &self.closing else { return };
         if !closing.done {
-            let late = closing.until <= now;
+            let late = is_due(closing.until, now);
             if !late && self.open_work() > 0 && !self.session.is_closed() {
                 return;
             }
@@ -79,7 +81,7 @@ impl<T> Link<T> {
     pub fn abort(&mut self, now: Instant) {
         self.stop(now, "closed");
         if let Some(closing) = &mut self.closing {
-            closing.until = now;
+            closing.until = Some(now);
         }
         self.check_closing(now);
         self.publish_stats();
@@ -133,7 +135,7 @@ impl<T> Link<T> {
             .is_some_and(|connection| connection.encode(&crate::Request::Goodbye).is_ok());
         if said {
             self.session.phase = Phase::Leaving {
-                until: now.checked_add(GOODBYE_TIMEOUT).unwrap_or(now),
+                until: now.checked_add(GOODBYE_TIMEOUT),
                 half_closed: false,
                 next,
             };

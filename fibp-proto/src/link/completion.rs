@@ -23,16 +23,16 @@ pub struct DialId(pub(crate) u32);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Action<T> {
-    /// Resolve the endpoint and open a TCP connection, until `deadline`. Give up a dial that is under way. Answer
-    /// with [`Link::handle_dialed`](super::Link::handle_dialed) or
+    /// Resolve the endpoint and open a TCP connection, until `deadline` if there is one. Give up a dial that is
+    /// under way. Answer with [`Link::handle_dialed`](super::Link::handle_dialed) or
     /// [`Link::handle_dial_failed`](super::Link::handle_dial_failed).
     Dial {
         /// To be returned with the result.
         id: DialId,
         /// Where to.
         endpoint: Endpoint,
-        /// When to give up.
-        deadline: Instant,
+        /// When to give up; `None`: no limit.
+        deadline: Option<Instant>,
     },
     /// Shut down the writing half; go on reading.
     HalfClose,

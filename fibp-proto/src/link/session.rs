@@ -15,6 +15,7 @@ use crate::event::{Event, LinkName, State};
 use crate::fault::Fault;
 use crate::frame::Layout;
 use crate::message::Secret;
+use crate::soonest::{earlier, is_due};
 
 /// A connection that lasted this long was a success even if nothing was asked on it.
 const STABLE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -49,18 +50,20 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// Between attempts.
+    ///
+    /// Here as everywhere, an instant beyond the clock's range is `None`: no limit.
     Pausing {
-        until: Instant,
+        until: Option<Instant>,
     },
     Dialing {
         id: DialId,
         endpoint: Endpoint,
-        deadline: Instant,
+        deadline: Option<Instant>,
     },
     /// The socket is open; TLS, greeting and authentication are under way.
     Opening {
         endpoint: Endpoint,
-        deadline: Instant,
+        deadline: Option<Instant>,
     },
     Ready {
         endpoint: Endpoint,
@@ -69,11 +72,11 @@ pub(super) enum Phase {
     /// Given up, for now.
     Failed {
         error: Error,
-        retry_at: Instant,
+        retry_at: Option<Instant>,
     },
     /// A goodbye is on its way, or the server is given time to close.
     Leaving {
-        until: Instant,
+        until: Option<Instant>,
         half_closed: bool,
         /// The node to dial then; `None`: the link is over.
         next: Option<Endpoint>,
@@ -136,12 +139,12 @@ impl Session {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let phase = match &self.phase {
-            Phase::Pausing { until } | Phase::Leaving { until, .. } => Some(*until),
+            Phase::Pausing { until } | Phase::Leaving { until, .. } => *until,
             // The driver keeps the deadline of a dial, this one only makes sure.
-            Phase::Dialing { deadline, .. } | Phase::Opening { deadline, .. } => Some(*deadline),
+            Phase::Dialing { deadline, .. } | Phase::Opening { deadline, .. } => *deadline,
             Phase::Ready { .. } | Phase::Failed { .. } | Phase::Closed { .. } => None,
         };
-        crate::soonest::earlier(phase, self.open_by)
+        earlier(phase, self.open_by)
     }
 
     /// The server does what it is asked: past failures count no more. A handshake alone is no success, or a
@@ -195,8 +198,7 @@ impl<T> Link<T> {
         let Some(endpoint) = self.session.target.clone().or(learned).or_else(|| configured.cloned()) else {
             return self.give_up(now, Error::new(ErrorKind::Config, "no server address is configured"));
         };
-        let deadline = now.checked_add(settings.connect_timeout).unwrap_or(now);
-        let deadline = self.session.open_by.map_or(deadline, |open_by| open_by.min(deadline));
+        let deadline = earlier(self.session.open_by, now.checked_add(settings.connect_timeout));
         self.session.dials = self.session.dials.wrapping_add(1);
         let id = DialId(self.session.dials);
         self.session.phase = Phase::Dialing {
@@ -581,7 +583,7 @@ impl<T> Link<T> {
             self.set_state(State::Reconnecting);
         }
         self.session.phase = Phase::Pausing {
-            until: now.checked_add(delay).unwrap_or(now),
+            until: now.checked_add(delay),
         };
         if delay.is_zero() {
             self.dial(now);
@@ -594,7 +596,7 @@ impl<T> Link<T> {
         self.set_state(State::Failed);
         self.session.phase = Phase::Failed {
             error,
-            retry_at: now.checked_add(FAILED_PAUSE).unwrap_or(now),
+            retry_at: now.checked_add(FAILED_PAUSE),
         };
     }
 
@@ -625,7 +627,7 @@ impl<T> Link<T> {
         match &self.session.phase {
             Phase::Closed { error } => Some(error.clone()),
             Phase::Leaving { .. } => Some(closed("the client")),
-            Phase::Failed { error, retry_at } if now < *retry_at => Some(error.clone()),
+            Phase::Failed { error, retry_at } if !is_due(*retry_at, now) => Some(error.clone()),
             Phase::Failed { .. } => {
                 self.session.fatal_in_a_row = 0;
                 self.session.attempts = 0;
@@ -640,18 +642,20 @@ impl<T> Link<T> {
     // ---- time ----
 
     pub(super) fn check_session(&mut self, now: Instant) {
-        if self.session.open_by.is_some_and(|at| at <= now) {
+        if is_due(self.session.open_by, now) {
             let error = self.late("the server");
             self.session.last_error = Some(error.clone());
             return self.end_for_good(now, error);
         }
         match &self.session.phase {
-            Phase::Pausing { until } if *until <= now => self.dial(now),
-            Phase::Dialing { deadline, endpoint, .. } | Phase::Opening { deadline, endpoint } if *deadline <= now => {
+            Phase::Pausing { until } if is_due(*until, now) => self.dial(now),
+            Phase::Dialing { deadline, endpoint, .. } | Phase::Opening { deadline, endpoint }
+                if is_due(*deadline, now) =>
+            {
                 let error = self.late(&endpoint.to_string());
                 self.handle_broken(now, Broken::new(error));
             }
-            Phase::Leaving { until, .. } if *until <= now => self.finish_leaving(now),
+            Phase::Leaving { until, .. } if is_due(*until, now) => self.finish_leaving(now),
             _ => {}
         }
         if let Some(Err(broken)) = self.connection_mut().map(|connection| connection.heartbeat(now)) {

@@ -15,6 +15,7 @@ use crate::event::{Event, LinkName};
 use crate::message::Message;
 use crate::request::Request;
 use crate::simulation::Flaw;
+use crate::soonest::earlier;
 
 /// The client's own account.
 pub(super) const CLIENT: usize = 0;
@@ -301,14 +302,14 @@ impl<T> Link<T> {
     }
 
     /// Flushes, waits for answers, then closes; completes with [`Reply::Closed`] by `now + deadline` at the
-    /// latest. Later calls fail with `Closed`.
+    /// latest; a deadline beyond the clock's range is no limit. Later calls fail with `Closed`.
     pub fn close(&mut self, now: Instant, deadline: Duration, token: T) -> CallId {
         let id = self.next_call_id();
-        let until = now.checked_add(deadline).unwrap_or(now);
+        let until = now.checked_add(deadline);
         match &mut self.closing {
             Some(closing) => {
                 closing.tokens.push((id, token));
-                closing.until = closing.until.min(until);
+                closing.until = earlier(closing.until, until);
             }
             None => self.closing = Some(Closing::new(id, token, until)),
         }

@@ -23,3 +23,4 @@ mod redirects;
 mod replay;
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
 mod tls;
+mod unlimited;

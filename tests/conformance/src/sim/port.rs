@@ -288,8 +288,11 @@ impl Port {
                         None
                     };
                     let at = match fault {
-                        Some(FaultKind::TimedOut) => deadline,
-                        _ => (now + random.millis(0, 40)).min(deadline),
+                        Some(FaultKind::TimedOut) => deadline.unwrap_or(now),
+                        _ => {
+                            let at = now + random.millis(0, 40);
+                            deadline.map_or(at, |deadline| at.min(deadline))
+                        }
                     };
                     self.dialing = Some(Dialing {
                         id,
