@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::Config;
-use fibp_proto::frame::{self, Frame, Head, Limits, OutBuf};
+use fibp_proto::frame::{self, Frame, FrameHeader, Limits, OutBuf};
 use fibp_proto::{AdminRevision, Dialect, Message, QueueName, Request, Secret};
 use fila_client_blocking::Client;
 
@@ -182,13 +182,13 @@ impl Peer {
     }
 
     fn handshake(&self, body: Vec<u8>) -> Vec<u8> {
-        let head = Head {
+        let header = FrameHeader {
             opcode: 0x01,
             flags: 0,
             id: 0,
         };
         let frame = Frame {
-            head,
+            header,
             body: body.into(),
         };
         let mut out = OutBuf::new();
