@@ -160,7 +160,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let config = Config::new("server:1").dialect(P1).no_heartbeat();
+        Self::with(Config::new("server:1").dialect(P1).no_heartbeat())
+    }
+
+    fn with(config: Config) -> Self {
         let sources = Sources { now: epoch, seed: || 7 };
         let spawn = Box::new(|_: &Arc<Clients<Wire>>, link, _| {
             let claimed = |wire: &Wire| {
@@ -212,11 +215,55 @@ impl World {
     }
 
     fn enqueue(&self) -> Call<Wire> {
-        let now = self.now.get();
-        self.cell.submit(now, |link, waiter| {
-            link.enqueue(now, Message::new("q", "m"), None, waiter)
-        })
+        self.enqueue_within(None, "m")
     }
+
+    fn enqueue_within(&self, timeout: Option<Duration>, payload: impl Into<Vec<u8>>) -> Call<Wire> {
+        let now = self.now.get();
+        let message = Message::new("q", payload.into());
+        self.cell
+            .submit(now, |link, waiter| link.enqueue(now, message, timeout, waiter))
+    }
+
+    /// Drives on until `ends` says so of a job, each write taking as long as it may: that job, and the time that passes.
+    fn drive(&self, driver: &mut Worker<'_, Wire>, mut ends: impl FnMut(&Job<Wire>) -> bool) -> (Job<Wire>, Duration) {
+        let start = self.now.get();
+        let mut news = News::Nothing;
+        loop {
+            let job = self.step(driver, news);
+            if ends(&job) {
+                return (job, self.now.get() - start);
+            }
+            let until = match &job {
+                Job::Write { .. } => self.now.get() + SLICE,
+                Job::Sleep(Some(until)) => *until,
+                _ => self.now.get(),
+            };
+            news = match job {
+                Job::Sleep(Some(_)) => News::Nothing,
+                job => perform(job),
+            };
+            self.now.set(until);
+            assert!(until - start < MINUTE, "never");
+        }
+    }
+}
+
+/// How late a deadline may be noticed.
+const LATE: Duration = Duration::from_millis(100);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How many bytes sockets take at a time whose server never reads, reads hardly, or reads slowly.
+const SLOW: [usize; 3] = [0, 1, 1000];
+
+/// What the slowest of them keep writing for longer than any deadline below.
+fn large() -> Vec<u8> {
+    vec![7; 1 << 20]
+}
+
+fn in_time(passed: Duration, limit: Duration) -> bool {
+    passed >= limit && passed <= limit + LATE
 }
 
 fn is_silent(job: &Job<Wire>) -> bool {
@@ -239,7 +286,13 @@ fn is_done(call: &mut Call<Wire>, waker: &Waker) -> bool {
 fn in_open_world(
     body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Notifier, &Notifier),
 ) {
-    let world = World::new();
+    in_open(World::new(), body);
+}
+
+fn in_open(
+    world: World,
+    body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Notifier, &Notifier),
+) {
     let (driver_notifier, waker) = Notifier::waker();
     let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
     let id = world.dial(&mut driver);
@@ -472,4 +525,112 @@ fn closing_ends_both_threads() {
         assert!(wire.over.load(Ordering::SeqCst));
         assert!(matches!(world.work(reader, News::Nothing), Job::End));
     });
+}
+
+#[test]
+fn calls_end_by_their_deadlines_while_a_write_stalls() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for room in SLOW {
+        in_open_world(|world, wire, driver, _, _, _| {
+            wire.room.store(room, Ordering::SeqCst);
+            let limits = [SECOND, SECOND * 2, SECOND * 3];
+            let mut calls = limits.map(|limit| world.enqueue_within(Some(limit), large()));
+            let start = world.now.get();
+            for (call, limit) in calls.iter_mut().zip(limits) {
+                world.drive(driver, |_| is_done(call, Waker::noop()));
+                let passed = world.now.get() - start;
+                assert!(
+                    in_time(passed, limit),
+                    "{room} bytes at a time: {passed:?} of {limit:?}"
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn heartbeats_give_up_a_peer_that_never_reads() {
+    const EVERY: Duration = Duration::from_secs(1);
+    let config = Config::new("server:1").dialect(P1).heartbeat(EVERY, 2);
+    in_open(World::with(config), |world, wire, driver, _, _, _| {
+        wire.room.store(0, Ordering::SeqCst);
+        let _call = world.enqueue_within(Some(MINUTE), large());
+        let (_, passed) = world.drive(driver, |job| matches!(job, Job::Close(_)));
+        assert!(in_time(passed, EVERY * 3), "{passed:?}");
+    });
+}
+
+#[test]
+fn close_returns_by_its_deadline_while_a_write_stalls() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    for room in SLOW {
+        in_open_world(|world, wire, driver, reader, _, _| {
+            wire.room.store(room, Ordering::SeqCst);
+            let _call = world.enqueue_within(None, large());
+            let mut close = pin!(world.handle.close(LIMIT));
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut report = None;
+            let (job, passed) = world.drive(driver, |_| {
+                if let Poll::Ready(closed) = close.as_mut().poll(&mut cx) {
+                    report = Some(closed);
+                }
+                report.is_some()
+            });
+            assert!(in_time(passed, LIMIT), "{room} bytes at a time: {passed:?}");
+            let report = report.unwrap();
+            assert_eq!(
+                (report.flushed, report.failed + report.unknown),
+                (0, 1),
+                "{room}: {report:?}"
+            );
+            assert!(matches!(world.work(driver, perform(job)), Job::End));
+            assert!(wire.over.load(Ordering::SeqCst), "closed");
+            assert!(matches!(world.work(reader, News::Nothing), Job::End));
+        });
+    }
+}
+
+#[test]
+fn an_abort_ends_a_write_that_stalls() {
+    in_open_world(|world, wire, driver, _, _, _| {
+        wire.room.store(1, Ordering::SeqCst);
+        let mut call = world.enqueue_within(None, large());
+        let job = world.step(driver, News::Nothing);
+        assert!(matches!(job, Job::Write { .. }), "{job:?}");
+        world.cell.with(|link| link.abort(world.now.get()));
+        assert!(is_done(&mut call, Waker::noop()));
+        let job = world.step(driver, perform(job));
+        assert!(matches!(job, Job::Close(_)), "{job:?}");
+        let job = world.step(driver, perform(job));
+        assert!(matches!(job, Job::End), "{job:?}");
+    });
+}
+
+#[test]
+fn connecting_ends_by_its_deadline_while_a_write_stalls() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let config = Config::new("server:1").dialect(P1).connect_timeout(LIMIT);
+    let world = World::with(config);
+    let (_, waker) = Notifier::waker();
+    let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
+    let id = world.dial(&mut driver);
+    let wire = Wire::new();
+    wire.room.store(0, Ordering::SeqCst);
+    let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+    let write = world.step(
+        &mut reader,
+        News::Dialed {
+            id,
+            result: Ok((wire, Ok(None))),
+        },
+    );
+    assert!(matches!(write, Job::Write { .. }), "{write:?}");
+    let read = world.work(&mut reader, perform(write));
+    assert!(is_silent(&read), "a write is left to the driver: {read:?}");
+    let mut opened = pin!(world.opened.take().unwrap().opened());
+    let mut cx = Context::from_waker(Waker::noop());
+    let (_, passed) = world.drive(&mut driver, |_| {
+        matches!(opened.as_mut().poll(&mut cx), Poll::Ready(Err(_)))
+    });
+    assert!(in_time(passed, LIMIT), "{passed:?}");
 }

@@ -124,7 +124,8 @@ pub enum News<S> {
 ///   nobody waits for, else after a few silent milliseconds. The leader's role is handed to it alone, never to a caller,
 ///   who may have left already.
 /// * The **driver**, one per link, keeps the time, does what the link asks for, and finishes writes that the socket did
-///   not take at once. Others try a write once only, so a peer that does not read cannot keep this side from reading.
+///   not take at once. It looks at the clock before each of them, so a deadline is late by one [`SLICE`] at most. Others
+///   try a write once only, so a peer that does not read cannot keep this side from reading.
 ///
 /// A thread calls [`step`](Self::step), does the job it gets, and brings the news to the next step. When a leader is
 /// dropped, whoever waits for an answer has the reader.
@@ -148,9 +149,7 @@ enum Role {
         term: Option<Term>,
         seen: u64,
     },
-    Driver {
-        due: Option<Instant>,
-    },
+    Driver,
 }
 
 /// What a leader's last read brought.
@@ -180,7 +179,7 @@ impl<'a, S> Worker<'a, S> {
     /// The driver of a link.
     pub fn driver(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, waker: &Waker) -> Self {
         cell.attend(waker);
-        Self::new(clients, cell, Role::Driver { due: None })
+        Self::new(clients, cell, Role::Driver)
     }
 
     fn new(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, role: Role) -> Self {
@@ -197,7 +196,7 @@ impl<'a, S> Worker<'a, S> {
     #[must_use]
     pub fn step(&mut self, now: Instant, news: News<S>) -> Job<S> {
         let mut rest = Rest::default();
-        let is_driver = matches!(self.role, Role::Driver { .. });
+        let is_driver = matches!(self.role, Role::Driver);
         let is_idle = matches!(news, News::Nothing);
         let was_read = matches!(news, News::Read { .. });
         let was_written = matches!(news, News::Written { .. });
@@ -207,8 +206,9 @@ impl<'a, S> Worker<'a, S> {
         let mut locked = self.cell.lock();
         self.take_in(&mut locked, now, news);
         let job = match &mut self.role {
-            Role::Driver { due } => {
-                if due.take_if(|due| *due <= now).is_some() {
+            Role::Driver => {
+                // At every step: a peer that reads slowly, or not at all, may keep the driver writing for ever.
+                if locked.link.poll_timeout().is_some_and(|due| due <= now) {
                     locked.link.handle_timeout(now);
                 }
                 let action = rest.next_action(&mut locked);
@@ -275,7 +275,7 @@ impl<'a, S> Worker<'a, S> {
     fn idle(&mut self, locked: &mut Locked<S>, now: Instant, wakers: &mut Vec<Waker>) -> Job<S> {
         let answers_due = locked.link.in_flight() > 0;
         match &mut self.role {
-            Role::Driver { due } => {
+            Role::Driver => {
                 if locked.link.is_terminated() {
                     let (socket, reader) = locked.hang_up();
                     wakers.extend(reader);
@@ -284,8 +284,7 @@ impl<'a, S> Worker<'a, S> {
                 if answers_due {
                     wakers.extend(locked.lead.call_reader());
                 }
-                *due = locked.link.poll_timeout();
-                Job::Sleep(*due)
+                Job::Sleep(locked.link.poll_timeout())
             }
             Role::Caller { input, until } => {
                 let left = until.map(|until| until.saturating_duration_since(now));
