@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::Endpoint;
-use crate::dialect::Dialect;
+use crate::dialect::{AdminRevision, Dialect};
 use crate::message::QueueName;
 
 /// How many endpoints and queues are remembered.
@@ -12,8 +12,8 @@ const LIMIT: usize = 1024;
 /// Dialects per endpoint and leaders per queue.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    /// The dialect an endpoint spoke; `true` if its admin revision is known too.
-    dialects: BTreeMap<Endpoint, (Dialect, bool)>,
+    /// The dialect that worked last at an endpoint.
+    dialects: BTreeMap<Endpoint, Dialect>,
     leaders: BTreeMap<(Purpose, QueueName), Endpoint>,
 }
 
@@ -25,18 +25,21 @@ pub(crate) enum Purpose {
 }
 
 impl Directory {
-    pub(crate) fn dialect(&self, endpoint: &Endpoint) -> Option<(Dialect, bool)> {
+    /// The dialect to open with. It is only the first to be tried: another server may stand at the address by now.
+    pub(crate) fn dialect(&self, endpoint: &Endpoint) -> Option<Dialect> {
         self.dialects.get(endpoint).copied()
     }
 
-    pub(crate) fn learn_dialect(&mut self, endpoint: &Endpoint, dialect: Dialect, admin_known: bool) {
+    /// A connection in this dialect worked. The admin revision is not remembered, as it is learned for each connection
+    /// (docs/protocol/revisions.md, "P1, P2 or P3"): what one revision takes for a look is a deletion to another.
+    pub(crate) fn learn_dialect(&mut self, endpoint: &Endpoint, dialect: Dialect) {
+        let dialect = match dialect {
+            Dialect::Preamble(_) => Dialect::Preamble(AdminRevision::P1),
+            other => other,
+        };
         if self.dialects.len() < LIMIT || self.dialects.contains_key(endpoint) {
-            self.dialects.insert(endpoint.clone(), (dialect, admin_known));
+            self.dialects.insert(endpoint.clone(), dialect);
         }
-    }
-
-    pub(crate) fn forget_dialect(&mut self, endpoint: &Endpoint) {
-        self.dialects.remove(endpoint);
     }
 
     pub(crate) fn leader(&self, purpose: Purpose, queue: &QueueName) -> Option<Endpoint> {

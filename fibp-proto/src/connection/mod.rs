@@ -36,7 +36,7 @@ const MAX_ECHOES: usize = 16;
 pub(crate) struct Options {
     /// What to open with.
     pub(crate) codec: &'static dyn Codec,
-    /// Whether the admin revision of a preamble server is known.
+    /// Whether the admin revision of a preamble server was configured: then it is not probed.
     pub(crate) admin_known: bool,
     pub(crate) key: Option<Secret>,
     pub(crate) limits: Limits,

@@ -41,9 +41,11 @@ pub(super) struct Session {
     /// By when the first connection must be there.
     open_by: Option<Instant>,
     was_ready: bool,
-    /// The dialect to try because the other was refused.
+    /// The dialect to try once because the one before it was refused, or not answered: a guess.
     other_dialect: Option<Dialect>,
     key: Option<Secret>,
+    /// The handshake under way does not carry the key (see [`Link::withholds_key`]).
+    key_withheld: bool,
     pub(super) last_error: Option<Error>,
 }
 
@@ -102,6 +104,7 @@ impl Session {
             was_ready: false,
             other_dialect: None,
             key: None,
+            key_withheld: false,
             last_error: None,
         }
     }
@@ -257,17 +260,15 @@ impl<T> Link<T> {
         self.finish_turn(now);
     }
 
-    /// What to open with where no ALPN tells.
+    /// What to open with where no ALPN tells, and whether the admin revision was configured.
     fn plain_dialect(&self, endpoint: &Endpoint) -> (Dialect, bool) {
         let configured = self.shared.config().settings().dialect;
         if configured != Dialect::Auto {
             return (configured, true);
         }
-        match (self.session.other_dialect, self.shared.directory().dialect(endpoint)) {
-            (Some(other), _) => (other, false),
-            (None, Some(learned)) => learned,
-            (None, None) => (Dialect::Preamble(AdminRevision::P1), false),
-        }
+        let guess = self.session.other_dialect;
+        let first = guess.or_else(|| self.shared.directory().dialect(endpoint));
+        (first.unwrap_or(Dialect::Preamble(AdminRevision::P1)), false)
     }
 
     /// TLS is up: the server's choice of ALPN names the dialect.
@@ -276,7 +277,6 @@ impl<T> Link<T> {
             return;
         };
         let configured = self.shared.config().settings().dialect;
-        let learned = self.shared.directory().dialect(&endpoint);
         let (dialect, admin_known) = match alpn.as_deref() {
             Some(b"h2") => {
                 let error = Error::new(
@@ -285,10 +285,8 @@ impl<T> Link<T> {
                 );
                 return self.handle_broken(now, Broken::new(error));
             }
-            Some(b"fila/1") if configured == Dialect::Auto => (Dialect::Framed, true),
-            Some(b"fibp") if configured == Dialect::Auto => learned
-                .filter(|(dialect, _)| dialect.layout() == Layout::FlagsFirst)
-                .unwrap_or((Dialect::Preamble(AdminRevision::P1), false)),
+            Some(b"fila/1") if configured == Dialect::Auto => (Dialect::Framed, false),
+            Some(b"fibp") if configured == Dialect::Auto => (Dialect::Preamble(AdminRevision::P1), false),
             _ => self.plain_dialect(&endpoint),
         };
         self.open_connection(now, dialect, admin_known);
@@ -300,8 +298,10 @@ impl<T> Link<T> {
         };
         let Some(codec) = dialect.codec() else { return };
         let key = self.session.key.take();
-        if let Err(error) = self.check_plaintext_key(&endpoint, codec, key.is_some()) {
-            return self.handle_broken(now, Broken::new(error));
+        self.session.key_withheld = key.is_some() && self.withholds_key(&endpoint, codec);
+        let key = key.filter(|_| !self.session.key_withheld);
+        if key.is_some() {
+            self.warn_of_plaintext_key(&endpoint);
         }
         let settings = self.shared.config().settings();
         let options = Options {
@@ -321,28 +321,25 @@ impl<T> Link<T> {
         }
     }
 
-    /// A key in plaintext on a network is worth a warning; sending it to a server that has not even proved to be
-    /// Fila, on a guess of ours, is refused.
-    fn check_plaintext_key(&self, endpoint: &Endpoint, codec: &dyn Codec, has_key: bool) -> Result<(), Error> {
-        if !has_key || self.shared.tls().is_some() || endpoint.is_loopback() {
-            return Ok(());
-        }
+    fn exposes_key(&self, endpoint: &Endpoint) -> bool {
+        self.shared.tls().is_none() && !endpoint.is_loopback()
+    }
+
+    /// Whether the opening would carry the key in plaintext over a network to a server that has not even proved to be
+    /// Fila, on a guess of ours. Then it goes without the key: a framed server answers it, with a refusal or not, and
+    /// that answer is what makes [`plaintext_key_refusal`] final. Silence, or a connection that is just closed, proves
+    /// nothing: it may be a proxy whose server restarts.
+    fn withholds_key(&self, endpoint: &Endpoint, codec: &dyn Codec) -> bool {
         let guessed = self.shared.config().settings().dialect == Dialect::Auto;
-        if guessed && !codec.rules().authenticate {
-            return Err(Error::new(
-                ErrorKind::WrongDialect,
-                format!(
-                    "{endpoint} seems to speak the framed dialect, whose handshake would carry the API key in plaintext: \
-                     use TLS, or set the dialect to framed to allow it"
-                ),
-            ));
-        }
-        if self.shared.warn_of_plaintext_key() {
+        guessed && !codec.rules().authenticate && self.exposes_key(endpoint)
+    }
+
+    fn warn_of_plaintext_key(&self, endpoint: &Endpoint) {
+        if self.exposes_key(endpoint) && self.shared.warn_of_plaintext_key() {
             self.shared.push_event(Event::KeyOverPlaintext {
                 endpoint: endpoint.clone(),
             });
         }
-        Ok(())
     }
 
     // ---- arrivals ----
@@ -350,10 +347,7 @@ impl<T> Link<T> {
     pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival<Work<T>>) {
         match arrival {
             Arrival::Ready => self.handle_ready(now),
-            Arrival::AdminRevision(Ok(())) => {
-                self.learn_dialect();
-                self.release_admin_calls();
-            }
+            Arrival::AdminRevision(Ok(())) => self.release_admin_calls(),
             Arrival::AdminRevision(Err(error)) => self.fail_admin_calls(&error),
             Arrival::Answer { work, response } => self.handle_answer(now, work, response),
             Arrival::Push(push) => self.handle_push(now, push),
@@ -368,20 +362,15 @@ impl<T> Link<T> {
         }
     }
 
-    fn learn_dialect(&mut self) {
-        if let (Some(endpoint), Some(connection)) = (self.session.endpoint(), &self.connection) {
-            self.shared
-                .directory()
-                .learn_dialect(endpoint, connection.dialect(), connection.admin_known());
-        }
-    }
-
     fn handle_ready(&mut self, now: Instant) {
         let (Some(endpoint), Some(connection)) = (self.session.endpoint().cloned(), &self.connection) else {
             return;
         };
+        if self.session.key_withheld {
+            return self.handle_broken(now, Broken::new(plaintext_key_refusal(&endpoint)));
+        }
         let dialect = connection.dialect();
-        self.learn_dialect();
+        self.shared.directory().learn_dialect(&endpoint, dialect);
         self.session.phase = Phase::Ready {
             endpoint: endpoint.clone(),
             since: now,
@@ -432,12 +421,23 @@ impl<T> Link<T> {
         if try_other_dialect && self.try_other_dialect(now, here.as_ref(), &error) {
             return;
         }
+        let withheld = std::mem::take(&mut self.session.key_withheld);
+        if withheld
+            && !try_other_dialect
+            && error.server_text().is_some()
+            && let Some(here) = &here
+        {
+            // Framed servers alone refuse in the words of the framed dialect.
+            error = plaintext_key_refusal(here);
+        }
         let guessed = self.session.other_dialect.take().is_some();
-        if guessed && try_other_dialect {
-            // It speaks the first dialect after all: what counts is why that failed, most likely a restart.
-            if let Some(first) = self.session.last_error.take() {
-                error = first;
-            }
+        // It speaks the first dialect after all, or its name is gone the moment after it was found: what counts is why
+        // the first dialect failed, most likely a restart. A guess makes nothing final.
+        if guessed
+            && (try_other_dialect || error.kind() == ErrorKind::Resolve)
+            && let Some(first) = self.session.last_error.take()
+        {
+            error = first;
         }
         if let Some(here) = &here {
             self.shared.directory().forget_leader(here);
@@ -548,7 +548,6 @@ impl<T> Link<T> {
             Layout::FlagsFirst => Dialect::Framed,
             Layout::OpcodeFirst => Dialect::Preamble(AdminRevision::P1),
         });
-        self.shared.directory().forget_dialect(here);
         self.session.last_error = Some(error.clone());
         self.redial_at(now, here.clone());
         true
@@ -687,6 +686,16 @@ enum Plan {
     End,
     /// The node is gone; the main link takes over.
     ReturnToMain,
+}
+
+fn plaintext_key_refusal(endpoint: &Endpoint) -> Error {
+    Error::new(
+        ErrorKind::WrongDialect,
+        format!(
+            "{endpoint} speaks the framed dialect, whose handshake would carry the API key in plaintext: use TLS, or set \
+             the dialect to framed to allow it"
+        ),
+    )
 }
 
 /// Errors that another attempt will not mend. A name that resolved before may do so again.

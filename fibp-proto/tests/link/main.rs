@@ -20,6 +20,7 @@ mod opening;
 mod producers;
 mod reconnect;
 mod redirects;
+mod replaced;
 mod replay;
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
 mod tls;
