@@ -154,7 +154,8 @@ impl Config {
     }
 
     /// Probes a connection that was silent for `every` (15 s by default), and gives it up when `missed`
-    /// heartbeats (2 by default) in a row stay unanswered.
+    /// heartbeats (2 by default) in a row stay unanswered. Any byte received ends the silence, and so does a byte sent
+    /// for which the socket had no room at first, so a large frame may take its time in either direction.
     #[must_use]
     pub fn heartbeat(self, every: Duration, missed: u32) -> Self {
         self.with(|settings| settings.heartbeat = Some(Heartbeat { every, missed }))

@@ -369,7 +369,8 @@ pub struct ConsumerSettings {
     pub credit: Credit,
     /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
     pub visibility_timeout: Duration,
-    /// The silence after which the consumer subscribes anew. 60 s; `None` trusts the server.
+    /// The time without a delivery, or a part of one, after which the consumer subscribes again. 60 s; `None` trusts the
+    /// server.
     pub idle_resubscribe: Option<Duration>,
     /// Whether to subscribe again after a lost connection. Yes.
     pub resubscribe: bool,
@@ -417,7 +418,7 @@ impl ConsumerSettings {
         self
     }
 
-    /// Sets the silence after which the consumer subscribes anew, or `None` for never.
+    /// Sets the time without a delivery after which the consumer subscribes again, or `None` for never.
     #[must_use]
     pub fn idle_resubscribe(mut self, silence: impl Into<Option<Duration>>) -> Self {
         self.idle_resubscribe = silence.into();

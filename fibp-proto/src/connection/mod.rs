@@ -64,6 +64,8 @@ pub(crate) struct Connection<W> {
     /// How many requests in the table are the connection's own.
     own: usize,
     heartbeat: Heartbeat,
+    /// Part of a push arrived since it was asked last.
+    delivering: bool,
     /// The heartbeats of the server that were answered last, oldest first.
     echoed: VecDeque<u32>,
 }
@@ -170,6 +172,7 @@ impl<W> Connection<W> {
             table: Table::new(),
             own: 0,
             heartbeat: Heartbeat::new(heartbeat, heartbeat_missed),
+            delivering: false,
             echoed: VecDeque::new(),
         })
     }
@@ -296,14 +299,23 @@ impl<W> Connection<W> {
             }
             let item = match self.decoder.next_item() {
                 Ok(Some(item)) => item,
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    self.delivering |= self.is_push(self.decoder.next_header());
+                    return Ok(None);
+                }
                 Err(error) => return Err(Broken::protocol(error.to_string())),
             };
             let arrival = match item {
-                Item::Frame(frame) => match self.join(frame)? {
-                    Some(frame) => self.take_frame(&frame, queue)?,
-                    None => None,
-                },
+                Item::Frame(frame) => {
+                    let header = frame.header;
+                    match self.join(frame)? {
+                        Some(frame) => self.take_frame(&frame, queue)?,
+                        None => {
+                            self.delivering |= self.is_push(Some(header));
+                            None
+                        }
+                    }
+                }
                 Item::Oversized { header, length } => self.take_oversized(header, length)?,
             };
             // Until then the deadline of the attempt watches over the peer.
@@ -313,6 +325,22 @@ impl<W> Connection<W> {
             if arrival.is_some() {
                 return Ok(arrival);
             }
+        }
+    }
+
+    fn is_push(&self, header: Option<FrameHeader>) -> bool {
+        header.is_some_and(|header| matches!(self.codec.classify(header), Incoming::Push))
+    }
+
+    /// Whether part of a push arrived since this was asked last.
+    pub(crate) fn take_delivering(&mut self) -> bool {
+        std::mem::take(&mut self.delivering)
+    }
+
+    /// The peer sent or took bytes, if only some of a frame.
+    pub(crate) fn note_life(&mut self, now: Instant) {
+        if self.heartbeat.poll_timeout().is_some() {
+            self.heartbeat.restart(now);
         }
     }
 

@@ -227,6 +227,12 @@ impl Decoder {
         })))
     }
 
+    /// The header of the frame that has begun to arrive and will be returned whole.
+    pub(crate) fn next_header(&self) -> Option<FrameHeader> {
+        let header = self.pending().get(PREFIX_LEN..)?.first_chunk::<HEADER_LEN>()?;
+        (self.skip == 0).then(|| FrameHeader::parse(self.layout, *header))
+    }
+
     fn fail(&mut self, error: FrameError) -> FrameError {
         self.failed = Some(error);
         error

@@ -170,7 +170,7 @@ impl<T> Subscription<T> {
     }
 
     /// Silence counts from now on: that of the server which has to confirm the consumer, or that of the queue.
-    fn rearm(&mut self, now: Instant, confirm_within: Duration) {
+    pub(super) fn rearm(&mut self, now: Instant, confirm_within: Duration) {
         let bound = if self.active {
             self.settings.idle_resubscribe
         } else {

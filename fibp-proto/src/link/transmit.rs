@@ -25,13 +25,13 @@ impl<T> Link<T> {
             return false;
         }
         let Some(mut connection) = self.connection.take() else {
-            return self.transport.take_transmit::<Work<T>>(None, transmit);
+            return self.transport.take_transmit::<Work<T>>(now, None, transmit);
         };
         if connection.is_ready() {
             self.encode_calls(now, &mut connection, max);
             self.encode_lanes(now, &mut connection, max);
         }
-        let taken = self.transport.take_transmit(Some(&mut connection), transmit);
+        let taken = self.transport.take_transmit(now, Some(&mut connection), transmit);
         self.connection = Some(connection);
         taken
     }

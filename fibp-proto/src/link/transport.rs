@@ -1,6 +1,6 @@
 //! Between the socket's bytes and the connection's: epochs, the writer slot, and TLS.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Link;
 use super::subscription::Subscription;
@@ -17,6 +17,10 @@ const TLS_READ: usize = 18 * 1024;
 /// About how much ciphertext is made ahead of the socket.
 const TLS_WRITE: usize = 64 * 1024;
 
+/// A write that lasts longer than this waited for room, and room comes only from a peer that takes bytes. A shorter one
+/// may have filled the buffer of the operating system, which takes bytes even when nobody is there any more.
+const SLOW_WRITE: Duration = Duration::from_millis(20);
+
 /// The state of the socket as the driver reports it.
 #[derive(Debug, Default)]
 pub(super) struct Transport {
@@ -26,6 +30,8 @@ pub(super) struct Transport {
     /// Nothing is written any more.
     finished: bool,
     writing: bool,
+    /// When the writer slot was claimed last.
+    writing_since: Option<Instant>,
     reading: bool,
     /// Reading had stopped for want of room and is wanted again.
     read_again: bool,
@@ -105,7 +111,12 @@ impl Transport {
     }
 
     /// Fills `transmit` with what is to be written and claims the writer slot; false if there is nothing.
-    pub(super) fn take_transmit<W>(&mut self, connection: Option<&mut Connection<W>>, transmit: &mut Transmit) -> bool {
+    pub(super) fn take_transmit<W>(
+        &mut self,
+        now: Instant,
+        connection: Option<&mut Connection<W>>,
+        transmit: &mut Transmit,
+    ) -> bool {
         transmit.clear();
         match (&mut self.tls, connection) {
             (None, Some(connection)) => {
@@ -120,7 +131,14 @@ impl Transport {
         }
         transmit.epoch = self.epoch;
         self.writing = true;
+        self.writing_since = Some(now);
         true
+    }
+
+    /// Whether bytes that the socket takes now show that the peer takes them, too.
+    fn writes_slowly(&self, now: Instant) -> bool {
+        self.writing_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= SLOW_WRITE)
     }
 }
 
@@ -186,6 +204,7 @@ impl<T> Link<T> {
         if !self.transport.open {
             return;
         }
+        let arrived = buffer.arrived() > 0;
         self.stats.bytes_received += buffer.arrived() as u64;
         let full = buffer.is_full();
         match (&mut self.transport.tls, &mut self.connection) {
@@ -193,7 +212,11 @@ impl<T> Link<T> {
             (None, Some(connection)) => connection.decoder().give_buffer(buffer),
             (None, None) => {}
         }
+        if arrived {
+            self.note_life(now);
+        }
         self.process_arrivals(now);
+        self.note_delivering(now);
         if !full {
             self.transport.drained_at = Some(now);
         }
@@ -260,6 +283,9 @@ impl<T> Link<T> {
         let n = n.min(transmit.len());
         transmit.advance(n);
         self.stats.bytes_sent += n as u64;
+        if n > 0 && self.transport.writes_slowly(now) {
+            self.note_life(now);
+        }
         let done = transmit.is_empty();
         if let Some(connection) = &mut self.connection
             && self.transport.tls.is_none()
@@ -370,6 +396,22 @@ impl<T> Link<T> {
             Some(error) if decrypted == 0 => Err(error),
             Some(_) => Ok(true),
             None => Ok(consumed + decrypted > 0),
+        }
+    }
+
+    /// The peer sent bytes, or took some: it is alive, however long the frame is that they belong to. What a peer that
+    /// sends a byte now and then leaves undone is for the deadlines of the calls to end.
+    fn note_life(&mut self, now: Instant) {
+        if let Some(connection) = &mut self.connection {
+            connection.note_life(now);
+        }
+    }
+
+    /// A queue whose deliveries are on their way is not silent.
+    fn note_delivering(&mut self, now: Instant) {
+        let delivering = self.connection_mut().is_some_and(Connection::take_delivering);
+        if let Some(subscription) = self.subscription.as_mut().filter(|_| delivering) {
+            subscription.rearm(now, self.shared.config().settings().connect_timeout);
         }
     }
 

@@ -378,7 +378,7 @@ impl Sim {
             socket.to_client.clear();
             socket.end = Some(socket.cut_end);
         }
-        if socket.to_client.is_empty() && socket.end.is_none() {
+        if (socket.to_client.is_empty() || socket.arrivals == Some(0)) && socket.end.is_none() {
             return false;
         }
         let Some(mut buffer) = self.link.take_read_buffer() else {
@@ -397,6 +397,7 @@ impl Sim {
             return true;
         }
         let left = socket.cut_at.map_or(usize::MAX, |at| at - socket.received);
+        let left = left.min(socket.arrivals.unwrap_or(usize::MAX));
         let available = socket.to_client.len().min(buffer.unfilled().len()).min(left);
         let n = self.mode.piece(&mut self.rng, available).min(available);
         for (place, byte) in buffer.unfilled().iter_mut().zip(socket.to_client.drain(..n)) {
@@ -404,6 +405,7 @@ impl Sim {
         }
         buffer.advance(n);
         socket.received += n;
+        socket.arrivals = socket.arrivals.map(|arrivals| arrivals - n);
         self.link.handle_input(self.now, buffer);
         true
     }

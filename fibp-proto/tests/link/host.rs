@@ -126,6 +126,8 @@ pub(crate) struct Socket {
     pub(crate) transmit: Transmit,
     /// Bytes that the client may still write before its writes stall.
     pub(crate) budget: Option<usize>,
+    /// Bytes that the network still lets the client read.
+    pub(crate) arrivals: Option<usize>,
     /// The connection ends when the client has read this many bytes.
     pub(crate) cut_at: Option<usize>,
     pub(crate) cut_end: End,
@@ -165,6 +167,7 @@ impl Socket {
             received: 0,
             transmit: Transmit::new(),
             budget,
+            arrivals: None,
             cut_at: None,
             cut_end: End::Reset,
             end: None,

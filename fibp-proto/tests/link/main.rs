@@ -16,6 +16,7 @@ mod deadlines;
 mod flow;
 mod harness;
 mod host;
+mod liveness;
 mod opening;
 mod producers;
 mod reconnect;
