@@ -3,9 +3,13 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::str::FromStr;
+use std::time::Duration;
 
 use fila_test_broker::{Broker, BrokerBuilder, Dialect, Faults};
+use lexopt::prelude::*;
+
+/// Nodes that make sense on one machine.
+const MAX_NODES: usize = 100;
 
 pub(crate) const HELP: &str = "\
 An in-memory Fila broker for tests.
@@ -17,21 +21,33 @@ Usage: fila-test-broker [OPTION]...
   --api-key KEY        turn authentication on, with this superadmin key
   --dialect NAME       speak preamble-p1, preamble-p2, preamble-p3, framed or framed-f1 only
                        (default: preamble-p1 and framed on one port)
+  --cluster NODES      be a cluster of this many nodes, on the port of --listen and those that follow it
+  --creation-delay MS  a queue of a cluster has no leader for this long after its creation (default 65)
   --queue NAME         create this queue at the start; repeatable
+  --visibility-timeout MS
+                       the visibility timeout of queues that name none (default 30000)
+  --dead-letter-after NACKS
+                       move a message to the dead-letter queue at this many nacks (default: never)
   --tls-cert PATH      serve TLS with this certificate chain (PEM)
   --tls-key PATH       its private key (PEM)
   --tls-ca PATH        demand client certificates signed by these authorities (PEM)
   --fault NAME[=off]   switch a fault or behaviour on (or off); repeatable
+  --json               print one line of JSON when it is ready: {\"url\":…,\"addrs\":[…],\"dialect\":…}
   --help               print this, and the names of faults
   --version            print the version
 
-Prints \"listening on HOST:PORT\" when it is ready. Stops on Ctrl-C and SIGTERM.
+Prints \"listening on HOST:PORT\" when it is ready, of a cluster \"listening on HOST:PORT,HOST:PORT,…\".
+Stops on Ctrl-C and SIGTERM.
 
-Faults (on by default: oversized-push-kills, malformed-closes, leases-kept, deliveries-after-cancel, and
-credit-loss with preamble-p1 and preamble-p2):
+Faults (on by default: oversized-push-kills, cluster-cuts-lists, cluster-acks-not-found, malformed-closes,
+leases-kept, deliveries-after-cancel, and credit-loss with preamble-p1 and preamble-p2):
 
   oversized-push-kills     a push over the frame limit ends pushing, silently
-  cluster                  refuse to consume unknown queues, as a cluster node does
+  cluster                  refuse to consume unknown queues, as a cluster node does (without --cluster)
+  cluster-cuts-lists       framed clusters confirm whole lists and keep their first item per queue
+  cluster-acks-not-found   acks and nacks at a cluster's leader are done and answered \"not found\"
+  cluster-refers           nodes of a cluster refer to the leader instead of forwarding
+  snapshot-not-found       when a node comes back, leaders answer enqueues with a Raft error
   tls-quirks               the older handler that preamble servers run behind TLS
   malformed-closes         close without a frame on malformed hot-path requests
   errors-close             close without a frame wherever an error would be sent
@@ -60,6 +76,11 @@ pub(crate) struct Options {
     api_key: Option<String>,
     dialect: Dialect,
     queues: Vec<String>,
+    cluster: usize,
+    creation_delay: Option<Duration>,
+    visibility_timeout: Option<Duration>,
+    dead_letter_after: Option<u32>,
+    pub(crate) json: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     tls_ca: Option<PathBuf>,
@@ -74,6 +95,11 @@ impl Default for Options {
             api_key: None,
             dialect: Dialect::Auto,
             queues: Vec::new(),
+            cluster: 1,
+            creation_delay: None,
+            visibility_timeout: None,
+            dead_letter_after: None,
+            json: false,
             tls_cert: None,
             tls_key: None,
             tls_ca: None,
@@ -83,41 +109,43 @@ impl Default for Options {
 }
 
 impl Command {
-    pub(crate) fn parse(arguments: impl Iterator<Item = Result<String, OsString>>) -> Result<Self, String> {
-        let mut arguments = arguments.map(|argument| argument.map_err(|raw| format!("{raw:?} is not UTF-8")));
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, lexopt::Error> {
+        let mut arguments = lexopt::Parser::from_args(arguments);
         let mut options = Options::default();
-        while let Some(argument) = arguments.next() {
-            let argument = argument?;
-            let (name, inline) = match argument.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (argument.as_str(), None),
-            };
-            match (name, &inline) {
-                ("--help" | "-h", None) => return Ok(Self::Help),
-                ("--version" | "-V", None) => return Ok(Self::Version),
-                _ => {}
-            }
-            let mut value = || match &inline {
-                Some(value) => Ok(value.clone()),
-                None => arguments.next().ok_or_else(|| format!("{name} needs a value"))?,
-            };
-            match name {
-                "--listen" => options.listen = value()?,
-                "--port-file" => options.port_file = Some(value()?.into()),
-                "--api-key" => options.api_key = Some(value()?),
-                "--dialect" => {
-                    options.dialect = Dialect::from_str(&value()?).map_err(|error| error.to_string())?;
-                }
-                "--queue" => options.queues.push(value()?),
-                "--tls-cert" => options.tls_cert = Some(value()?.into()),
-                "--tls-key" => options.tls_key = Some(value()?.into()),
-                "--tls-ca" => options.tls_ca = Some(value()?.into()),
-                "--fault" => options.switch(&value()?)?,
-                _ => return Err(format!("unknown option {argument}")),
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                Short('h') | Long("help") => return Ok(Self::Help),
+                Short('V') | Long("version") => return Ok(Self::Version),
+                Long("listen") => options.listen = arguments.value()?.string()?,
+                Long("port-file") => options.port_file = Some(arguments.value()?.into()),
+                Long("api-key") => options.api_key = Some(arguments.value()?.string()?),
+                Long("dialect") => options.dialect = arguments.value()?.parse()?,
+                Long("cluster") => options.cluster = arguments.value()?.parse_with(nodes)?,
+                Long("creation-delay") => options.creation_delay = Some(milliseconds(&mut arguments)?),
+                Long("queue") => options.queues.push(arguments.value()?.string()?),
+                Long("visibility-timeout") => options.visibility_timeout = Some(milliseconds(&mut arguments)?),
+                Long("dead-letter-after") => options.dead_letter_after = Some(arguments.value()?.parse()?),
+                Long("json") => options.json = true,
+                Long("tls-cert") => options.tls_cert = Some(arguments.value()?.into()),
+                Long("tls-key") => options.tls_key = Some(arguments.value()?.into()),
+                Long("tls-ca") => options.tls_ca = Some(arguments.value()?.into()),
+                Long("fault") => options.switch(&arguments.value()?.string()?)?,
+                other => return Err(other.unexpected()),
             }
         }
         options.check()?;
         Ok(Self::Serve(Box::new(options)))
+    }
+}
+
+fn milliseconds(arguments: &mut lexopt::Parser) -> Result<Duration, lexopt::Error> {
+    Ok(Duration::from_millis(arguments.value()?.parse()?))
+}
+
+fn nodes(count: &str) -> Result<usize, String> {
+    match count.parse() {
+        Ok(count) if (1..=MAX_NODES).contains(&count) => Ok(count),
+        _ => Err(format!("a cluster has 1 to {MAX_NODES} nodes")),
     }
 }
 
@@ -144,13 +172,26 @@ impl Options {
         Ok(())
     }
 
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     pub(crate) fn start(self) -> io::Result<Broker> {
-        let mut builder = Broker::builder()
+        let mut builder = Broker::cluster(self.cluster)
             .listen(&*self.listen)
             .dialect(self.dialect)
             .faults(self.faults.clone());
         if let Some(key) = &self.api_key {
             builder = builder.api_key(key.as_str());
+        }
+        if let Some(delay) = self.creation_delay {
+            builder = builder.creation_delay(delay);
+        }
+        if let Some(timeout) = self.visibility_timeout {
+            builder = builder.visibility_timeout(timeout);
+        }
+        if let Some(nacks) = self.dead_letter_after {
+            builder = builder.dead_letter_after(nacks);
         }
         for queue in &self.queues {
             builder = builder.queue(queue.as_str());
@@ -186,7 +227,7 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Command, String> {
-        Command::parse(arguments.iter().map(|argument| Ok((*argument).to_owned())))
+        Command::parse(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())
     }
 
     fn options(arguments: &[&str]) -> Options {
@@ -211,6 +252,14 @@ mod tests {
             "--queue=b",
             "--fault",
             "cluster",
+            "--cluster=3",
+            "--creation-delay",
+            "70",
+            "--visibility-timeout",
+            "1500",
+            "--dead-letter-after",
+            "5",
+            "--json",
             "--fault=leases-kept=off",
             "--fault",
             "credit-loss=on",
@@ -220,6 +269,12 @@ mod tests {
         assert_eq!(options.api_key.as_deref(), Some("k"));
         assert_eq!(options.dialect.to_string(), "preamble-p3");
         assert_eq!(options.queues, ["a", "b"]);
+        assert_eq!(
+            (options.cluster, options.dead_letter_after, options.json),
+            (3, Some(5), true)
+        );
+        assert_eq!(options.creation_delay, Some(Duration::from_millis(70)));
+        assert_eq!(options.visibility_timeout, Some(Duration::from_millis(1500)));
         let faults = Faults::default().cluster(true).leases_kept(false).credit_loss(true);
         assert_eq!(options.faults, faults);
     }
@@ -227,9 +282,18 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         for (arguments, error) in [
-            (&["--fly"][..], "unknown option --fly"),
-            (&["orders"], "unknown option orders"),
-            (&["--queue"], "--queue needs a value"),
+            (&["--fly"][..], "invalid option '--fly'"),
+            (&["orders"], "unexpected argument \"orders\""),
+            (&["--queue"], "missing argument for option '--queue'"),
+            (&["--json=yes"], "unexpected argument for option '--json': \"yes\""),
+            (
+                &["--cluster", "0"],
+                "cannot parse argument \"0\": a cluster has 1 to 100 nodes",
+            ),
+            (
+                &["--visibility-timeout", "30s"],
+                "cannot parse argument \"30s\": invalid digit found in string",
+            ),
             (&["--fault", "fly"], "unknown fault \"fly\""),
             (&["--fault", "cluster=maybe"], "a fault is on or off, not maybe"),
             (&["--tls-key", "k"], "--tls-cert and --tls-key go together"),

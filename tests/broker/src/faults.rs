@@ -95,9 +95,22 @@ switches! {
     /// Server bug 2 (docs/protocol/preamble.md 1.7), on by default: a preamble push over the frame limit ends pushing for
     /// good, silently. Off: batches are split, and a single message over the limit is pushed whole.
     oversized_push_kills, "oversized-push-kills", true;
-    /// Behave like a node of a cluster: consuming an unknown queue is refused, item errors come from the
+    /// Behave like a node of a cluster, without being one: consuming an unknown queue is refused, item errors come from the
     /// cluster layer, creating and deleting queues are idempotent (docs/protocol/preamble.md 2.4).
     cluster, "cluster", false;
+    /// Defect 3 (docs/protocol/clusters.md 3), on by default in clusters that speak framed: of a list for one queue in one
+    /// frame, the cluster's log carries the first item only. The others are confirmed, and lost when the queue gets
+    /// another leader, or at once if the node does not lead the queue.
+    cluster_cuts_lists, "cluster-cuts-lists", true;
+    /// Defect 4 (docs/protocol/clusters.md 4), on by default in clusters: acks and nacks at the leader are done and answered
+    /// \"not found\", and the statistics go on counting the messages. Nacked messages are not handed out again while the
+    /// leader stays the same; those nacked at another node neither, in the framed dialect.
+    cluster_acks_not_found, "cluster-acks-not-found", true;
+    /// Nodes of a cluster refer enqueues, acks and nacks to the leader instead of forwarding them. No real server does.
+    cluster_refers, "cluster-refers", false;
+    /// When a node comes back, the leaders of a cluster answer every enqueue with a Raft error from then on, until they
+    /// are restarted (docs/protocol/clusters.md 6).
+    snapshot_not_found, "snapshot-not-found", false;
     /// The older handler that preamble servers run behind TLS (docs/protocol/preamble.md 1.12), with or without TLS: short
     /// texts, global admin, no config and key operations.
     tls_quirks, "tls-quirks", false;

@@ -32,6 +32,8 @@ pub struct BrokerHost {
 /// One connection's protocol state.
 #[derive(Debug)]
 struct Wire {
+    /// The id of the node that serves it.
+    node: u64,
     server: ServerConnection,
     pushes: VecDeque<(u32, Push)>,
     /// Pushes encoded and not taken for writing.
@@ -97,12 +99,22 @@ impl BrokerHost {
         result
     }
 
-    /// A client connected.
+    /// A client connected, in a cluster to its first node.
     pub fn connect(&mut self) -> ConnectionId {
+        self.connect_to(1)
+    }
+
+    /// A client connected to a node of a cluster, which announces its own id.
+    pub fn connect_to(&mut self, node: u64) -> ConnectionId {
         self.last += 1;
         let connection = ConnectionId(self.last);
+        let mut config = self.config.clone();
+        if self.machine.nodes() > 1 {
+            config.node_id = node;
+        }
         let wire = Wire {
-            server: ServerConnection::new(self.config.clone()),
+            node,
+            server: ServerConnection::new(config),
             pushes: VecDeque::new(),
             encoded: 0,
             taken: 0,
@@ -110,6 +122,14 @@ impl BrokerHost {
         };
         self.wires.insert(connection, wire);
         connection
+    }
+
+    /// The connections that are served by a node.
+    pub fn connections_of(&self, node: u64) -> impl Iterator<Item = ConnectionId> {
+        self.wires
+            .iter()
+            .filter(move |(_, wire)| wire.node == node)
+            .map(|(connection, _)| *connection)
     }
 
     /// The connections that are known.
@@ -127,7 +147,8 @@ impl BrokerHost {
         while let Some(event) = self.connection(connection).and_then(ServerConnection::poll_event) {
             match event {
                 ServerEvent::Opened { dialect, key } => {
-                    let opened = self.machine.connect(now, connection, dialect, key.as_ref());
+                    let node = self.wires.get(&connection).map_or(1, |wire| wire.node);
+                    let opened = self.machine.connect_to(now, node, connection, dialect, key.as_ref());
                     if let Some(server) = self.connection(connection) {
                         match opened {
                             Ok(()) => server.accept(),

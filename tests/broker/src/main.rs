@@ -9,8 +9,7 @@ use std::sync::mpsc;
 use cli::{Command, Options};
 
 fn main() -> ExitCode {
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.into_string());
-    match Command::parse(arguments) {
+    match Command::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => {
             print!("{}", cli::HELP);
             ExitCode::SUCCESS
@@ -40,13 +39,23 @@ fn serve(options: Options) -> io::Result<()> {
         let _ = stop.send(());
     })
     .map_err(io::Error::other)?;
-    let port_file = options.port_file.clone();
+    let (port_file, json, dialect) = (options.port_file.clone(), options.json, options.dialect());
     let broker = options.start()?;
+    let addrs: Vec<String> = broker.addrs().iter().map(ToString::to_string).collect();
     if let Some(path) = port_file {
-        std::fs::write(path, broker.addr().to_string())?;
+        std::fs::write(path, addrs.join(","))?;
     }
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "listening on {}", broker.addr())?;
+    match json {
+        // None of the texts holds what JSON would escape.
+        true => writeln!(
+            stdout,
+            "{{\"url\":\"{}\",\"addrs\":[\"{}\"],\"dialect\":\"{dialect}\"}}",
+            broker.url(),
+            addrs.join("\",\"")
+        )?,
+        false => writeln!(stdout, "listening on {}", addrs.join(","))?,
+    }
     stdout.flush()?;
     // The sender lives in the handler.
     let _ = stopped.recv();

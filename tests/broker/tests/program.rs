@@ -61,9 +61,42 @@ fn explains_itself_and_refuses_what_it_does_not_know() {
     assert!(String::from_utf8_lossy(&help.stdout).starts_with("An in-memory Fila broker"));
     let refused = program(&["--fly"]).output().expect("it was built");
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("unknown option --fly"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("invalid option '--fly'"));
     let unbound = program(&["--listen", "nowhere"]).output().expect("it was built");
     assert_eq!(unbound.status.code(), Some(1));
+}
+
+#[test]
+fn serves_a_cluster_and_says_where_in_json() {
+    let arguments = [
+        "--listen",
+        "127.0.0.1:0",
+        "--cluster",
+        "3",
+        "--json",
+        "--dialect",
+        "framed",
+    ];
+    let mut running = Running(program(&arguments).spawn().expect("it was built"));
+    let mut line = String::new();
+    let mut stdout = BufReader::new(running.0.stdout.take().expect("piped"));
+    stdout.read_line(&mut line).expect("it prints its addresses");
+    let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
+    let addrs: Vec<&str> = ready["addrs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(serde_json::Value::as_str)
+        .collect();
+    assert_eq!(ready["url"], format!("fila://{}", addrs.join(",")));
+    assert_eq!((ready["dialect"].as_str(), addrs.len()), (Some("framed"), 3));
+    for (id, addr) in (1..).zip(addrs) {
+        let mut client = TcpStream::connect(addr).expect("it listens");
+        client.write_all(b"\0\0\0\x09\x01\0\0\0\0\0\0\x01\0").expect("it reads");
+        let mut answer = [0; 24];
+        client.read_exact(&mut answer).expect("it answers");
+        assert_eq!(answer[19], id, "{answer:02x?}");
+    }
 }
 
 #[cfg(feature = "tls")]

@@ -6,6 +6,7 @@ use fibp_proto::admin::{ApiKeySpec, Permission, PermissionKind, QueueList, Queue
 use fibp_proto::{AdminRevision, Op, QueueName, Request, Response};
 
 use super::access::{Identity, KeyRing};
+use super::cluster::Cluster;
 use super::hot_path::touch;
 use super::refusal::{Forbidden, Refusal};
 use super::render::Style;
@@ -54,11 +55,11 @@ impl BrokerMachine {
     ) -> Result<Response, Refusal> {
         self.check_before_decoding(connection, request.op())?;
         match request {
-            Request::CreateQueue(spec) => self.create(connection, &spec, touched),
+            Request::CreateQueue(spec) => self.create(now, connection, &spec, touched),
             Request::DeleteQueue { queue } => self.delete(connection, &queue),
-            Request::QueueStats { queue } => self.stats(connection, &queue),
+            Request::QueueStats { queue } => self.stats(now, connection, &queue),
             Request::ListQueues => self.list(connection),
-            Request::Redrive { dlq, count } => self.redrive(connection, &dlq, count, touched),
+            Request::Redrive { dlq, count } => self.redrive(now, connection, &dlq, count, touched),
             Request::SetConfig { key, value } => self.set_config(connection, key, value),
             Request::GetConfig { key } => self.config_value(connection, &key),
             Request::ListConfig { prefix } => self.list_config(connection, &prefix),
@@ -130,6 +131,7 @@ impl BrokerMachine {
 
     fn create(
         &mut self,
+        now: Instant,
         connection: ConnectionId,
         spec: &QueueSpec,
         touched: &mut Vec<QueueName>,
@@ -142,7 +144,7 @@ impl BrokerMachine {
         }
         self.check_storage(true)?;
         let exists = self.scheduler.exists(&spec.name);
-        if exists && !self.settings.faults.cluster {
+        if exists && !self.is_cluster() {
             return Err(Refusal::QueueExists(QueueName::clone(&spec.name)));
         }
         let scripts = [&spec.on_enqueue, &spec.on_failure];
@@ -157,6 +159,11 @@ impl BrokerMachine {
             0 => default,
             ms => Duration::from_millis(ms),
         };
+        self.check_quorum()?;
+        let node = self.node_of(connection);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.create(&spec.name, Some((now, node, self.settings.creation_delay)));
+        }
         self.scheduler.create(&spec.name, visibility, default);
         // Consumers may have been waiting for the queue.
         touch(touched, &spec.name);
@@ -169,29 +176,43 @@ impl BrokerMachine {
         check_filled(self.style(connection), QUEUE_NAME, queue)?;
         self.permit_queue_admin(connection, queue, true)?;
         self.check_storage(true)?;
-        if !self.scheduler.delete(queue) && !self.settings.faults.cluster {
+        self.check_quorum()?;
+        if !self.scheduler.delete(queue) && !self.is_cluster() {
             return Err(Refusal::QueueNotFound(QueueName::clone(queue)));
+        }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.delete(queue);
         }
         Ok(Response::DeleteQueue)
     }
 
-    fn stats(&self, connection: ConnectionId, name: &QueueName) -> Result<Response, Refusal> {
+    /// Queues are created and deleted by a majority.
+    fn check_quorum(&self) -> Result<(), Refusal> {
+        match &self.cluster {
+            Some(cluster) if !cluster.has_quorum() => Err(Refusal::NoLeaderYet),
+            _ => Ok(()),
+        }
+    }
+
+    fn stats(&self, now: Instant, connection: ConnectionId, name: &QueueName) -> Result<Response, Refusal> {
         check_filled(self.style(connection), QUEUE_NAME, name)?;
         self.permit_queue_admin(connection, name, false)?;
         self.check_storage(true)?;
+        self.check_group(now, connection, name)?;
         let queue = self
             .scheduler
             .queue(name)
             .ok_or_else(|| Refusal::QueueNotFound(QueueName::clone(name)))?;
+        let (depth, in_flight) = queue.counted();
         let per_key = queue.pending.key_stats();
         Ok(Response::QueueStats(QueueStats {
-            depth: queue.depth(),
-            in_flight: queue.leases.len() as u64,
+            depth,
+            in_flight,
             active_fairness_keys: per_key.len() as u64,
             active_consumers: self.scheduler.consumer_count(name),
             quantum: self.settings.quantum,
-            leader_node_id: 0,
-            replication_count: 0,
+            leader_node_id: self.leader(name).unwrap_or(0),
+            replication_count: self.cluster_size(),
             per_key,
             per_throttle: self.config.throttles(),
         }))
@@ -200,14 +221,25 @@ impl BrokerMachine {
     fn list(&self, connection: ConnectionId) -> Result<Response, Refusal> {
         self.permit_framed(connection)?;
         self.check_storage(true)?;
+        let mut queues = self.scheduler.list();
+        for queue in &mut queues {
+            queue.leader_node_id = self.leader(&queue.name).unwrap_or(0);
+        }
         Ok(Response::ListQueues(QueueList {
-            queues: self.scheduler.list(),
-            cluster_node_count: 0,
+            queues,
+            cluster_node_count: self.cluster_size(),
         }))
+    }
+
+    /// The number of nodes; 0 outside clusters.
+    fn cluster_size(&self) -> u32 {
+        let size = self.cluster.as_ref().map_or(0, Cluster::len);
+        u32::try_from(size).unwrap_or(u32::MAX)
     }
 
     fn redrive(
         &mut self,
+        now: Instant,
         connection: ConnectionId,
         dlq: &QueueName,
         count: u64,
@@ -216,6 +248,7 @@ impl BrokerMachine {
         check_filled(self.style(connection), "dlq_queue name", dlq)?;
         self.permit_queue_admin(connection, dlq, false)?;
         self.check_storage(true)?;
+        self.check_group(now, connection, dlq)?;
         let (redriven, parent) = self.scheduler.redrive(dlq, count).map_err(|fault| match fault {
             RedriveFault::NotFound => Refusal::QueueNotFound(QueueName::clone(dlq)),
             RedriveFault::NotADeadLetterQueue => Refusal::NotADeadLetterQueue(QueueName::clone(dlq)),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use fibp_proto::{Dialect, Push, QueueName, Received};
 
 use super::access::Identity;
+use super::cluster::Node;
 
 /// Slots between the scheduler and a consumer's connection.
 pub(super) const CHANNEL_SLOTS: usize = 64;
@@ -44,7 +45,7 @@ pub(super) struct Session {
     /// Being made into a push (preamble).
     batch: VecDeque<Received>,
     credit: u32,
-    /// Ended by an oversized push: it still counts as active, but gets nothing.
+    /// Ended by an oversized push, or by the loss of the queue's leadership: it still counts as active, but gets nothing.
     dead: bool,
 }
 
@@ -73,7 +74,8 @@ impl Session {
         self.batch.iter().chain(&self.channel)
     }
 
-    fn kill(&mut self) {
+    /// The session still counts as active, but gets nothing any more.
+    pub(super) fn kill(&mut self) {
         self.dead = true;
         self.channel.clear();
         self.batch.clear();
@@ -140,6 +142,7 @@ fn fitting<'a>(deliveries: impl Iterator<Item = &'a Received>, max_frame_size: u
 
 #[derive(Debug)]
 pub(super) struct Connection {
+    pub(super) node: Node,
     pub(super) dialect: Dialect,
     pub(super) identity: Identity,
     pub(super) session: Option<Session>,
@@ -154,8 +157,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(dialect: Dialect, identity: Identity) -> Self {
+    pub(super) fn new(node: Node, dialect: Dialect, identity: Identity) -> Self {
         Self {
+            node,
             dialect,
             identity,
             session: None,

@@ -1,24 +1,56 @@
-//! Enqueue, consume, ack, nack and credit.
+//! Enqueue, consume and credit.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fibp_proto::admin::PermissionKind;
-use fibp_proto::request::{AckItem, NackItem};
-use fibp_proto::response::ItemResult;
 use fibp_proto::{Headers, Message, MessageId, QueueName, Response};
 
+use super::cluster::View;
 use super::connection::Session;
-use super::ids::Uuid;
 use super::queue::Stored;
 use super::refusal::{Forbidden, ItemRefusal, Refusal};
 use super::render::Style;
-use super::scheduler::DLQ;
 use super::{BrokerMachine, ConnectionId};
 use crate::faults::Leadership;
 
 /// Headers up to this many are checked for duplicate keys; the preamble dialect carries no more.
 const MAX_DEDUPLICATED: usize = 255;
+
+/// Who executes an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// A single node.
+    Alone,
+    /// This node, which leads the queue.
+    Lead,
+    /// The queue's leader, to which this node forwards.
+    Forward,
+}
+
+/// Tells which items of a frame the cluster layer carries: with defect 3 the first of each queue
+/// (docs/protocol/clusters.md 3).
+#[derive(Debug)]
+pub(super) struct FirstItems {
+    /// `None`: all are carried.
+    seen: Option<BTreeSet<QueueName>>,
+}
+
+impl FirstItems {
+    pub(super) fn new(cut: bool) -> Self {
+        Self {
+            seen: cut.then(BTreeSet::new),
+        }
+    }
+
+    pub(super) fn carries(&mut self, queue: &QueueName) -> bool {
+        match &mut self.seen {
+            None => true,
+            Some(seen) => seen.insert(QueueName::clone(queue)),
+        }
+    }
+}
 
 impl BrokerMachine {
     pub(super) fn enqueue(
@@ -35,11 +67,15 @@ impl BrokerMachine {
         }
         let queues = messages.iter().map(|message| &message.queue);
         self.permit_items(connection, &PermissionKind::Produce, queues)?;
+        self.refer(now, connection, messages.iter().map(|message| &message.queue))?;
         let wall_ms = self.settings.wall_at(now);
+        let mut firsts = FirstItems::new(self.cuts_lists(style));
         let results = messages
             .into_iter()
             .map(|message| {
-                self.store(style, wall_ms, message, touched)
+                let carried = firsts.carries(&message.queue);
+                self.route(now, connection, style, &message.queue)
+                    .and_then(|route| self.store(wall_ms, route, carried, message, touched))
                     .map_err(|refusal| style.item(&refusal))
             })
             .collect();
@@ -48,49 +84,120 @@ impl BrokerMachine {
 
     fn store(
         &mut self,
-        style: Style,
         wall_ms: u64,
+        route: Route,
+        carried: bool,
         message: Message,
         touched: &mut Vec<QueueName>,
     ) -> Result<MessageId, ItemRefusal> {
-        self.check_item(style, &message.queue)?;
-        let unknown = || match self.settings.faults.cluster {
+        if self
+            .cluster
+            .as_ref()
+            .is_some_and(|cluster| cluster.is_stuck(&message.queue))
+        {
+            return Err(ItemRefusal::Raft);
+        }
+        let unknown = || match self.is_cluster() {
             true => ItemRefusal::RaftGroupNotFound,
             false => ItemRefusal::QueueNotFound(QueueName::clone(&message.queue)),
         };
-        let queue = self.scheduler.queue_mut(&message.queue).ok_or_else(unknown)?;
+        if !self.scheduler.exists(&message.queue) {
+            return Err(unknown());
+        }
+        let id = self.ids.time_ordered(wall_ms);
+        if route == Route::Forward && !carried {
+            // Confirmed, and lost.
+            return Ok(id.message_id());
+        }
         let named = self.settings.fairness_header.as_deref();
         let fairness_key = match named.and_then(|header| message.headers.get(header)) {
             Some(key) => Arc::from(key),
             None => Arc::clone(&self.default_key),
         };
-        let id = self.ids.time_ordered(wall_ms);
-        queue.pending.push_back(Stored {
-            id,
-            fairness_key,
-            headers: without_duplicates(message.headers),
-            payload: message.payload,
-            attempts: 0,
-        });
-        touch(touched, &message.queue);
+        if let Some(queue) = self.scheduler.queue_mut(&message.queue) {
+            queue.pending.push_back(Stored {
+                id,
+                fairness_key,
+                headers: without_duplicates(message.headers),
+                payload: message.payload,
+                attempts: 0,
+                leader_only: !carried,
+            });
+            touch(touched, &message.queue);
+        }
         Ok(id.message_id())
     }
 
-    /// What refuses an item before its queue is looked at.
-    fn check_item(&self, style: Style, queue: &QueueName) -> Result<(), ItemRefusal> {
+    /// Whether a frame's list reaches the cluster layer with its first item per queue only.
+    pub(super) fn cuts_lists(&self, style: Style) -> bool {
+        self.cluster.is_some() && style.is_framed() && self.settings.faults.cluster_cuts_lists
+    }
+
+    /// Refuses a whole frame because of a queue that another node leads, where nodes do not forward.
+    pub(super) fn refer<'a>(
+        &self,
+        now: Instant,
+        connection: ConnectionId,
+        mut queues: impl Iterator<Item = &'a QueueName>,
+    ) -> Result<(), Refusal> {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| self.settings.faults.cluster_refers) else {
+            return Ok(());
+        };
+        let leader = queues.find_map(|queue| match self.view(now, connection, queue) {
+            Some(View::Follows(leader)) => Some(leader),
+            _ => None,
+        });
+        leader.map_or(Ok(()), |leader| {
+            Err(Refusal::NotLeader(cluster.addr(leader).to_owned()))
+        })
+    }
+
+    /// Who executes an item, or what refuses it before its queue is looked at.
+    pub(super) fn route(
+        &self,
+        now: Instant,
+        connection: ConnectionId,
+        style: Style,
+        queue: &QueueName,
+    ) -> Result<Route, ItemRefusal> {
         let faults = &self.settings.faults;
         if faults.storage_failing {
             return Err(ItemRefusal::Storage);
         }
         match faults.leaders.get(queue) {
-            Some(Leadership::Electing) => Err(ItemRefusal::NoLeader),
-            Some(Leadership::Elsewhere(_)) if style.is_framed() => Err(ItemRefusal::NotLeader),
+            Some(Leadership::Electing) => return Err(ItemRefusal::NoLeader),
+            Some(Leadership::Elsewhere(_)) if style.is_framed() => return Err(ItemRefusal::NotLeader),
             // Preamble servers forward to the leader.
-            Some(Leadership::Elsewhere(_)) | None => Ok(()),
+            Some(Leadership::Elsewhere(_)) | None => {}
+        }
+        match self.view(now, connection, queue) {
+            None => Ok(Route::Alone),
+            Some(View::Leads) => Ok(Route::Lead),
+            Some(View::Follows(_)) => Ok(Route::Forward),
+            Some(View::Unknown) => Err(ItemRefusal::RaftGroupNotFound),
+            Some(View::NotReady) => Err(ItemRefusal::NodeNotReady),
+            Some(View::Unled | View::Electing) => Err(ItemRefusal::NoLeader),
         }
     }
 
-    fn permit_items<'a>(
+    /// Whether there is no answer about a queue to be had from the node of this connection.
+    pub(super) fn check_group(
+        &self,
+        now: Instant,
+        connection: ConnectionId,
+        queue: &QueueName,
+    ) -> Result<Option<View>, Refusal> {
+        match self.view(now, connection, queue) {
+            Some(View::Unknown) => Err(Refusal::NoSuchGroup),
+            Some(View::NotReady) => Err(Refusal::NodeNotReady),
+            Some(View::Unled) => Err(Refusal::NoLeaderYet),
+            Some(View::Electing) => Err(Refusal::NoLeader),
+            view => Ok(view),
+        }
+    }
+
+    /// Checks the permission for each queue of a list.
+    pub(super) fn permit_items<'a>(
         &self,
         connection: ConnectionId,
         kind: &PermissionKind,
@@ -146,6 +253,11 @@ impl BrokerMachine {
             None if faults.cluster && !self.scheduler.exists(&queue) => return Err(Refusal::NoSuchGroup),
             None => {}
         }
+        if let (Some(View::Follows(leader)), Some(cluster)) =
+            (self.check_group(now, connection, &queue)?, &self.cluster)
+        {
+            return Err(Refusal::NotLeader(cluster.addr(leader).to_owned()));
+        }
         self.end_session(connection, touched);
         let consumer_id = style
             .is_framed()
@@ -171,66 +283,6 @@ impl BrokerMachine {
         let queue = QueueName::clone(&session.queue);
         self.push_from(now, connection);
         self.refill(now, &queue);
-    }
-
-    pub(super) fn ack(&mut self, connection: ConnectionId, items: &[AckItem]) -> Result<Response, Refusal> {
-        let queues = items.iter().map(|item| &item.queue);
-        self.permit_items(connection, &PermissionKind::Consume, queues)?;
-        let style = self.style(connection);
-        let results = items
-            .iter()
-            .map(|item| self.settle(style, &item.queue, &item.id).map(drop))
-            .collect();
-        Ok(Response::Ack(results))
-    }
-
-    pub(super) fn nack(
-        &mut self,
-        connection: ConnectionId,
-        items: &[NackItem],
-        touched: &mut Vec<QueueName>,
-    ) -> Result<Response, Refusal> {
-        let queues = items.iter().map(|item| &item.queue);
-        self.permit_items(connection, &PermissionKind::Consume, queues)?;
-        let style = self.style(connection);
-        let mut results = Vec::with_capacity(items.len());
-        for item in items {
-            let settled = self.settle(style, &item.queue, &item.id);
-            results.push(settled.map(|message| self.retry(&item.queue, message, touched)));
-        }
-        Ok(Response::Nack(results))
-    }
-
-    fn settle(&mut self, style: Style, queue: &QueueName, id: &MessageId) -> ItemResult<Stored> {
-        let settled = self.check_item(style, queue).and_then(|()| {
-            let uuid = Uuid::parse(id.as_str()).ok_or_else(|| ItemRefusal::BadMessageId(id.to_string()))?;
-            let lease = self
-                .scheduler
-                .queue_mut(queue)
-                .and_then(|queue| queue.leases.settle(uuid));
-            lease.ok_or_else(|| ItemRefusal::NoLease {
-                id: id.to_string(),
-                queue: QueueName::clone(queue),
-            })
-        });
-        settled.map_err(|refusal| style.item(&refusal))
-    }
-
-    /// Puts a nacked message to the back of its fairness key, or into the dead-letter queue.
-    fn retry(&mut self, queue: &QueueName, mut message: Stored, touched: &mut Vec<QueueName>) {
-        message.attempts = message.attempts.saturating_add(1);
-        let given_up = self
-            .settings
-            .dead_letter_after
-            .is_some_and(|attempts| message.attempts >= attempts);
-        let dlq = (given_up && !queue.ends_with(DLQ))
-            .then(|| self.scheduler.name_of(&format!("{queue}{DLQ}")))
-            .flatten();
-        let target = dlq.as_ref().unwrap_or(queue);
-        if let Some(queue) = self.scheduler.queue_mut(target) {
-            queue.pending.push_back(message);
-            touch(touched, target);
-        }
     }
 }
 

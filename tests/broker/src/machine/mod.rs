@@ -3,8 +3,10 @@
 mod access;
 mod admin;
 mod answers;
+mod cluster;
 mod config_store;
 mod connection;
+mod failover;
 mod hot_path;
 mod ids;
 mod queue;
@@ -12,6 +14,7 @@ mod refusal;
 mod render;
 mod scheduler;
 mod settings;
+mod settle;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use fibp_proto::server::RequestId;
 use fibp_proto::{Dialect, Op, Push, QueueName, Request, Response, Secret, ServerError};
 
 use access::{Identity, KeyRing};
+use cluster::{Cluster, Node};
 use config_store::ConfigStore;
 use connection::{CHANNEL_SLOTS, Connection, PushRules, Session};
 use ids::{IdSource, Uuid};
@@ -112,6 +116,7 @@ pub struct QueueFigures {
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     queues: StoredQueues,
+    cluster: Option<Cluster>,
     config: ConfigStore,
     keys: KeyRing,
     ids: IdSource,
@@ -127,6 +132,8 @@ pub struct Snapshot {
 pub struct BrokerMachine {
     settings: Settings,
     scheduler: Scheduler,
+    /// `None` on a single node.
+    cluster: Option<Cluster>,
     config: ConfigStore,
     keys: KeyRing,
     ids: IdSource,
@@ -171,6 +178,7 @@ impl BrokerMachine {
         let ids = IdSource::new(settings.seed);
         let empty = Snapshot {
             queues: Scheduler::default().stored(),
+            cluster: Cluster::new(&settings.nodes),
             config: ConfigStore::default(),
             keys: KeyRing::default(),
             ids,
@@ -184,6 +192,7 @@ impl BrokerMachine {
     pub fn from_snapshot(settings: Settings, snapshot: Snapshot) -> Self {
         Self {
             scheduler: Scheduler::restore(snapshot.queues, settings.faults.leases_kept),
+            cluster: snapshot.cluster.map(|cluster| cluster.restarted(settings.start)),
             config: snapshot.config,
             keys: snapshot.keys,
             ids: snapshot.ids,
@@ -203,6 +212,7 @@ impl BrokerMachine {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             queues: self.scheduler.stored(),
+            cluster: self.cluster.clone(),
             config: self.config.clone(),
             keys: self.keys.clone(),
             ids: self.ids.clone(),
@@ -237,13 +247,21 @@ impl BrokerMachine {
         self.connections.values().filter(|connection| !connection.lost).count()
     }
 
-    /// Creates a queue and its dead-letter queue, unless they exist.
+    /// Creates a queue and its dead-letter queue, unless they exist. Every node of a cluster is ready for them at once.
     pub fn create_queue(&mut self, name: impl Into<QueueName>) {
-        let visibility = self.settings.visibility_timeout;
-        self.scheduler.create(&name.into(), visibility, visibility);
+        let (name, visibility) = (name.into(), self.settings.visibility_timeout);
+        self.scheduler.create(&name, visibility, visibility);
+        if let Some(cluster) = &mut self.cluster {
+            cluster.create(&name, None);
+        }
     }
 
-    /// A client opened a connection. `key` is the API key of a framed handshake.
+    /// Whether to behave like a node of a cluster.
+    fn is_cluster(&self) -> bool {
+        self.cluster.is_some() || self.settings.faults.cluster
+    }
+
+    /// A client opened a connection, in a cluster to its first node. `key` is the API key of a framed handshake.
     ///
     /// # Errors
     ///
@@ -251,6 +269,17 @@ impl BrokerMachine {
     pub fn connect(
         &mut self,
         now: Instant,
+        connection: ConnectionId,
+        dialect: Dialect,
+        key: Option<&Secret>,
+    ) -> Result<(), ServerError> {
+        self.open(now, 0, connection, dialect, key)
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        node: Node,
         connection: ConnectionId,
         dialect: Dialect,
         key: Option<&Secret>,
@@ -264,7 +293,8 @@ impl BrokerMachine {
                 .identify(now, key)
                 .ok_or_else(|| style.refusal(&Refusal::InvalidApiKey))?,
         };
-        self.connections.insert(connection, Connection::new(dialect, identity));
+        self.connections
+            .insert(connection, Connection::new(node, dialect, identity));
         Ok(())
     }
 
@@ -278,8 +308,7 @@ impl BrokerMachine {
 
     /// A connection is over. Messages leased to it stay leased (docs/protocol/preamble.md 1.14), see [`Faults::leases_kept`].
     pub fn disconnect(&mut self, now: Instant, connection: ConnectionId, ending: Ending) {
-        self.stalled.retain(|(stalled, ..)| *stalled != connection);
-        self.outputs.retain(|output| output.connection() != connection);
+        self.drop_outputs(connection);
         let Some(known) = self.connections.get_mut(&connection) else {
             return;
         };
@@ -289,6 +318,11 @@ impl BrokerMachine {
             return;
         }
         self.forget(now, connection);
+    }
+
+    fn drop_outputs(&mut self, connection: ConnectionId) {
+        self.stalled.retain(|(stalled, ..)| *stalled != connection);
+        self.outputs.retain(|output| output.connection() != connection);
     }
 
     fn forget(&mut self, now: Instant, connection: ConnectionId) {
@@ -400,8 +434,8 @@ impl BrokerMachine {
                 self.flow(now, connection, credit);
                 Reaction::Silence
             }
-            Request::Ack(items) => self.ack(connection, &items).into(),
-            Request::Nack(items) => self.nack(connection, &items, touched).into(),
+            Request::Ack(items) => self.ack(now, connection, &items, touched).into(),
+            Request::Nack(items) => self.nack(now, connection, &items, touched).into(),
             Request::Heartbeat if self.settings.faults.heartbeats_ignored => Reaction::Silence,
             Request::Heartbeat => Reaction::Answer(Response::Heartbeat),
             Request::Authenticate(key) => self.authenticate(now, connection, &key),
@@ -449,6 +483,12 @@ impl BrokerMachine {
     /// When to call [`handle_timeout`](Self::handle_timeout), if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let election = self.cluster.as_ref().and_then(Cluster::next_election);
+        [self.next_scheduling(), election].into_iter().flatten().min()
+    }
+
+    /// When the scheduler has something to do by itself.
+    fn next_scheduling(&self) -> Option<Instant> {
         let after = |since: Instant| since.checked_add(self.settings.idle_timeout);
         let idle = after(self.last_command)?;
         let expiry = self.scheduler.next_expiry().map(|expiry| expiry.max(idle));
@@ -459,10 +499,11 @@ impl BrokerMachine {
         [expiry, refill].into_iter().flatten().min()
     }
 
-    /// Time has passed. Reclaims expired leases if the scheduler was idle for long enough; calls that come too
-    /// early do nothing.
+    /// Time has passed. Holds elections, and reclaims expired leases if the scheduler was idle for long enough; calls
+    /// that come too early do nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_none_or(|due| now < due) {
+        self.hold_elections(now);
+        if self.next_scheduling().is_none_or(|due| now < due) {
             return;
         }
         let mut touched = self.scheduler.reclaim(now);

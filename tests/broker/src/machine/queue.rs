@@ -19,6 +19,8 @@ pub(super) struct Stored {
     pub(super) headers: Headers,
     pub(super) payload: Bytes,
     pub(super) attempts: u32,
+    /// Known to the leader and not to its followers (docs/protocol/clusters.md 3).
+    pub(super) leader_only: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -88,10 +90,22 @@ impl Pending {
             let count = key.messages.len().min(room);
             taken.extend(key.messages.drain(..count));
         }
+        self.forget_empty_keys();
+        taken
+    }
+
+    /// Forgets the messages that are not to be kept.
+    fn retain(&mut self, keep: impl Fn(&Stored) -> bool) {
+        for key in self.keys.values_mut() {
+            key.messages.retain(&keep);
+        }
+        self.forget_empty_keys();
+    }
+
+    fn forget_empty_keys(&mut self) {
         self.keys.retain(|_, key| !key.messages.is_empty());
         self.ring.retain(|key| self.keys.contains_key(key));
-        self.len -= taken.len();
-        taken
+        self.len = self.keys.values().map(|key| key.messages.len()).sum();
     }
 
     pub(super) fn key_stats(&self) -> Vec<KeyStats> {
@@ -187,6 +201,12 @@ impl Leases {
         taken.into_iter().map(|lease| lease.message).collect()
     }
 
+    /// Forgets the leases of messages that are not to be kept.
+    fn retain(&mut self, keep: impl Fn(&Stored) -> bool) {
+        self.held.retain(|_, lease| keep(&lease.message));
+        self.forget_stale();
+    }
+
     fn forget_stale(&mut self) {
         let Self { held, expiries, .. } = self;
         let current =
@@ -206,6 +226,12 @@ pub(super) struct Queue {
     pub(super) visibility: Duration,
     pub(super) pending: Pending,
     pub(super) leases: Leases,
+    /// Nacked, and handed out again only after a change of the leader (docs/protocol/clusters.md 4).
+    pub(super) shelved: Vec<Stored>,
+    /// Acked at the leader, without its followers knowing (docs/protocol/clusters.md 3).
+    pub(super) acked_by_leader: Vec<Stored>,
+    /// Messages that are gone and still counted in the statistics (docs/protocol/clusters.md 4).
+    pub(super) miscounted: u64,
 }
 
 impl Queue {
@@ -214,11 +240,47 @@ impl Queue {
             visibility,
             pending: Pending::default(),
             leases: Leases::default(),
+            shelved: Vec::new(),
+            acked_by_leader: Vec::new(),
+            miscounted: 0,
         }
     }
 
+    /// Messages that are there.
     pub(super) fn depth(&self) -> u64 {
-        (self.pending.len() + self.leases.len()) as u64
+        (self.pending.len() + self.leases.len() + self.shelved.len()) as u64
+    }
+
+    /// Messages that the statistics count, and how many of those as leased.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        let leased = self.leases.len() + self.shelved.len();
+        (self.depth() + self.miscounted, leased as u64 + self.miscounted)
+    }
+
+    /// Puts a nacked message where nobody finds it.
+    pub(super) fn shelve(&mut self, mut message: Stored) {
+        message.attempts = message.attempts.saturating_add(1);
+        self.shelved.push(message);
+    }
+
+    /// The scheduler starts again from what is stored: it counts right, and hands out what it had lost sight of.
+    pub(super) fn reload(&mut self) {
+        self.miscounted = 0;
+        for message in std::mem::take(&mut self.shelved) {
+            self.pending.push_back(message);
+        }
+    }
+
+    /// A follower takes over. It never knew of some messages, and not of some acks.
+    pub(super) fn change_leader(&mut self) {
+        self.reload();
+        self.pending.retain(|message| !message.leader_only);
+        self.leases.retain(|message| !message.leader_only);
+        for message in std::mem::take(&mut self.acked_by_leader) {
+            if !message.leader_only {
+                self.pending.push_back(message);
+            }
+        }
     }
 
     /// Puts leased messages back as if they had never been handed out.
@@ -240,6 +302,7 @@ mod tests {
             headers: Headers::new(),
             payload: Bytes::new(),
             attempts: 0,
+            leader_only: false,
         }
     }
 

@@ -33,7 +33,12 @@ pub(super) enum Refusal {
     /// An empty body where the admin revision wants a string.
     EmptyBody,
     NotLeader(String),
+    /// A leader is being elected.
     NoLeader,
+    /// The queue was created a moment ago through this node, and has no leader yet.
+    NoLeaderYet,
+    /// The queue was created a moment ago, and this node is not ready for it.
+    NodeNotReady,
     /// A queue that the cluster does not know.
     NoSuchGroup,
     MalformedHotPath,
@@ -65,9 +70,15 @@ pub(super) enum ItemRefusal {
     EmptyQueueName,
     QueueNotFound(QueueName),
     BadMessageId(String),
-    NoLease { id: String, queue: QueueName },
+    NoLease {
+        id: String,
+        queue: QueueName,
+    },
     Storage,
     NotLeader,
     NoLeader,
+    NodeNotReady,
     RaftGroupNotFound,
+    /// The leader cannot write to its Raft log.
+    Raft,
 }

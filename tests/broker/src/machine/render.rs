@@ -6,6 +6,10 @@ use super::refusal::{Forbidden, ItemRefusal, Refusal, ThrottleFault};
 
 const STORAGE: &str = "storage engine error: simulated failure";
 const SCRIPTS: &str = "lua compilation error: scripts are not supported by the test broker";
+const NO_LEADER: &str = "no leader available";
+const NODE_NOT_READY: &str = "node not ready for this queue — retry on another node or wait";
+const NO_RAFT_GROUP: &str = "queue raft group not found";
+const RAFT: &str = "raft error: fatal: when Read Snapshot(None): snapshot not found";
 
 /// Who words the refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,13 +103,18 @@ impl Style {
             ),
             R::Storage => (2, 0x05, ErrorKind::Server, STORAGE.to_owned(), String::new()),
             R::NotLeader | R::NoLeader => {
-                let text = "no leader available".to_owned();
+                let text = NO_LEADER.to_owned();
+                (2, 0x0C, ErrorKind::NotLeader, text.clone(), text)
+            }
+            R::NodeNotReady => {
+                let text = NODE_NOT_READY.to_owned();
                 (2, 0x0C, ErrorKind::NotLeader, text.clone(), text)
             }
             R::RaftGroupNotFound => {
-                let text = "queue raft group not found".to_owned();
+                let text = NO_RAFT_GROUP.to_owned();
                 (2, 0x01, ErrorKind::QueueNotFound, text.clone(), text)
             }
+            R::Raft => (2, 0xFF, ErrorKind::Server, RAFT.to_owned(), RAFT.to_owned()),
         };
         Box::new(match self {
             Self::Preamble { .. } => ServerError::new(kind, long).with_code(preamble),
@@ -130,7 +139,9 @@ fn kind(refusal: &Refusal) -> ErrorKind {
         Refusal::Storage { .. } => ErrorKind::Server,
         Refusal::Overloaded => ErrorKind::Overloaded,
         Refusal::NotImplemented(_) | Refusal::UnknownOperation(_) => ErrorKind::Unsupported,
-        Refusal::NotLeader(_) | Refusal::NoLeader => ErrorKind::NotLeader,
+        Refusal::NotLeader(_) | Refusal::NoLeader | Refusal::NoLeaderYet | Refusal::NodeNotReady => {
+            ErrorKind::NotLeader
+        }
         Refusal::EmptyBody | Refusal::MalformedHotPath => ErrorKind::Protocol,
         Refusal::ConsumeActive
         | Refusal::EmptyConsumeName
@@ -179,8 +190,9 @@ fn preamble_text(refusal: &Refusal, quirks: bool) -> String {
         Refusal::UnknownOperation(opcode) => format!("unknown operation 0x{opcode:02X}"),
         Refusal::EmptyBody => "wire decode error: invalid payload: unexpected end of payload reading u16".to_owned(),
         Refusal::NotLeader(leader) => format!("leader_hint:{leader}"),
-        Refusal::NoLeader => invalid("no leader available for queue"),
-        Refusal::NoSuchGroup => invalid("queue not found"),
+        Refusal::NoLeader | Refusal::NoLeaderYet => invalid("no leader available for queue"),
+        Refusal::NodeNotReady => invalid(NODE_NOT_READY),
+        Refusal::NoSuchGroup => invalid(NO_RAFT_GROUP),
         Refusal::MalformedHotPath => invalid("malformed frame"),
     }
 }
@@ -227,7 +239,9 @@ fn framed(refusal: &Refusal) -> (u8, String) {
         Refusal::Storage { .. } => (0x05, format!("storage error: {STORAGE}")),
         Refusal::Overloaded => (0x09, "scheduler overloaded".to_owned()),
         Refusal::NotLeader(_) | Refusal::NoLeader => not_leader(),
-        Refusal::NoSuchGroup => (0x01, "queue raft group not found".to_owned()),
+        Refusal::NoLeaderYet => (0x0C, NO_LEADER.to_owned()),
+        Refusal::NodeNotReady => (0x0C, NODE_NOT_READY.to_owned()),
+        Refusal::NoSuchGroup => (0x01, NO_RAFT_GROUP.to_owned()),
         Refusal::UnknownOperation(opcode) | Refusal::NotImplemented(opcode) => {
             (0x0E, format!("unknown or unsupported opcode: 0x{opcode:02x}"))
         }

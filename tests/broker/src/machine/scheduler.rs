@@ -89,6 +89,7 @@ impl Scheduler {
             return false;
         };
         let mut messages = queue.leases.take_all();
+        messages.append(&mut queue.shelved);
         messages.extend(queue.pending.take_in_storage_order(usize::MAX));
         if !messages.is_empty() {
             self.buried.entry(name).or_default().append(&mut messages);
@@ -99,12 +100,15 @@ impl Scheduler {
     pub(super) fn list(&self) -> Vec<QueueInfo> {
         self.queues
             .iter()
-            .map(|(name, queue)| QueueInfo {
-                name: name.as_ref().to_owned(),
-                depth: queue.depth(),
-                in_flight: queue.leases.len() as u64,
-                active_consumers: self.consumer_count(name),
-                leader_node_id: 0,
+            .map(|(name, queue)| {
+                let (depth, in_flight) = queue.counted();
+                QueueInfo {
+                    name: name.as_ref().to_owned(),
+                    depth,
+                    in_flight,
+                    active_consumers: self.consumer_count(name),
+                    leader_node_id: 0,
+                }
             })
             .collect()
     }
@@ -282,6 +286,7 @@ impl Scheduler {
     pub(super) fn restore(stored: StoredQueues, keep_leases: bool) -> Self {
         let StoredQueues { mut queues, mut buried } = stored;
         for (name, queue) in &mut queues {
+            queue.reload();
             if !keep_leases {
                 let leased = queue.leases.take_all();
                 queue.unlease(leased);

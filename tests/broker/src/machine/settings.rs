@@ -33,6 +33,12 @@ pub struct Settings {
     /// Move a message to the dead-letter queue at this many nacks, in place of an `on_failure` script. Without
     /// it, messages are retried for ever.
     pub dead_letter_after: Option<u32>,
+    /// The addresses of a cluster's nodes as clients reach them (`host:port`), node 1 first; empty for a single node.
+    pub nodes: Vec<String>,
+    /// How long after its creation by a client a queue of a cluster has no leader: 65 ms.
+    pub creation_delay: Duration,
+    /// How long it takes a cluster to elect a leader in place of one that is gone: 300 ms.
+    pub election_timeout: Duration,
     /// What to do wrong.
     pub faults: Faults,
 }
@@ -52,6 +58,9 @@ impl Settings {
             quantum: 1000,
             fairness_header: None,
             dead_letter_after: None,
+            nodes: Vec::new(),
+            creation_delay: Duration::from_millis(65),
+            election_timeout: Duration::from_millis(300),
             faults: Faults::default(),
         }
     }

@@ -27,6 +27,7 @@ pub struct BrokerBuilder {
     clock: Option<ManualClock>,
     max_frame_size: u32,
     node_id: u64,
+    nodes: usize,
     #[cfg(feature = "tls")]
     tls: Option<super::ServerTls>,
     settings: Settings,
@@ -44,13 +45,15 @@ impl BrokerBuilder {
             clock: None,
             max_frame_size: DEFAULT_MAX_LENGTH,
             node_id: 0,
+            nodes: 1,
             #[cfg(feature = "tls")]
             tls: None,
             settings: Settings::new(Instant::now(), wall_ms),
         }
     }
 
-    /// Where to listen: `127.0.0.1:0` unless set. Port 0 is a free one.
+    /// Where to listen: `127.0.0.1:0` unless set. Port 0 is a free one. The nodes of a cluster listen on this port and
+    /// those that follow it, or on free ones.
     #[must_use]
     pub fn listen(mut self, addr: impl ToSocketAddrs) -> Self {
         match addr.to_socket_addrs() {
@@ -133,7 +136,30 @@ impl BrokerBuilder {
         self
     }
 
-    /// The node id that the framed handshake announces.
+    /// Makes it a cluster of this many nodes, with node ids from 1 on, see [`Broker::cluster`]. One is a single node.
+    #[must_use]
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes.max(1);
+        self
+    }
+
+    /// How long a queue of a cluster has no leader after a client created it: 65 ms unless set, on the broker's clock.
+    /// Queues that the builder or [`Broker::create_queue`] creates are ready at once.
+    #[must_use]
+    pub fn creation_delay(mut self, delay: Duration) -> Self {
+        self.settings.creation_delay = delay;
+        self
+    }
+
+    /// How long a cluster takes to elect a leader in place of one that is gone: 300 ms unless set, on the broker's
+    /// clock.
+    #[must_use]
+    pub fn election_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.election_timeout = timeout;
+        self
+    }
+
+    /// The node id that the framed handshake announces; nodes of a cluster announce their own.
     #[must_use]
     pub fn node_id(mut self, id: u64) -> Self {
         self.node_id = id;
@@ -186,10 +212,17 @@ impl BrokerBuilder {
         };
         #[cfg(not(feature = "tls"))]
         let acceptor = Acceptor::Plain;
-        let listener = TcpListener::bind(&*self.listen)?;
+        let listeners = bind(&self.listen, self.nodes)?;
+        let addrs = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<io::Result<Vec<SocketAddr>>>()?;
         let clock = self.clock.map_or(Clock::Real, Clock::Manual);
         let mut settings = self.settings;
         settings.start = clock.now();
+        if self.nodes > 1 {
+            settings.nodes = addrs.iter().map(SocketAddr::to_string).collect();
+        }
         let mut machine = BrokerMachine::new(settings);
         for queue in self.queues {
             machine.create_queue(queue);
@@ -201,6 +234,25 @@ impl BrokerBuilder {
             send: u32::MAX,
             receive: self.max_frame_size,
         };
-        Broker::start(listener, acceptor, Shared::new(clock, BrokerHost::new(machine, server)))
+        let shared = Shared::new(clock, BrokerHost::new(machine, server));
+        Broker::start(addrs, listeners, acceptor, shared)
     }
+}
+
+/// Binds one listener per node: the first anywhere of `listen`, the others beside it.
+fn bind(listen: &[SocketAddr], nodes: usize) -> io::Result<Vec<TcpListener>> {
+    let first = TcpListener::bind(listen)?;
+    let bound = first.local_addr()?;
+    let chosen = listen.iter().any(|addr| addr.port() == bound.port());
+    let mut listeners = vec![first];
+    for node in 1..nodes {
+        let mut addr = bound;
+        let port = u16::try_from(node).ok().and_then(|node| bound.port().checked_add(node));
+        addr.set_port(match chosen {
+            false => 0,
+            true => port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no ports left for all nodes"))?,
+        });
+        listeners.push(TcpListener::bind(addr)?);
+    }
+    Ok(listeners)
 }

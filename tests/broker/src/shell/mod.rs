@@ -1,14 +1,16 @@
 //! The broker on sockets: a thread that accepts, two threads per connection, one timer.
 
 mod builder;
+mod cluster;
 mod link;
 mod shared;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use fibp_proto::server::ServerConnection;
 
 use crate::Faults;
 use crate::clock::{Clock, ManualClock, lock};
-use crate::machine::{BrokerMachine, ConnectionId, Ending, QueueFigures};
+use crate::machine::{BrokerMachine, Ending, QueueFigures};
 pub use builder::BrokerBuilder;
 use link::Link;
 use shared::{Shared, State};
@@ -28,6 +30,8 @@ use transport::Acceptor;
 
 /// How long the thread that accepts pauses when it cannot: out of file descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A Fila broker on a socket, in this process. Dropping it stops it.
 ///
@@ -41,17 +45,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// ```
 #[derive(Debug)]
 pub struct Broker {
-    addr: SocketAddr,
+    addrs: Vec<SocketAddr>,
     acceptor: Acceptor,
     shared: Arc<Shared>,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Running>,
 }
 
 /// The threads of a broker that runs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Running {
-    accept: JoinHandle<()>,
-    timer: JoinHandle<()>,
+    timer: Option<JoinHandle<()>>,
+    /// Those that accept, by node.
+    accept: BTreeMap<u64, JoinHandle<()>>,
 }
 
 impl Broker {
@@ -61,103 +66,125 @@ impl Broker {
         BrokerBuilder::new()
     }
 
-    fn start(listener: TcpListener, acceptor: Acceptor, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(
+        addrs: Vec<SocketAddr>,
+        listeners: Vec<TcpListener>,
+        acceptor: Acceptor,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
         let broker = Self {
-            addr: listener.local_addr()?,
+            addrs,
             acceptor,
             shared,
-            running: Mutex::new(None),
+            running: Mutex::default(),
         };
-        *lock(&broker.running) = Some(broker.run(listener)?);
+        let nodes = (1..).zip(listeners);
+        broker.run(&mut lock(&broker.running), nodes.collect())?;
         Ok(broker)
     }
 
-    fn run(&self, listener: TcpListener) -> io::Result<Running> {
+    /// Starts the threads. If that fails, those that run are stopped when the broker is.
+    fn run(&self, running: &mut Running, listeners: Vec<(u64, TcpListener)>) -> io::Result<()> {
         self.shared.lock().stopping = false;
-        let shared = Arc::clone(&self.shared);
-        let timer = spawn("timer", move || shared.run_timer())?;
-        let shared = Arc::clone(&self.shared);
-        let acceptor = self.acceptor.clone();
-        match spawn("accept", move || accept(&shared, &acceptor, &listener)) {
-            Ok(accept) => Ok(Running { accept, timer }),
-            Err(error) => {
-                self.shared.lock().stopping = true;
-                self.shared.wake_timer();
-                join(timer);
-                Err(error)
-            }
+        if running.timer.is_none() {
+            let shared = Arc::clone(&self.shared);
+            running.timer = Some(spawn("timer", move || shared.run_timer())?);
+        }
+        for (node, listener) in listeners {
+            self.shared.lock().down.remove(&node);
+            let (shared, acceptor) = (Arc::clone(&self.shared), self.acceptor.clone());
+            let accept = spawn("accept", move || accept(&shared, &acceptor, node, &listener))?;
+            running.accept.insert(node, accept);
+        }
+        Ok(())
+    }
+
+    /// The address it listens on; of a cluster, that of its first node.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        // There is one: `bind` begins with it.
+        self.addrs.first().copied().unwrap_or(NOWHERE)
+    }
+
+    /// The addresses of all nodes.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// The address as a URL, without the API key; of a cluster, with the addresses of all nodes.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of(&self.addrs)
+    }
+
+    fn url_of(&self, addrs: &[SocketAddr]) -> String {
+        let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
+        format!("{}://{}", self.acceptor.scheme(), addrs.join(","))
+    }
+
+    /// Stops: closes the listeners and all connections, and waits for the threads. Messages, queues, keys and
+    /// configuration are kept for [`restart`](Self::restart). Does nothing if it is stopped.
+    pub fn stop(&self) {
+        self.halt(&mut lock(&self.running));
+    }
+
+    fn halt(&self, running: &mut Running) {
+        {
+            let mut state = self.shared.lock();
+            state.stopping = true;
+            state.end_connections(None, false);
+        }
+        self.shared.wake_timer();
+        for (node, accept) in std::mem::take(&mut running.accept) {
+            self.close_listener(node, accept);
+        }
+        if let Some(timer) = running.timer.take() {
+            join(timer);
         }
     }
 
-    /// The address it listens on.
-    #[must_use]
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
+    /// Wakes the thread that accepts for a node, and waits for it and those it started.
+    fn close_listener(&self, node: u64, accept: JoinHandle<()>) {
+        if let Some(addr) = self.addr_of(node) {
+            // If this fails, the listener is gone and so is the thread.
+            let _ = TcpStream::connect_timeout(&reachable(addr), Duration::from_secs(1));
+        }
+        join(accept);
     }
 
-    /// The address as a URL, without the API key.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("{}://{}", self.acceptor.scheme(), self.addr)
-    }
-
-    /// Stops: closes the listener and all connections, and waits for the threads. Messages, queues, keys and
-    /// configuration are kept for [`restart`](Self::restart). Does nothing if it is stopped.
-    pub fn stop(&self) {
-        let Some(running) = lock(&self.running).take() else {
-            return;
-        };
-        let sockets = {
-            let mut state = self.shared.lock();
-            state.stopping = true;
-            state.sockets()
-        };
-        shut_down(&sockets);
-        self.shared.wake_timer();
-        // Wakes the thread that accepts. If this fails, the listener is gone and so is the thread.
-        let _ = TcpStream::connect_timeout(&reachable(self.addr), Duration::from_secs(1));
-        join(running.accept);
-        join(running.timer);
-    }
-
-    /// Stops if it runs, and starts again on the same port with what it had stored: like a restart of a server that
-    /// keeps its data on disk. See [`Faults::leases_kept`] for what was leased.
+    /// Stops if it runs, and starts again on the same ports with what it had stored: like a restart of servers that
+    /// keep their data on disk. See [`Faults::leases_kept`] for what was leased.
     ///
     /// # Errors
     ///
-    /// The port was taken meanwhile, or a thread cannot be started.
+    /// A port was taken meanwhile, or a thread cannot be started.
     pub fn restart(&self) -> io::Result<()> {
-        self.stop();
-        let listener = TcpListener::bind(self.addr)?;
-        {
-            let mut state = self.shared.lock();
-            state.host.with_machine(|machine| {
-                let settings = machine.settings().clone();
-                *machine = BrokerMachine::from_snapshot(settings, machine.snapshot());
-            });
+        let mut running = lock(&self.running);
+        self.halt(&mut running);
+        let mut listeners = Vec::new();
+        for (node, addr) in (1..).zip(&self.addrs) {
+            listeners.push((node, TcpListener::bind(addr)?));
         }
-        *lock(&self.running) = Some(self.run(listener)?);
-        Ok(())
+        self.shared.lock().host.with_machine(|machine| {
+            let settings = machine.settings().clone();
+            *machine = BrokerMachine::from_snapshot(settings, machine.snapshot());
+        });
+        self.run(&mut running, listeners)
     }
 
     /// Closes all connections, and waits until the broker has forgotten them.
     pub fn kill_connections(&self) {
-        self.end_connections(false);
+        self.end_connections(None, false);
     }
 
     /// Closes all connections with a reset, and waits until the broker has forgotten them.
     pub fn reset_connections(&self) {
-        self.end_connections(true);
+        self.end_connections(None, true);
     }
 
-    fn end_connections(&self, reset: bool) {
-        let ended: Vec<ConnectionId> = {
-            let mut state = self.shared.lock();
-            for link in state.links.values_mut() {
-                link.end(reset);
-            }
-            state.links.keys().copied().collect()
-        };
+    fn end_connections(&self, node: Option<u64>, reset: bool) {
+        let ended = self.shared.lock().end_connections(node, reset);
         self.shared.wait_until(Duration::from_secs(10), |state| {
             ended.iter().all(|connection| !state.links.contains_key(connection))
         });
@@ -233,7 +260,7 @@ impl Broker {
         self.queue(name).map_or(0, |queue| queue.depth)
     }
 
-    /// Creates a queue and its dead-letter queue, unless they exist.
+    /// Creates a queue and its dead-letter queue, unless they exist. Every node of a cluster is ready for them at once.
     pub fn create_queue(&self, name: impl Into<QueueName>) {
         self.shared
             .lock()
@@ -255,16 +282,16 @@ impl Drop for Broker {
     }
 }
 
-fn accept(shared: &Arc<Shared>, acceptor: &Acceptor, listener: &TcpListener) {
+fn accept(shared: &Arc<Shared>, acceptor: &Acceptor, node: u64, listener: &TcpListener) {
     let mut served: Vec<JoinHandle<()>> = Vec::new();
     loop {
         let accepted = listener.accept();
-        if shared.lock().stopping {
+        if shared.lock().is_closed(node) {
             break;
         }
         served.retain(|thread| !thread.is_finished());
         match accepted {
-            Ok((socket, _)) => served.extend(serve(shared, acceptor, socket)),
+            Ok((socket, _)) => served.extend(serve(shared, acceptor, node, socket)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => std::thread::sleep(ACCEPT_PAUSE),
         }
@@ -274,17 +301,17 @@ fn accept(shared: &Arc<Shared>, acceptor: &Acceptor, listener: &TcpListener) {
     }
 }
 
-fn serve(shared: &Arc<Shared>, acceptor: &Acceptor, socket: TcpStream) -> Option<JoinHandle<()>> {
+fn serve(shared: &Arc<Shared>, acceptor: &Acceptor, node: u64, socket: TcpStream) -> Option<JoinHandle<()>> {
     let transport = acceptor.transport().ok()?;
     // Latency only; real servers do not set it.
     let _ = socket.set_nodelay(true);
     let socket = Arc::new(socket);
     let connection = {
         let mut state = shared.lock();
-        if state.stopping {
+        if state.is_closed(node) {
             return None;
         }
-        let connection = state.host.connect();
+        let connection = state.host.connect_to(node);
         let link = Link::new(transport, Arc::clone(&socket));
         state.links.insert(connection, link);
         connection
@@ -311,13 +338,6 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 /// A thread that panicked has reported it.
 fn join(thread: JoinHandle<()>) {
     let _ = thread.join();
-}
-
-fn shut_down(sockets: &[Arc<TcpStream>]) {
-    for socket in sockets {
-        // Fails if the peer was faster.
-        let _ = socket.shutdown(Shutdown::Both);
-    }
 }
 
 /// An address at which a listener on `addr` can be reached from here.

@@ -1,7 +1,6 @@
 //! What all threads of a broker share: the host, the sockets, and one lock around both.
 
-use std::collections::BTreeMap;
-use std::net::TcpStream;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,8 @@ pub(super) struct State {
     pub(super) host: BrokerHost,
     pub(super) links: BTreeMap<ConnectionId, Link>,
     pub(super) stopping: bool,
+    /// Nodes whose listeners are to be closed.
+    pub(super) down: BTreeSet<u64>,
     /// When the timer wakes up by itself.
     timer_wakes: Option<Instant>,
     watchers: usize,
@@ -38,6 +39,7 @@ impl Shared {
                 host,
                 links: BTreeMap::new(),
                 stopping: false,
+                down: BTreeSet::new(),
                 timer_wakes: None,
                 watchers: 0,
             }),
@@ -123,9 +125,23 @@ impl Timed for Shared {
 }
 
 impl State {
-    /// The sockets of all connections.
-    pub(super) fn sockets(&self) -> Vec<Arc<TcpStream>> {
-        self.links.values().map(|link| Arc::clone(&link.socket)).collect()
+    /// Whether a node is to accept nothing any more.
+    pub(super) fn is_closed(&self, node: u64) -> bool {
+        self.stopping || self.down.contains(&node)
+    }
+
+    /// Ends the connections of a node, or of all, see [`Link::end`]. Returns which.
+    pub(super) fn end_connections(&mut self, node: Option<u64>, reset: bool) -> Vec<ConnectionId> {
+        let ended: Vec<ConnectionId> = match node {
+            Some(node) => self.host.connections_of(node).collect(),
+            None => self.links.keys().copied().collect(),
+        };
+        for connection in &ended {
+            if let Some(link) = self.links.get_mut(connection) {
+                link.end(reset);
+            }
+        }
+        ended
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -78,7 +78,7 @@ fn in_a_cluster_unknown_queues_are_refused_and_creation_is_idempotent() {
     let client = world.connect(P1);
     assert_eq!(
         world.refused(client, consume()).text(),
-        "invalid payload: queue not found"
+        "invalid payload: queue raft group not found"
     );
     let refused = enqueued(&mut world, client).expect_err("refused");
     assert_eq!(refused, (2, "queue raft group not found".to_owned()));

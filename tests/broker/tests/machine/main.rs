@@ -7,4 +7,5 @@ mod delivery;
 mod faults;
 mod framed;
 mod leases;
+mod nodes;
 mod world;

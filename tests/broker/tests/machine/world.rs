@@ -37,6 +37,21 @@ impl World {
         Self::start(now, BrokerMachine::new(settings))
     }
 
+    /// A cluster of three nodes, with a queue "orders" that node 1 leads, and `more` that node 2 leads.
+    pub(crate) fn cluster() -> Self {
+        Self::cluster_with(Faults::default())
+    }
+
+    pub(crate) fn cluster_with(faults: Faults) -> Self {
+        let mut world = Self::with(|settings| {
+            settings.nodes = (1..=3).map(|node| format!("10.0.0.{node}:5555")).collect();
+            settings.faults = faults;
+        });
+        world.machine.create_queue("orders");
+        world.machine.create_queue("more");
+        world
+    }
+
     /// With an API key, and a queue "orders".
     pub(crate) fn guarded() -> Self {
         let mut world = Self::with(|settings| settings.api_key = Some("root".into()));
@@ -77,6 +92,15 @@ impl World {
         self.connections += 1;
         let connection = ConnectionId(self.connections);
         let opened = self.machine.connect(self.now, connection, dialect, None);
+        assert_eq!(opened, Ok(()));
+        connection
+    }
+
+    /// Connects to a node of a cluster.
+    pub(crate) fn connect_to(&mut self, node: u64, dialect: Dialect) -> ConnectionId {
+        self.connections += 1;
+        let connection = ConnectionId(self.connections);
+        let opened = self.machine.connect_to(self.now, node, connection, dialect, None);
         assert_eq!(opened, Ok(()));
         connection
     }

@@ -1,5 +1,6 @@
 //! The broker over real sockets, byte for byte.
 
+mod cluster;
 mod faults;
 mod framed;
 mod lifecycle;
