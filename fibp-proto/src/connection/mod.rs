@@ -51,6 +51,8 @@ pub(crate) struct Connection<W> {
     admin: Admin,
     key: Option<Secret>,
     limits: Limits,
+    /// What the framed handshake announces: 0 outside a cluster.
+    node_id: u64,
     decoder: Decoder,
     /// Joins continued frames, in dialects that have them.
     reassembler: Option<Reassembler>,
@@ -162,6 +164,7 @@ impl<W> Connection<W> {
             },
             key: key.filter(|_| rules.authenticate),
             limits,
+            node_id: 0,
             reassembler: rules.continuation.then(|| Reassembler::new(limits.receive as usize)),
             decoder: Decoder::new(limits).layout(codec.layout()).oversize(Oversize::Skip),
             encoded: out.len() as u64,
@@ -187,6 +190,18 @@ impl<W> Connection<W> {
 
     pub(crate) fn dialect(&self) -> Dialect {
         self.codec.dialect()
+    }
+
+    /// Whether the handshake announced the node of a cluster (docs/protocol/clusters.md 1). The preamble dialect
+    /// announces nothing.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.node_id != 0
+    }
+
+    /// The most items of one queue in one batched frame. A cluster confirms all items of a list and keeps the first
+    /// (docs/protocol/clusters.md 3), so there a frame holds one.
+    pub(crate) fn max_items(&self) -> usize {
+        if self.is_cluster() { 1 } else { self.rules().max_items }
     }
 
     pub(crate) fn send_limit(&self) -> u32 {
@@ -366,7 +381,12 @@ impl<W> Connection<W> {
         match opening::recognise(self.offered(), &mut self.decoder, self.limits)? {
             Greeting::Incomplete => return Ok(false),
             Greeting::Preamble { .. } => {}
-            Greeting::Framed { max_frame_size, .. } => {
+            Greeting::Framed {
+                node_id,
+                max_frame_size,
+                ..
+            } => {
+                self.node_id = node_id;
                 self.limits.send = self.limits.send.min(max_frame_size);
             }
         }

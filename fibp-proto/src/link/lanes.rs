@@ -42,6 +42,8 @@ pub(super) struct Lane<T> {
     /// Send partial frames too: somebody flushes or closes.
     flushing: bool,
     queued: bool,
+    /// See [`Lanes::set_one_each`].
+    one_each: bool,
 }
 
 impl<T> Lane<T> {
@@ -87,7 +89,9 @@ impl<T> Lane<T> {
     /// Before what waits already, in the order of call ids.
     fn put_back(&mut self, item: Item<T>) {
         self.bytes = self.bytes.saturating_add(item.ticket.cost);
-        let place = self.items.partition_point(|known| known.ticket.call < item.ticket.call);
+        // Frames of one item each come back one by one, so the place within the call counts too.
+        let order = item.ticket.order();
+        let place = self.items.partition_point(|known| known.ticket.order() < order);
         self.items.insert(place, item);
     }
 
@@ -108,7 +112,7 @@ impl<T> Lane<T> {
         if self.not_before.is_some() {
             return Some(self.not_before);
         }
-        if self.flushing || self.is_full() {
+        if self.flushing || self.one_each || self.is_full() {
             return Some(None);
         }
         match self.policy.batching {
@@ -141,6 +145,7 @@ pub(super) struct Lanes<T> {
     ready: VecDeque<usize>,
     soonest: Soonest,
     items: usize,
+    one_each: bool,
 }
 
 impl<T> Lanes<T> {
@@ -153,6 +158,20 @@ impl<T> Lanes<T> {
             ready: VecDeque::new(),
             soonest: Soonest::default(),
             items: 0,
+            one_each: false,
+        }
+    }
+
+    /// Whether a frame holds one item only, as in clusters: then nothing is gained by waiting for more, or for answers.
+    pub(super) fn set_one_each(&mut self, now: Instant, one_each: bool) {
+        if std::mem::replace(&mut self.one_each, one_each) == one_each {
+            return;
+        }
+        for index in 0..self.lanes.len() {
+            if let Some(lane) = self.lane_mut(index) {
+                lane.one_each = one_each;
+            }
+            self.reconsider(now, index);
         }
     }
 
@@ -376,6 +395,7 @@ impl<T> Lanes<T> {
             not_before: None,
             flushing: false,
             queued: false,
+            one_each: self.one_each,
         };
         let index = match self.free.pop() {
             Some(index) => {

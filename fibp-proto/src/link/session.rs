@@ -370,6 +370,7 @@ impl<T> Link<T> {
             return self.handle_broken(now, Broken::new(plaintext_key_refusal(&endpoint)));
         }
         let dialect = connection.dialect();
+        self.lanes.set_one_each(now, connection.is_cluster());
         self.shared.directory().learn_dialect(&endpoint, dialect);
         self.session.phase = Phase::Ready {
             endpoint: endpoint.clone(),

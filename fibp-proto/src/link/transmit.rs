@@ -46,8 +46,15 @@ impl<T> Link<T> {
             return true;
         }
         self.connection.as_ref().is_some_and(|connection| {
-            !connection.out.is_empty() || (connection.is_ready() && (!self.calls.is_empty() || self.lanes.has_ready()))
+            let has_batches = || self.lanes.has_ready() && self.has_window(connection);
+            !connection.out.is_empty() || (connection.is_ready() && (!self.calls.is_empty() || has_batches()))
         })
+    }
+
+    /// Whether one more batch may be in flight. Where a frame holds one item, a call with many items has as many frames:
+    /// it is admitted as one request, so the bound of unanswered requests is kept here.
+    fn has_window(&self, connection: &Connection<Work<T>>) -> bool {
+        !connection.is_cluster() || connection.in_flight() < self.shared.config().settings().in_flight.requests.max(1)
     }
 
     fn encode_calls(&mut self, now: Instant, connection: &mut Connection<Work<T>>, max: usize) {
@@ -80,7 +87,7 @@ impl<T> Link<T> {
     }
 
     fn encode_lanes(&mut self, now: Instant, connection: &mut Connection<Work<T>>, max: usize) {
-        while connection.out.len() < max {
+        while connection.out.len() < max && self.has_window(connection) {
             let Some(index) = self.lanes.next_ready(now) else { break };
             self.encode_frame(now, connection, index);
         }
@@ -91,7 +98,7 @@ impl<T> Link<T> {
         let Some(lane) = self.lanes.lane_mut(index) else { return };
         let key = lane.key.clone();
         let frame = FrameRoom::new(connection, key.kind, &key.queue, lane.policy.max_bytes);
-        let max_items = lane.policy.max_messages.min(connection.rules().max_items);
+        let max_items = lane.policy.max_messages.min(connection.max_items());
         let one_call = matches!(lane.policy.batching, Batching::Disabled);
         let expected = if one_call { 1 } else { lane.share_of(frame.limit) };
         let mut picked = Picked::with_capacity(key.kind, expected.min(max_items));

@@ -165,6 +165,15 @@ pub(super) struct Charge {
 }
 
 impl<T> Ticket<T> {
+    /// Where an item belongs among others of its lane: by call, then by place within the call.
+    pub(super) fn order(&self) -> (CallId, u32) {
+        let place = match &self.waiter {
+            Waiter::Part(place) | Waiter::Shared(_, place) => *place,
+            Waiter::One(_) | Waiter::Nobody | Waiter::Told => 0,
+        };
+        (self.call, place)
+    }
+
     pub(super) fn charge(&self) -> Charge {
         Charge {
             account: self.account,

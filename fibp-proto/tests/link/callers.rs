@@ -52,6 +52,12 @@ impl Sim {
         token
     }
 
+    pub(crate) fn settle_many(&mut self, settles: Vec<Settle>) -> Token {
+        let token = self.token();
+        self.link.settle_many(self.now, settles, None, token);
+        token
+    }
+
     pub(crate) fn ack(&mut self, id: &str) -> Token {
         self.settle_one(Settle::ack("orders", &id.into()))
     }

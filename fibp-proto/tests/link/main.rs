@@ -10,6 +10,7 @@ mod callers;
 mod calls;
 mod chaos;
 mod closing;
+mod clusters;
 mod consumers;
 mod cuts;
 mod deadlines;
