@@ -219,6 +219,11 @@ impl Error {
         self.0.server.as_ref().and_then(ServerError::code)
     }
 
+    /// The refusal itself.
+    pub(crate) fn server(&self) -> Option<&ServerError> {
+        self.0.server.as_ref()
+    }
+
     /// The text the server sent.
     #[must_use]
     pub fn server_text(&self) -> Option<&str> {

@@ -184,7 +184,7 @@ stats! {
     messages_confirmed,
     /// Enqueue frames sent.
     enqueue_frames,
-    /// Acks and nacks answered.
+    /// Acks and nacks confirmed by the broker.
     settled,
     /// Ack and nack frames sent.
     settle_frames,

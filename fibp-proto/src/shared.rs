@@ -19,6 +19,8 @@ struct Inner {
     config: Config,
     tls: Option<TlsContext>,
     directory: Mutex<Directory>,
+    /// Some node said what only a node of a cluster says, where handshakes say nothing (docs/protocol/clusters.md 1).
+    in_cluster: AtomicBool,
     /// Most clients never learn of a leader, and need not look for one.
     knows_leaders: AtomicBool,
     record: Mutex<Record>,
@@ -50,6 +52,7 @@ impl Shared {
             tls,
             config,
             directory: Mutex::default(),
+            in_cluster: AtomicBool::new(false),
             knows_leaders: AtomicBool::new(false),
             record: Mutex::default(),
             events: AtomicU64::new(0),
@@ -111,6 +114,15 @@ impl Shared {
     pub(crate) fn learn_leader(&self, purpose: Purpose, queue: &QueueName, endpoint: Endpoint) {
         self.directory().learn_leader(purpose, queue, endpoint);
         self.0.knows_leaders.store(true, Ordering::Release);
+    }
+
+    /// Whether a preamble server is known to be a node of a cluster.
+    pub(crate) fn in_cluster(&self) -> bool {
+        self.0.in_cluster.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_cluster(&self) {
+        self.0.in_cluster.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn push_event(&self, event: Event) {

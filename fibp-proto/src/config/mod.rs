@@ -247,6 +247,14 @@ impl Config {
     pub fn max_redirects(self, redirects: u32) -> Self {
         self.with(|settings| settings.max_redirects = redirects)
     }
+
+    /// Sets how long a cluster is asked again, within the call's deadline, for a queue that it says it does not know:
+    /// its nodes learn of a new queue one after another (docs/protocol/clusters.md 2). 2 s by default; zero takes the first
+    /// answer. Single nodes are never asked again.
+    #[must_use]
+    pub fn queue_ready_timeout(self, timeout: Duration) -> Self {
+        self.with(|settings| settings.queue_ready_timeout = timeout)
+    }
 }
 
 impl From<&Self> for Config {

@@ -347,6 +347,14 @@ pub(super) const OPTIONS: &[UrlOption] = &[
         show: |settings| Some(settings.max_redirects.to_string()),
     },
     UrlOption {
+        name: "queue_ready_timeout",
+        set: |draft, values, _| {
+            draft.settings.queue_ready_timeout = parse_duration(values.required()?)?;
+            Ok(())
+        },
+        show: |settings| Some(show_duration(settings.queue_ready_timeout)),
+    },
+    UrlOption {
         name: "tls_roots",
         set: |draft, values, _| {
             draft.tls.webpki = match values.required()? {

@@ -48,6 +48,9 @@ pub struct Settings {
     pub happy_eyeballs_delay: Duration,
     /// How many leader redirects one request or consumer follows. 5; zero follows none.
     pub max_redirects: u32,
+    /// How long a cluster is asked again for a queue that it says it does not know, as its nodes learn of a new queue one
+    /// after another (docs/protocol/clusters.md 2). 2 s; zero takes the first answer.
+    pub queue_ready_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -68,6 +71,7 @@ impl Default for Settings {
             keepalive: Some(Duration::from_secs(60)),
             happy_eyeballs_delay: Duration::from_millis(250),
             max_redirects: 5,
+            queue_ready_timeout: Duration::from_secs(2),
         }
     }
 }

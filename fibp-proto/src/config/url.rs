@@ -279,7 +279,8 @@ mod tests {
             .buffer(5)
             .keepalive(None)
             .happy_eyeballs_delay(Duration::from_millis(20))
-            .max_redirects(0);
+            .max_redirects(0)
+            .queue_ready_timeout(Duration::from_millis(300));
         let url = config.to_url();
         let read: Config = url.parse().unwrap();
         assert_eq!(format!("{:?}", read.settings()), format!("{:?}", config.settings()));

@@ -198,6 +198,17 @@ impl<W> Connection<W> {
         self.node_id != 0
     }
 
+    /// Whether the handshake says nothing of clusters.
+    pub(crate) fn hides_cluster(&self) -> bool {
+        self.rules().admin_revisions
+    }
+
+    /// Whether an error is one that only clusters give of a queue, and that may soon be out of date
+    /// (docs/protocol/clusters.md 2).
+    pub(crate) fn says_not_yet(&self, error: &Error) -> bool {
+        error.server().is_some_and(|error| self.codec.says_not_yet(error))
+    }
+
     /// The most items of one queue in one batched frame. A cluster confirms all items of a list and keeps the first
     /// (docs/protocol/clusters.md 3), so there a frame holds one.
     pub(crate) fn max_items(&self) -> usize {

@@ -268,6 +268,9 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
     /// Reads deliveries. `queue` names them where the wire does not.
     fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError>;
 
+    /// Whether only a node of a cluster refuses like this, for a reason that may pass by itself.
+    fn says_not_yet(&self, error: &ServerError) -> bool;
+
     /// The text of a goodbye.
     fn decode_goodbye(&self, frame: &Frame) -> String;
 

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::Link;
 use super::accounts::Account;
 use super::completion::{Action, Completion, Reply};
 use super::submit::{CLIENT, Cargo, Over, Parcel};
 use super::work::{
     Batch, Call, Charge, Fate, Item, ItemResult, LaneKey, LaneKind, Payload, Payloads, Ticket, Waiter, Work,
 };
-use super::{Link, Settle};
 use crate::config::{Endpoint, Replay};
 use crate::connection::{Connection, Expiry};
 use crate::directory::Purpose;
@@ -20,12 +20,13 @@ use crate::response::{Response, ServerError};
 use crate::simulation::Flaw;
 
 /// How long to wait before asking again while a leader is being elected.
-const ELECTION_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const ELECTION_PAUSE: Duration = Duration::from_millis(200);
 
 impl<T> Link<T> {
     // ---- answers ----
 
     pub(super) fn handle_answer(&mut self, now: Instant, work: Work<T>, response: Result<Response, Error>) {
+        self.note_cluster(&response);
         match work {
             Work::Call(call) => {
                 self.session.note_success();
@@ -43,14 +44,26 @@ impl<T> Link<T> {
         if let Err(error) = &response {
             if error.kind() == ErrorKind::NotLeader {
                 let queue = queue_of(&call.request).cloned();
-                match self.next_node(queue.as_ref(), error, call.fate) {
+                let learned = queue
+                    .as_ref()
+                    .and_then(|queue| self.shared.leader(Purpose::Consume, queue));
+                match self.next_node(queue.as_ref(), error, call.fate, learned) {
                     Next::Node(endpoint) => {
                         call.fate.hops += 1;
                         return self.hand_over_call(Some(endpoint), call);
                     }
-                    Next::Later => return self.delay_call(now, call),
+                    Next::Home => {
+                        call.fate.return_home();
+                        return self.hand_over_call(None, call);
+                    }
+                    Next::Later => return self.delay_call(now.checked_add(ELECTION_PAUSE), call),
                     Next::GiveUp => {}
                 }
+            }
+            if call.request.op() == Op::QueueStats
+                && let Some(again) = self.retry_absent(now, error, &mut call.fate)
+            {
+                return self.delay_call(Some(again), call);
             }
             if call.fate.replayed {
                 // The first attempt worked; the second finds nothing left to do.
@@ -76,27 +89,30 @@ impl<T> Link<T> {
         self.lanes.answered(now, &lane);
         let results = Verdicts::of(lane.kind, response);
         let delayed = match payloads {
-            Payloads::Messages(messages) => self.answer_items(&lane.queue, messages, tickets, results),
-            Payloads::Settles(settles) => self.answer_items(&lane.queue, settles, tickets, results),
+            Payloads::Messages(messages) => self.answer_items(now, &lane.queue, messages, tickets, results),
+            Payloads::Settles(settles) => self.answer_items(now, &lane.queue, settles, tickets, results),
         };
-        if !delayed.is_empty() {
-            self.put_back(now, lane.clone(), delayed);
-            if let Some(until) = now.checked_add(ELECTION_PAUSE) {
-                self.lanes.hold(now, &lane, until);
-            }
+        self.put_back(now, lane.clone(), delayed.items);
+        if let Some(until) = delayed.until {
+            self.lanes.hold(now, &lane, until);
         }
     }
 
     /// Tells everybody; returns the items to ask for again later.
     fn answer_items<P: Into<Payload>>(
         &mut self,
+        now: Instant,
         queue: &QueueName,
         payloads: Vec<P>,
         tickets: Vec<Ticket<T>>,
         mut verdicts: Verdicts,
-    ) -> Vec<Item<T>> {
+    ) -> Delayed<T> {
         let mut moved = Moved::default();
-        let mut delayed = Vec::new();
+        let mut returned = Vec::new();
+        let mut delayed = Delayed {
+            items: Vec::new(),
+            until: None,
+        };
         for (payload, mut ticket) in payloads.into_iter().zip(tickets) {
             let error = match verdicts.next() {
                 Ok(Some(id)) => {
@@ -110,44 +126,61 @@ impl<T> Link<T> {
                 Err(error) => error,
             };
             let payload = payload.into();
-            if error.kind() == ErrorKind::NotLeader && !matches!(ticket.waiter, Waiter::Told) {
-                match self.next_node(Some(queue), &error, ticket.fate) {
+            self.note_cluster_error(&error);
+            let is_open = !matches!(ticket.waiter, Waiter::Told);
+            if error.kind() == ErrorKind::NotLeader && is_open {
+                // Acks and nacks are taken by every node: only the node's own word moves one (docs/protocol/clusters.md 4).
+                let learned = match payload {
+                    Payload::Message(_) => self.shared.leader(Purpose::Consume, queue),
+                    Payload::Settle(_) => None,
+                };
+                match self.next_node(Some(queue), &error, ticket.fate, learned) {
                     Next::Node(endpoint) => {
                         ticket.fate.hops += 1;
                         moved.add(endpoint, Item { payload, ticket });
                         continue;
                     }
+                    Next::Home => {
+                        ticket.fate.return_home();
+                        returned.push(Item { payload, ticket });
+                        continue;
+                    }
                     Next::Later => {
-                        delayed.push(Item { payload, ticket });
+                        delayed.add(now.checked_add(ELECTION_PAUSE), Item { payload, ticket });
                         continue;
                     }
                     Next::GiveUp => {}
                 }
             }
-            // The first attempt worked; the second finds no lease any more.
-            let is_ack = matches!(payload, Payload::Settle(Settle { nack: None, .. }));
-            let result = if is_ack && ticket.fate.replayed && error.kind() == ErrorKind::MessageNotFound {
-                ItemResult::Settled(Ok(()))
-            } else {
-                ItemResult::failed(payload, error)
+            if is_open && let Some(again) = self.retry_absent(now, &error, &mut ticket.fate) {
+                delayed.add(Some(again), Item { payload, ticket });
+                continue;
+            }
+            let result = match &payload {
+                Payload::Settle(settle) if error.kind() == ErrorKind::MessageNotFound => {
+                    ItemResult::Settled(self.judge_unleased(now, settle, &ticket.fate, error))
+                }
+                _ => ItemResult::failed(payload, error),
             };
             self.finish_item(ticket, result);
         }
         self.hand_over_all(moved);
+        if !returned.is_empty() {
+            self.hand_over_items(None, returned);
+        }
         delayed
     }
 
-    /// Where a request goes that this node does not lead.
-    fn next_node(&mut self, queue: Option<&QueueName>, error: &Error, fate: Fate) -> Next {
+    /// Where a request goes that this node does not lead. `learned`: the leader that a consumer was told of, as the
+    /// framed dialect names none per item.
+    fn next_node(&mut self, queue: Option<&QueueName>, error: &Error, fate: Fate, learned: Option<Endpoint>) -> Next {
         let Some(here) = self.session.endpoint().cloned() else {
             return Next::Later;
         };
         let hinted = error
             .leader()
             .and_then(|hint| Endpoint::from_leader_hint(hint, &here).ok());
-        // The framed dialect names no leader per item, but a consumer may have been told.
-        let leader = hinted.or_else(|| self.shared.leader(Purpose::Consume, queue?));
-        match leader {
+        match hinted.or(learned) {
             Some(leader) if leader != here => {
                 if fate.hops >= self.shared.config().settings().max_redirects {
                     return Next::GiveUp;
@@ -165,9 +198,14 @@ impl<T> Link<T> {
             // An election, or a node that names itself: the answer will change.
             _ => {
                 if let Some(queue) = queue {
-                    self.shared.directory().forget_queue(Purpose::Requests, queue);
+                    self.forget_stale_leader(queue);
                 }
-                Next::Later
+                // Work was sent here because this node was taken for the leader: the main server knows better.
+                if self.name == LinkName::Main {
+                    Next::Later
+                } else {
+                    Next::Home
+                }
             }
         }
     }
@@ -233,12 +271,12 @@ impl<T> Link<T> {
         }
     }
 
-    fn delay_call(&mut self, now: Instant, call: Call<T>) {
-        if let Some(until) = now.checked_add(ELECTION_PAUSE) {
-            self.calls_soonest.add(Some(until));
-            self.calls_soonest.add(call.fate.deadline);
-            self.delayed.push((Some(until), call));
-        }
+    pub(super) fn delay_call(&mut self, until: Option<Instant>, call: Call<T>) {
+        // At the end of the clock's range there is no later.
+        let until = until.unwrap_or(self.latest);
+        self.calls_soonest.add(Some(until));
+        self.calls_soonest.add(call.fate.deadline);
+        self.delayed.push((Some(until), call));
     }
 
     // ---- endings ----
@@ -282,8 +320,8 @@ impl<T> Link<T> {
         self.note_result(error.as_ref());
         match &result {
             ItemResult::Enqueued(Ok(_)) => self.stats.messages_confirmed += 1,
-            ItemResult::Settled(_) => self.stats.settled += 1,
-            ItemResult::Enqueued(Err(_)) => {}
+            ItemResult::Settled(Ok(())) => self.stats.settled += 1,
+            ItemResult::Enqueued(Err(_)) | ItemResult::Settled(Err(_)) => {}
         }
         let queue = match &result {
             ItemResult::Enqueued(Err(failed)) => Some(failed.message.queue.clone()),
@@ -577,8 +615,23 @@ impl<T> Moved<T> {
     }
 }
 
+/// Items to ask for again, and when.
+struct Delayed<T> {
+    items: Vec<Item<T>>,
+    until: Option<Instant>,
+}
+
+impl<T> Delayed<T> {
+    fn add(&mut self, until: Option<Instant>, item: Item<T>) {
+        self.until = self.until.max(until);
+        self.items.push(item);
+    }
+}
+
 enum Next {
     Node(Endpoint),
+    /// Back to the main link.
+    Home,
     Later,
     GiveUp,
 }

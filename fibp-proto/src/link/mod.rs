@@ -36,6 +36,7 @@ mod submit;
 mod subscription;
 mod transmit;
 mod transport;
+mod verdict;
 mod work;
 
 pub use completion::{Action, CallId, CloseReport, Completion, DialId, Reply};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::accounts::{Account, Job, Parked};
-use super::answers::Moved;
+use super::answers::{ELECTION_PAUSE, Moved};
 use super::closing::Closing;
 use super::completion::{CallId, Completion, Reply};
 use super::work::{Call, Charge, Fate, Item, ItemResult, Many, Payload, Payloads, Ticket, Waiter, Work};
@@ -251,6 +251,9 @@ impl<T> Link<T> {
                 match refusal {
                     Some(error) => self.finish_call(call, Err(error)),
                     // It is charged at home all the while.
+                    None if is_home && call.fate.is_in_circles() => {
+                        self.delay_call(now.checked_add(ELECTION_PAUSE), call);
+                    }
                     None if is_home => self.requeue_call(call),
                     None => self.admit(now, CLIENT, Job::Call(call)),
                 }
@@ -292,11 +295,17 @@ impl<T> Link<T> {
         if let Some(error) = refusal {
             return self.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
         }
-        if let Some(leader) = self.leader_elsewhere(item.payload.queue()) {
+        if let Some(leader) = self.leader_elsewhere(&item.payload) {
             return moved.add(leader, item);
         }
         match self.account(item.ticket.account).map(|account| account.policy) {
-            Some(policy) => self.lanes.push(now, policy, item),
+            Some(policy) => {
+                let held = item.ticket.fate.is_in_circles().then(|| item.lane());
+                self.lanes.push(now, policy, item);
+                if let (Some(lane), Some(until)) = (held, now.checked_add(ELECTION_PAUSE)) {
+                    self.lanes.hold(now, &lane, until);
+                }
+            }
             None => self.fail_items(vec![item], &closed("the producer")),
         }
     }
@@ -450,7 +459,7 @@ impl<T> Link<T> {
 
     /// Lets an item in; one whose queue is led elsewhere goes to `moved`.
     fn admit_item(&mut self, now: Instant, mut item: Item<T>, moved: &mut Moved<T>) {
-        let leader = self.leader_elsewhere(item.payload.queue());
+        let leader = self.leader_elsewhere(&item.payload);
         let Some(account) = self.accounts.get_mut(item.ticket.account).and_then(Option::as_mut) else {
             return self.fail_items(vec![item], &closed("the producer"));
         };
@@ -462,12 +471,16 @@ impl<T> Link<T> {
         }
     }
 
-    /// The node that is known to lead the queue, if it is not the one this link talks to.
-    fn leader_elsewhere(&self, queue: &crate::QueueName) -> Option<crate::Endpoint> {
+    /// The node that is known to lead a message's queue, if it is not the one this link talks to. Acks and nacks stay:
+    /// every node takes them (docs/protocol/clusters.md 4).
+    fn leader_elsewhere(&self, payload: &Payload) -> Option<crate::Endpoint> {
+        let Payload::Message(message) = payload else {
+            return None;
+        };
         if self.name != LinkName::Main {
             return None;
         }
-        let leader = self.shared.leader(Purpose::Requests, queue)?;
+        let leader = self.shared.leader(Purpose::Requests, &message.queue)?;
         (Some(&leader) != self.session.endpoint()).then_some(leader)
     }
 

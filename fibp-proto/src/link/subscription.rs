@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Link;
 use super::completion::{CallId, Completion, Reply};
 use super::submit::closed;
-use super::work::Work;
+use super::work::{Fate, Work};
 use crate::config::{ConsumerSettings, Credit, Endpoint};
 use crate::connection::Broken;
 use crate::dialect::Rules;
@@ -54,6 +54,8 @@ pub(super) struct Subscription<T> {
     drained: Vec<(CallId, T)>,
     /// Nothing arrived until then: subscribe anew.
     idle_at: Option<Instant>,
+    /// What a cluster's answers to the consume say so far.
+    fate: Fate,
 }
 
 #[derive(Debug)]
@@ -142,6 +144,7 @@ impl<T> Subscription<T> {
             ready: None,
             drained: Vec::new(),
             idle_at: None,
+            fate: Fate::new(None),
         }
     }
 
@@ -320,12 +323,14 @@ impl<T> Link<T> {
     }
 
     pub(super) fn handle_subscribed(&mut self, now: Instant, response: Result<Response, Error>) {
+        self.note_cluster(&response);
         let Some(subscription) = &mut self.subscription else {
             return;
         };
         match response {
             Ok(_) => {
                 subscription.active = true;
+                subscription.fate.absent_since = None;
                 subscription.rearm(now, self.shared.config().settings().connect_timeout);
                 let again = std::mem::replace(&mut subscription.was_open, true);
                 if again {
@@ -339,8 +344,22 @@ impl<T> Link<T> {
             Err(error) if error.is_retryable() || error.kind() == ErrorKind::Protocol => {
                 self.handle_broken(now, Broken::new(error));
             }
+            // A new queue, perhaps, which this node or the next one will know soon.
+            Err(error) if self.retry_absent_consume(now, &error) => self.handle_broken(now, Broken::new(error)),
             Err(error) => self.end_for_good(now, error),
         }
+    }
+
+    /// As [`retry_absent`](Self::retry_absent), for the consumer.
+    fn retry_absent_consume(&mut self, now: Instant, error: &Error) -> bool {
+        let Some(mut fate) = self.subscription.as_ref().map(|subscription| subscription.fate) else {
+            return false;
+        };
+        let again = self.retry_absent(now, error, &mut fate);
+        if let Some(subscription) = &mut self.subscription {
+            subscription.fate = fate;
+        }
+        again.is_some()
     }
 
     fn follow_leader(&mut self, now: Instant, error: Error) {

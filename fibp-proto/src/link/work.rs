@@ -34,6 +34,10 @@ pub(super) struct Fate {
     pub(super) replayed: bool,
     /// How often it was handed to another node.
     pub(super) hops: u32,
+    /// How often it came back from a node that does not lead its queue and names no other.
+    pub(super) returns: u8,
+    /// When a cluster said first that it does not know the queue, perhaps not yet.
+    pub(super) absent_since: Option<Instant>,
 }
 
 impl Fate {
@@ -42,6 +46,8 @@ impl Fate {
             deadline,
             replayed: false,
             hops: 0,
+            returns: 0,
+            absent_since: None,
         }
     }
 
@@ -52,6 +58,17 @@ impl Fate {
         } else {
             error
         }
+    }
+
+    /// It goes back to the main link, which begins to look for the leader again.
+    pub(super) fn return_home(&mut self) {
+        self.hops = 0;
+        self.returns = self.returns.saturating_add(1);
+    }
+
+    /// Whether the main link pauses before it asks again: once it may know better, after that an election is going on.
+    pub(super) fn is_in_circles(&self) -> bool {
+        self.returns > 1
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -381,6 +398,15 @@ impl<T> Many<T> {
 }
 
 impl<T> Item<T> {
+    /// The lane it belongs to.
+    pub(super) fn lane(&self) -> LaneKey {
+        LaneKey {
+            account: self.ticket.account,
+            kind: self.payload.kind(),
+            queue: self.payload.queue().clone(),
+        }
+    }
+
     /// A call of its own.
     pub(super) fn alone(call: CallId, fate: Fate, token: T, payload: Payload) -> Self {
         Self::new(call, fate, Waiter::One(token), payload, true)

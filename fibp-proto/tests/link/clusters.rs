@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use fibp_proto::config::Batching;
+use fibp_proto::admin::QueueList;
+use fibp_proto::config::{Batching, ConsumerSettings};
 use fibp_proto::link::Settle;
+use fibp_proto::operation::ListQueues;
 use fibp_proto::response::ServerError;
 use fibp_proto::server::ServerConfig;
-use fibp_proto::{Config, Dialect, ErrorKind, Message, Request, Response};
+use fibp_proto::{Config, Dialect, ErrorKind, Message, Outcome, Request, Response};
 
 use crate::batching::{frames, oblige};
-use crate::harness::{Mode, Sim, config, in_every_mode};
-use crate::host::{Act, Host, obliging};
+use crate::calls::{connected, stats};
+use crate::harness::{Mode, P1, P2, P3, Sim, config, in_every_mode};
+use crate::host::{Act, End, Host, obliging};
 
 /// Node 3 of a cluster.
 fn node() -> Host {
@@ -144,7 +147,7 @@ fn what_each_connection_announces_decides_how_items_share_frames() {
         sim.settle();
         assert!(sim.enqueued_many(many).iter().all(Result::is_ok));
         assert_eq!(frames(&sim).len() - before, expected, "connection {connection}");
-        sim.socket().end(crate::host::End::Eof);
+        sim.socket().end(End::Eof);
         sim.advance_secs(1);
     }
     sim.finish();
@@ -170,13 +173,342 @@ fn messages_asked_again_one_by_one_keep_their_order() {
     sim.finish();
 }
 
-/// Refuses every item.
+// ---- a queue that nodes do not know yet ----
+
+const ABSENT: &str = "queue raft group not found";
+
+/// What nodes say of a queue that was just created, and the code: of an item, and of the same in an Error frame.
+fn refusals(dialect: Dialect) -> [(u16, &'static str); 3] {
+    let (absent, other) = if dialect == Dialect::Framed {
+        (0x01, 0x0C)
+    } else {
+        (2, 2)
+    };
+    [
+        (absent, ABSENT),
+        (other, "node not ready for this queue — retry on another node or wait"),
+        (other, "no leader available"),
+    ]
+}
+
+fn node_of(config: Config, mode: Mode, dialect: Dialect) -> Sim {
+    if dialect == Dialect::Framed {
+        cluster(config, mode)
+    } else {
+        connected(config.no_heartbeat(), mode, dialect)
+    }
+}
+
+#[test]
+fn a_new_queue_is_asked_for_until_every_node_knows_it() {
+    for dialect in [P3, Dialect::Framed] {
+        for (code, text) in refusals(dialect) {
+            in_every_mode(|mode| {
+                let mut sim = node_of(config(), mode, dialect);
+                let mut left = 4;
+                sim.serve = Box::new(move |request, _| {
+                    if left > 0 {
+                        left -= 1;
+                        return refuse(code, text, request);
+                    }
+                    obliging(request)
+                });
+                let message = sim.enqueue("orders", "m");
+                let stats = sim.call(stats());
+                let ack = sim.ack("id");
+                sim.advance_secs(1);
+                assert!(sim.enqueued(message).is_ok(), "{text}");
+                assert!(sim.response(stats).is_ok(), "{text}");
+                assert!(sim.settled(ack).is_ok(), "{text}");
+                sim
+            });
+        }
+    }
+}
+
+#[test]
+fn a_queue_that_does_not_exist_is_asked_for_as_long_as_configured() {
+    for dialect in [P3, Dialect::Framed] {
+        let (code, text) = refusals(dialect)[0];
+        for (patience, config) in [
+            (2_000, config()),
+            (300, config().queue_ready_timeout(Duration::from_millis(300))),
+            (0, config().queue_ready_timeout(Duration::ZERO)),
+        ] {
+            let mut sim = node_of(config, Mode::Whole, dialect);
+            sim.serve = Box::new(move |request, _| refuse(code, text, request));
+            let message = sim.enqueue("orders", "m");
+            let stats = sim.call(stats());
+            if patience > 0 {
+                sim.advance_ms(patience - 100);
+                assert!(sim.is_open(message) && sim.is_open(stats));
+                sim.advance_ms(200);
+            }
+            sim.settle();
+            let failed = sim.enqueued(message).unwrap_err();
+            assert_eq!(failed.kind(), ErrorKind::QueueNotFound);
+            assert_eq!(failed.error.server_text(), Some(text));
+            assert_eq!(sim.response(stats).unwrap_err().kind(), ErrorKind::QueueNotFound);
+            assert!(sim.asked.len() < 100, "{}", sim.asked.len());
+            sim.finish();
+        }
+        // The server's answer says more than a timeout.
+        let mut sim = node_of(config().request_timeout(Duration::from_secs(1)), Mode::Whole, dialect);
+        sim.serve = Box::new(move |request, _| refuse(code, text, request));
+        let message = sim.enqueue("orders", "m");
+        sim.advance_secs(1);
+        assert_eq!(sim.enqueued(message).unwrap_err().kind(), ErrorKind::QueueNotFound);
+        sim.finish();
+    }
+}
+
+#[test]
+fn a_single_node_that_does_not_know_a_queue_is_believed() {
+    for (dialect, code, text) in [
+        (P3, 1, "orders"),
+        (P3, 1, ABSENT),
+        (P1, 1, "orders"),
+        (Dialect::Framed, 0x01, ""),
+    ] {
+        let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
+        sim.serve = Box::new(move |request, _| match request {
+            Request::QueueStats { .. } => {
+                Act::error(ErrorKind::QueueNotFound, "invalid payload: queue not found: orders")
+            }
+            _ => refuse(code, text, request),
+        });
+        let message = sim.enqueue("orders", "m");
+        let stats = sim.call(stats());
+        sim.settle();
+        assert_eq!(sim.enqueued(message).unwrap_err().kind(), ErrorKind::QueueNotFound);
+        assert_eq!(sim.response(stats).unwrap_err().kind(), ErrorKind::QueueNotFound);
+        sim.finish();
+    }
+}
+
+fn consumer(dialect: Dialect) -> Sim {
+    let config = Config::new("n1:1,n2:1,n3:1").dialect(dialect).no_heartbeat();
+    let mut sim = Sim::consumer(config, Mode::Whole, ConsumerSettings::default());
+    sim.dialed = Box::new(move |_, _| {
+        if dialect == Dialect::Framed {
+            node()
+        } else {
+            Host::of(dialect)
+        }
+    });
+    sim
+}
+
+#[test]
+fn a_consumer_waits_for_a_new_queue() {
+    for dialect in [P3, Dialect::Framed] {
+        for (code, text) in refusals(dialect) {
+            let mut sim = consumer(dialect);
+            sim.serve = Box::new(move |request, connection| {
+                if connection < 5 {
+                    return consume_error(dialect, code, text);
+                }
+                obliging(request)
+            });
+            sim.advance_secs(2);
+            assert!(sim.opened().is_ok(), "{text}");
+            sim.finish();
+        }
+        let (code, text) = refusals(dialect)[0];
+        let mut sim = consumer(dialect);
+        sim.serve = Box::new(move |_, _| consume_error(dialect, code, text));
+        sim.advance_ms(1_500);
+        assert!(sim.is_open(sim.opened), "it may be new");
+        sim.advance_ms(3_000);
+        assert_eq!(sim.opened().unwrap_err().kind(), ErrorKind::QueueNotFound);
+        sim.finish();
+    }
+}
+
+// ---- acks ----
+
+/// A settle whose lease has `ms` left, if any is known.
+fn leased(sim: &Sim, id: &str, ms: Option<u64>) -> Settle {
+    let mut settle = Settle::ack("orders", &id.into());
+    settle.lease_deadline = ms.map(|ms| sim.now + Duration::from_millis(ms));
+    settle
+}
+
+/// Refuses acks and nacks as the leader of a queue does.
+fn no_lease(request: &Request) -> Act {
+    match request {
+        Request::Ack(_) | Request::Nack(_) => {
+            let error = || {
+                let text = "no lease for message id in queue orders";
+                Err(Box::new(ServerError::new(ErrorKind::MessageNotFound, text)))
+            };
+            Act::Answer(match request {
+                Request::Ack(items) => Response::Ack(items.iter().map(|_| error()).collect()),
+                Request::Nack(items) => Response::Nack(items.iter().map(|_| error()).collect()),
+                _ => unreachable!(),
+            })
+        }
+        _ => obliging(request),
+    }
+}
+
+#[test]
+fn an_ack_that_a_cluster_answers_not_found_inside_its_lease_is_done() {
+    in_every_mode(|mode| {
+        let mut sim = cluster(config(), mode);
+        sim.serve = Box::new(|request, _| no_lease(request));
+        let settles = [Some(1), Some(0), None].map(|ms| leased(&sim, "id", ms));
+        let [held, over, unknown] = settles.clone().map(|settle| sim.settle_one(settle));
+        let nack = Settle {
+            nack: Some("why".to_owned()),
+            ..settles[0].clone()
+        };
+        let nack = sim.settle_one(nack);
+        let many = sim.settle_many(settles[..2].to_vec());
+        sim.settle();
+        assert!(sim.settled(held).is_ok());
+        assert_eq!(sim.settled(over).unwrap_err().kind(), ErrorKind::LeaseLost);
+        assert_eq!(sim.settled(unknown).unwrap_err().kind(), ErrorKind::MessageNotFound);
+        assert_eq!(sim.settled(nack).unwrap_err().kind(), ErrorKind::MessageNotFound);
+        let many = sim.settled_many(many);
+        assert!(many[0].is_ok());
+        assert_eq!(many[1].as_ref().unwrap_err().kind(), ErrorKind::LeaseLost);
+        assert_eq!(sim.shared.stats().settled, 2, "those that are done");
+        sim
+    });
+}
+
+#[test]
+fn a_preamble_cluster_is_known_by_what_its_nodes_say() {
+    let hint: Asking = |sim| sim.call(stats());
+    let list: Asking = |sim| sim.call(ListQueues {});
+    for (says, ask) in [
+        (
+            Response::Error(ServerError::new(ErrorKind::NotLeader, "leader_hint:n2:1")),
+            hint,
+        ),
+        (Response::Error(ServerError::new(ErrorKind::Server, ABSENT)), hint),
+        (Response::ListQueues(cluster_of(3)), list),
+    ] {
+        let mut sim = connected(config().no_heartbeat(), Mode::Whole, P3);
+        sim.serve = Box::new(move |request, _| match request {
+            Request::QueueStats { .. } | Request::ListQueues => Act::Answer(says.clone()),
+            _ => no_lease(request),
+        });
+        let before = leased(&sim, "id", Some(1_000));
+        let before = sim.settle_one(before);
+        sim.settle();
+        assert_eq!(
+            sim.settled(before).unwrap_err().kind(),
+            ErrorKind::MessageNotFound,
+            "a single node"
+        );
+        ask(&mut sim);
+        sim.settle();
+        let after = leased(&sim, "id", Some(1_000));
+        let after = sim.settle_one(after);
+        sim.settle();
+        assert!(sim.settled(after).is_ok());
+        sim.parcels.clear();
+    }
+}
+
+type Asking = fn(&mut Sim) -> crate::harness::Token;
+
+fn cluster_of(nodes: u32) -> QueueList {
+    let mut list = QueueList::default();
+    list.cluster_node_count = nodes;
+    list
+}
+
+#[test]
+fn an_ack_after_its_lease_is_lost_in_every_dialect() {
+    for dialect in [P1, P2, P3, Dialect::Framed, Dialect::FramedF1] {
+        let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
+        sim.serve = Box::new(|request, _| no_lease(request));
+        let settles = [Some(0), Some(1)].map(|ms| leased(&sim, "id", ms));
+        let [over, held] = settles.map(|settle| sim.settle_one(settle));
+        sim.settle();
+        let lost = sim.settled(over).unwrap_err();
+        assert_eq!((lost.kind(), lost.outcome()), (ErrorKind::LeaseLost, Outcome::Rejected));
+        assert_eq!(sim.settled(held).unwrap_err().kind(), ErrorKind::MessageNotFound);
+        assert_eq!(sim.shared.stats().settled, 0);
+        sim.finish();
+    }
+}
+
+#[test]
+fn a_repeated_ack_is_done_only_inside_its_lease() {
+    for (lease, done) in [(5_000, true), (500, false)] {
+        let mut sim = connected(config().no_heartbeat(), Mode::Whole, P1);
+        sim.serve = Box::new(|request, connection| match connection {
+            1 => Act::Silence,
+            _ => no_lease(request),
+        });
+        let ack = leased(&sim, "id", Some(lease));
+        let ack = sim.settle_one(ack);
+        sim.advance_ms(600);
+        sim.socket().end(End::Reset);
+        sim.advance_secs(1);
+        match sim.settled(ack) {
+            Ok(()) => assert!(done),
+            Err(error) => {
+                assert!(!done, "{error}");
+                assert_eq!(
+                    (error.kind(), error.outcome()),
+                    (ErrorKind::LeaseLost, Outcome::Unknown)
+                );
+            }
+        }
+        sim.finish();
+    }
+}
+
+#[test]
+fn acks_stay_on_the_main_link_whatever_leader_was_learned() {
+    let mut main = cluster(config(), Mode::Whole);
+    main.serve = Box::new(|request, _| match request {
+        Request::Enqueue(_) => Act::Answer(Response::Error(
+            ServerError::new(ErrorKind::NotLeader, "not the leader for this queue")
+                .with_code(0x0C)
+                .with_metadata(vec![("leader_addr".to_owned(), "n2:1".to_owned())]),
+        )),
+        _ => obliging(request),
+    });
+    let message = main.enqueue("orders", "m");
+    main.settle();
+    assert_eq!(main.parcels.len(), 1, "the message goes to its leader");
+    let ack = main.ack("id");
+    let nack = main.settle_one(Settle::nack("orders", &"id".into(), "why"));
+    let many = main.settle_many(vec![Settle::ack("orders", &"a".into())]);
+    main.settle();
+    assert_eq!(main.parcels.len(), 1, "the others do not");
+    assert!(main.settled(ack).is_ok() && main.settled(nack).is_ok());
+    assert!(main.settled_many(many)[0].is_ok());
+    assert!(main.is_open(message));
+    main.parcels.clear();
+}
+
+/// Refuses every item, or the whole request where it has none.
 fn refuse(code: u16, text: &str, request: &Request) -> Act {
-    let error = || Box::new(ServerError::new(ErrorKind::Server, text).with_code(code));
+    let kind = match code {
+        0x01 => ErrorKind::QueueNotFound,
+        _ => ErrorKind::Server,
+    };
+    let error = || Box::new(ServerError::new(kind, text).with_code(code));
     Act::Answer(match request {
         Request::Enqueue(items) => Response::Enqueue(items.iter().map(|_| Err(error())).collect()),
         Request::Ack(items) => Response::Ack(items.iter().map(|_| Err(error())).collect()),
         Request::Nack(items) => Response::Nack(items.iter().map(|_| Err(error())).collect()),
         _ => Response::Error(*error()),
     })
+}
+
+fn consume_error(dialect: Dialect, code: u16, text: &str) -> Act {
+    let error = ServerError::new(ErrorKind::Server, text);
+    let code = (dialect == Dialect::Framed).then_some(code);
+    Act::Answer(Response::Error(match code {
+        Some(code) => error.with_code(code),
+        None => error,
+    }))
 }

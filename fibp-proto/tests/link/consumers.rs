@@ -100,7 +100,7 @@ fn a_refusal_is_the_result_of_opening() {
             "permission denied: key does not have consume permission on queue \"orders\"",
         ),
         (ErrorKind::InvalidArgument, "queue name must not be empty"),
-        (ErrorKind::QueueNotFound, "invalid payload: queue raft group not found"),
+        (ErrorKind::QueueNotFound, "invalid payload: queue not found"),
         (ErrorKind::Auth, "authentication required: send OP_AUTH frame first"),
     ] {
         in_every_mode(|mode| {

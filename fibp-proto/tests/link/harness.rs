@@ -177,6 +177,22 @@ impl Sim {
         )
     }
 
+    /// A consumer of the same client.
+    pub(crate) fn consumer_beside(&self, settings: ConsumerSettings) -> Self {
+        let opened = self.ledger.borrow_mut().issue();
+        let link = Link::consumer(&self.shared, "orders".into(), settings, self.now, 7, Some(opened));
+        let ledger = Rc::clone(&self.ledger);
+        Self::around(
+            link,
+            self.shared.clone(),
+            self.base,
+            self.now,
+            self.mode,
+            ledger,
+            opened,
+        )
+    }
+
     fn around(
         link: Link<Token>,
         shared: Shared,

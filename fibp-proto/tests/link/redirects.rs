@@ -482,6 +482,80 @@ fn a_node_that_closes_finishes_what_other_links_send_it() {
     main.finish();
 }
 
+/// A consumer that was sent to n2.
+fn follow_to_n2(main: &Sim) -> Sim {
+    let mut consumer = main.consumer_beside(ConsumerSettings::default());
+    consumer.dialed = Box::new(|_, _| Host::framed());
+    consumer.serve = Box::new(|request, connection| match connection {
+        1 => Act::Answer(not_leader(Some("n2:1"))),
+        _ => obliging(request),
+    });
+    consumer.settle();
+    assert!(consumer.opened().is_ok());
+    consumer
+}
+
+#[test]
+fn what_a_stale_leader_refuses_goes_back_to_the_main_server() {
+    let mut main = framed_node(Mode::Whole);
+    let mut consumer = follow_to_n2(&main);
+    let mut nodes = Vec::new();
+    let refuse_items = |request: &Request, _: &str| match request {
+        Request::Enqueue(items) => {
+            let refusal = ServerError::new(ErrorKind::NotLeader, "no leader available").with_code(0x0C);
+            Act::Answer(Response::Enqueue(vec![Err(Box::new(refusal)); items.len()]))
+        }
+        _ => Act::Answer(not_leader(None)),
+    };
+    // The main server refuses once, as nodes do while a leader is elected; n2 leads no more.
+    let mut refusals = 2;
+    main.serve = Box::new(move |request, _| {
+        if refusals > 0 {
+            refusals -= 1;
+            return refuse_items(request, "");
+        }
+        obliging(request)
+    });
+    let message = main.enqueue("orders", "m");
+    let stats = main.call(GetQueueStats { queue: "orders".into() });
+    carry(&mut main, &mut nodes, refuse_items);
+    assert!(main.enqueued(message).is_ok());
+    assert!(main.response(stats).is_ok());
+    assert_eq!(nodes[0].1.asked.len(), 2, "each was asked for once there");
+
+    let later = main.enqueue("orders", "later");
+    main.settle();
+    assert!(main.enqueued(later).is_ok(), "the leader that is none is forgotten");
+    consumer.link.abort(consumer.now);
+    consumer.settle();
+    finish_all(main, nodes);
+}
+
+#[test]
+fn an_election_that_the_main_server_knows_nothing_of_is_waited_for() {
+    let mut main = framed_node(Mode::Whole);
+    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    let message = main.enqueue("orders", "m");
+    let stats = main.call(GetQueueStats { queue: "orders".into() });
+    let mut nodes = Vec::new();
+    for _ in 0..30 {
+        carry(&mut main, &mut nodes, |_, _| Act::Answer(not_leader(None)));
+        assert!(main.is_open(message) && main.is_open(stats));
+        main.advance_ms(100);
+        for (_, node) in &mut nodes {
+            node.now = main.now;
+            node.settle();
+        }
+    }
+    assert!(nodes[0].1.asked.len() < 50, "not without pauses");
+    nodes[0].1.serve = Box::new(|request, _| obliging(request));
+    main.advance_ms(200);
+    carry(&mut main, &mut nodes, |request, _| obliging(request));
+    assert!(main.enqueued(message).is_ok());
+    assert!(main.response(stats).is_ok());
+    finish_all(main, nodes);
+}
+
 #[test]
 fn deadlines_travel_with_the_work() {
     let mut main = framed_node(Mode::Whole);

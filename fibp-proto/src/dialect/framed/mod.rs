@@ -116,6 +116,11 @@ impl Codec for Framed {
         data::read_deliveries(queue, frame)
     }
 
+    /// The handshake tells clusters, no text has to.
+    fn says_not_yet(&self, _: &ServerError) -> bool {
+        false
+    }
+
     fn decode_goodbye(&self, frame: &Frame) -> String {
         // Empty by the specification; whatever a later server says is shown.
         String::from_utf8_lossy(&frame.body).into_owned()

@@ -64,6 +64,14 @@ const CLUSTER_PREFIXES: [(&str, ErrorKind); 3] = [
     ("node not ready", ErrorKind::NotLeader),
 ];
 
+/// Whether a refusal is one of [`CLUSTER_PREFIXES`]. Under the item code of what was not found the text is a name that
+/// the caller chose.
+pub(super) fn says_not_yet(error: &ServerError) -> bool {
+    let text = error.text();
+    let text = text.strip_prefix("invalid payload: ").unwrap_or(text);
+    error.code() != Some(ITEM_NOT_FOUND) && CLUSTER_PREFIXES.iter().any(|(prefix, _)| text.starts_with(prefix))
+}
+
 fn kind_by(prefixes: &[(&str, ErrorKind)], text: &str) -> ErrorKind {
     prefixes
         .iter()

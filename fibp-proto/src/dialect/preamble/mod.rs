@@ -16,7 +16,7 @@ use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, RequestFault, 
 use crate::frame::{self, DecodeError, Frame, FrameHeader, Layout, OutBuf};
 use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
-use crate::response::{Push, Response};
+use crate::response::{Push, Response, ServerError};
 
 /// The flag of a push, the only one there is.
 const PUSH: u8 = 0x04;
@@ -161,6 +161,10 @@ impl Codec for Preamble {
 
     fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
         data::decode_push(queue, &frame.body)
+    }
+
+    fn says_not_yet(&self, error: &ServerError) -> bool {
+        errors::says_not_yet(error)
     }
 
     fn decode_goodbye(&self, frame: &Frame) -> String {
