@@ -50,7 +50,14 @@ fn encode_inline<E: Encoder>(to: &mut E, op: Op, code: u8, error: &ServerError) 
     to.u8(code);
     match op {
         Op::CreateQueue => to.str16("error text", error.text()),
-        Op::GetAcl => admin::encode_acl(to, &crate::admin::Acl::default()),
+        // The text of the refusal is the id that was asked for.
+        Op::GetAcl => {
+            let acl = crate::admin::Acl {
+                key_id: error.text().to_owned(),
+                ..Default::default()
+            };
+            admin::encode_acl(to, &acl)
+        }
         _ => Ok(()),
     }
 }

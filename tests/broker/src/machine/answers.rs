@@ -36,6 +36,10 @@ impl BrokerMachine {
             return self.close(connection);
         }
         leave_out(&mut response, faults.missing_results);
+        if self.style(connection).is_framed() {
+            cut_lists(&mut response);
+        }
+        let faults = &self.settings.faults;
         if faults.stalled.contains(&id.op) {
             self.stalled.push((connection, id, response));
             return;
@@ -101,6 +105,22 @@ fn leave_out(response: &mut Response, missing: usize) {
     match response {
         Response::Enqueue(results) => results.truncate(results.len().saturating_sub(missing)),
         Response::Ack(results) | Response::Nack(results) => results.truncate(results.len().saturating_sub(missing)),
+        _ => {}
+    }
+}
+
+/// Framed servers list no more than a u16 counts, and do not say so (docs/protocol/framed.md 5).
+fn cut_lists(response: &mut Response) {
+    const MOST: usize = u16::MAX as usize;
+    match response {
+        Response::ListQueues(list) => list.queues.truncate(MOST),
+        Response::ListApiKeys(keys) => keys.truncate(MOST),
+        Response::ListConfig { entries } => entries.truncate(MOST),
+        Response::GetAcl(acl) => acl.permissions.truncate(MOST),
+        Response::QueueStats(stats) => {
+            stats.per_key.truncate(MOST);
+            stats.per_throttle.truncate(MOST);
+        }
         _ => {}
     }
 }

@@ -224,7 +224,8 @@ fn framed(refusal: &Refusal) -> (u8, String) {
             };
             (0x0B, text)
         }
-        // The text of these two takes the place of the queue id in the result.
+        // The texts of these three take the place of the id in the result.
+        Refusal::ApiKeyNotFound(id) => (0x0F, id.clone()),
         Refusal::QueueExists(queue) => (0x03, queue.to_string()),
         Refusal::ScriptsUnsupported => (0x04, SCRIPTS.to_owned()),
         Refusal::QueueNotFound(_) => (0x01, "queue not found".to_owned()),
@@ -235,7 +236,6 @@ fn framed(refusal: &Refusal) -> (u8, String) {
             0x08,
             format!("invalid permission kind \"{kind}\": expected produce, consume, or admin"),
         ),
-        Refusal::ApiKeyNotFound(_) => (0x0F, "api key not found".to_owned()),
         Refusal::Storage { .. } => (0x05, format!("storage error: {STORAGE}")),
         Refusal::Overloaded => (0x09, "scheduler overloaded".to_owned()),
         Refusal::NotLeader(_) | Refusal::NoLeader => not_leader(),

@@ -3,6 +3,7 @@
 mod cluster;
 mod faults;
 mod framed;
+mod framed_spec;
 mod lifecycle;
 mod preamble;
 mod raw;
