@@ -4,7 +4,9 @@ use fibp_proto::frame::{Decoder, Frame, Item, Limits, Oversize};
 use fibp_proto::{Dialect, Op, Push, QueueName, Request, Response};
 
 use crate::DIALECTS;
+use crate::identity;
 use crate::input::Input;
+use crate::reference::{self, Part};
 
 /// Every operation that has an answer.
 pub(crate) const ANSWERED: [Op; 19] = [
@@ -36,19 +38,30 @@ pub fn run(data: &[u8]) {
     let oversize = if input.flag() { Oversize::Skip } else { Oversize::Refuse };
     let portion = 1 + input.below(255);
     let stream = input.rest();
+    let limits = Limits {
+        send: limit,
+        receive: limit,
+    };
     for dialect in DIALECTS {
-        let limits = Limits {
-            send: limit,
-            receive: limit,
-        };
         let mut decoder = Decoder::new(limits).layout(dialect.layout()).oversize(oversize);
         let mut fed = 0;
+        let (mut parts, mut failed) = (Vec::new(), None);
         for piece in stream.chunks(portion) {
             decoder.feed(piece);
             fed += piece.len();
-            while let Ok(Some(item)) = decoder.next_item() {
-                if let Item::Frame(frame) = item {
-                    decode(dialect, &frame);
+            loop {
+                match decoder.next_item() {
+                    Ok(Some(item)) => {
+                        if let Item::Frame(frame) = &item {
+                            decode(dialect, frame);
+                        }
+                        parts.push(Part::from(item));
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
                 }
             }
             // A declared length allocates nothing by itself.
@@ -58,37 +71,52 @@ pub fn run(data: &[u8]) {
                 decoder.capacity()
             );
         }
+        assert_eq!(
+            (parts, failed),
+            reference::cut(dialect.layout(), limit, oversize, stream)
+        );
     }
 }
 
-/// What can be read can be written, and reads the same again.
+/// What one side can read the other can write, to the same bytes.
 fn decode(dialect: Dialect, frame: &Frame) {
     let limits = Limits {
-        send: u32::MAX / 2,
-        receive: u32::MAX / 2,
+        send: u32::MAX,
+        receive: u32::MAX,
     };
     let id = frame.header.id;
-    if let Ok(request) = Request::decode(dialect, frame)
-        && let Ok(bytes) = request.encode(dialect, id, limits)
-    {
-        let again = Request::decode(dialect, &only_frame(dialect, &bytes)).expect("was written by us");
-        assert_eq!(again.encode(dialect, id, limits).as_ref(), Ok(&bytes), "{request:?}");
+    if let Ok(request) = Request::decode(dialect, frame) {
+        let bytes = request
+            .encode(dialect, id, limits)
+            .unwrap_or_else(|error| panic!("{dialect} {request:?}: {error}"));
+        let again = only_frame(dialect, &bytes);
+        let read = Request::decode(dialect, &again).expect("was written by us");
+        assert_eq!(format!("{read:?}"), format!("{request:?}"), "{dialect}");
+        identity::assert_request(dialect, &request, frame, &again);
     }
     for op in ANSWERED {
-        if let Ok(response) = Response::decode(dialect, op, frame)
-            && let Ok(bytes) = response.encode(dialect, id, op)
-        {
-            let again = Response::decode(dialect, op, &only_frame(dialect, &bytes)).expect("was written by us");
-            assert_eq!(again.encode(dialect, id, op).as_ref(), Ok(&bytes), "{response:?}");
+        if let Ok(response) = Response::decode(dialect, op, frame) {
+            let bytes = response
+                .encode(dialect, id, op)
+                .unwrap_or_else(|error| panic!("{dialect} {response:?}: {error}"));
+            let again = only_frame(dialect, &bytes);
+            let read = Response::decode(dialect, op, &again).expect("was written by us");
+            if frame.header.opcode == again.header.opcode {
+                assert_eq!(format!("{read:?}"), format!("{response:?}"), "{dialect}");
+            }
+            identity::assert_response(dialect, op, &response, frame, &again);
         }
     }
     let queue = QueueName::from("queue");
     if Push::is_push(dialect, frame)
         && let Ok(push) = Push::decode(dialect, &queue, frame)
-        && let Ok(bytes) = push.encode(dialect, id, limits)
     {
-        let again = Push::decode(dialect, &queue, &only_frame(dialect, &bytes)).expect("was written by us");
-        assert_eq!(again, push);
+        let bytes = push
+            .encode(dialect, id, limits)
+            .unwrap_or_else(|error| panic!("{dialect} {push:?}: {error}"));
+        let again = only_frame(dialect, &bytes);
+        assert_eq!(Push::decode(dialect, &queue, &again).as_ref(), Ok(&push), "{dialect}");
+        identity::assert_push(dialect, frame, &again);
     }
 }
 

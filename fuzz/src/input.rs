@@ -58,9 +58,20 @@ impl<'a> Input<'a> {
         u32::from_be_bytes(all)
     }
 
+    /// A short text, or seldom one about as long as a length field can say.
     pub(crate) fn text(&mut self) -> String {
-        let n = self.below(20);
-        String::from_utf8_lossy(self.bytes(n)).into_owned()
+        let choice = self.byte();
+        if choice < 0xF0 {
+            let n = usize::from(choice) % 20;
+            return String::from_utf8_lossy(self.bytes(n)).into_owned();
+        }
+        let n = 65_532 + usize::from(choice & 7);
+        // Characters of two bytes in half of them: a length that cuts one in two is noticed.
+        if choice & 8 == 0 {
+            "x".repeat(n)
+        } else {
+            format!("{}{}", "x".repeat(n % 2), "é".repeat(n / 2))
+        }
     }
 
     pub(crate) fn dialect(&mut self) -> Dialect {

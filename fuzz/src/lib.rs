@@ -3,13 +3,17 @@
 //! Each panics when something does not hold.
 
 mod answer;
+mod identity;
 mod input;
+mod reference;
 mod values;
 mod waiters;
 
 pub mod chunking;
 pub mod client_connection;
+pub mod continuation;
 pub mod frame_decode;
+pub mod framing;
 pub mod link_ops;
 pub mod roundtrip;
 pub mod seeds;
@@ -21,8 +25,10 @@ use fibp_proto::{AdminRevision, Dialect};
 pub type Body = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("frame_decode", frame_decode::run),
+    ("framing", framing::run),
+    ("continuation", continuation::run),
     ("client_connection", client_connection::run),
     ("server_connection", server_connection::run),
     ("roundtrip", roundtrip::run),

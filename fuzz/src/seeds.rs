@@ -114,14 +114,13 @@ pub fn seeds() -> Vec<Seed> {
         };
         seeds.push(("chunking", (*name).to_owned(), with(choice, conversation)));
     }
-    // Values of every kind follow from any bytes.
+    // Structured inputs follow from any bytes.
     let counting: Vec<u8> = (0..=255).collect();
-    seeds.push(("roundtrip", "counting".to_owned(), counting.clone()));
-    seeds.push((
-        "roundtrip",
-        "stretched".to_owned(),
-        counting.iter().map(|n| n.wrapping_mul(37)).collect(),
-    ));
+    let stretched: Vec<u8> = counting.iter().map(|n| n.wrapping_mul(37)).collect();
+    for target in ["roundtrip", "framing", "continuation"] {
+        seeds.push((target, "counting".to_owned(), counting.clone()));
+        seeds.push((target, "stretched".to_owned(), stretched.clone()));
+    }
     let opening = [2, 3, 1, 200, 200, 200, 7, 200, 3, 0, 2, 1, 2, 0];
     let busy = [
         2, 20, 1, 1, 3, 7, 1, 20, 0, 9, 7, 2, 8, 1, 17, 31, 0, 20, 6, 0, 7, 3, 10, 11, 0, 12, 13, 4, 33,

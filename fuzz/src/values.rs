@@ -1,5 +1,6 @@
 //! Requests, answers and pushes of every kind, drawn from the fuzzer's bytes.
 
+use arbitrary::{Arbitrary, Unstructured};
 use fibp_proto::admin::{
     Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, QueueInfo, QueueList, QueueSpec, QueueStats,
     ThrottleStats,
@@ -7,10 +8,59 @@ use fibp_proto::admin::{
 use fibp_proto::request::{AckItem, NackItem};
 use fibp_proto::response::ItemResult;
 use fibp_proto::{
-    ErrorKind, Headers, Message, MessageId, Op, Push, QueueName, Received, Request, Response, Secret, ServerError,
+    Dialect, ErrorKind, Headers, Message, MessageId, Op, Push, QueueName, Received, Request, Response, Secret,
+    ServerError,
 };
 
+use crate::DIALECTS;
+use crate::frame_decode::ANSWERED;
 use crate::input::Input;
+
+/// Any request; each is made of bytes of its own, so that a mutation changes one of many.
+#[derive(Debug)]
+pub(crate) struct AnyRequest(pub(crate) Request);
+
+/// Any answer, and what it answers.
+#[derive(Debug)]
+pub(crate) struct AnyResponse(pub(crate) Op, pub(crate) Response);
+
+/// Any deliveries of the queue `queue`.
+#[derive(Debug)]
+pub(crate) struct AnyPush(pub(crate) Push);
+
+/// Any dialect.
+#[derive(Debug)]
+pub(crate) struct AnyDialect(pub(crate) Dialect);
+
+fn part<'a>(u: &mut Unstructured<'a>) -> arbitrary::Result<Input<'a>> {
+    let n = u.arbitrary_len::<u8>()?;
+    Ok(Input::new(u.bytes(n)?))
+}
+
+impl<'a> Arbitrary<'a> for AnyRequest {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(Self(request(&mut part(u)?)))
+    }
+}
+
+impl<'a> Arbitrary<'a> for AnyResponse {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let op = *u.choose(&ANSWERED)?;
+        Ok(Self(op, response(&mut part(u)?, op)))
+    }
+}
+
+impl<'a> Arbitrary<'a> for AnyPush {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(Self(push(&mut part(u)?, &"queue".into())))
+    }
+}
+
+impl<'a> Arbitrary<'a> for AnyDialect {
+    fn arbitrary(u: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        Ok(Self(*u.choose(&DIALECTS)?))
+    }
+}
 
 pub(crate) fn queue(input: &mut Input<'_>) -> QueueName {
     input.text().into()
