@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use fibp_proto::admin::QueueSpec;
@@ -13,6 +13,8 @@ use futures::channel::oneshot;
 
 use crate::adapter::{Adapter, Client, Consumer, Delivery, Wait};
 use crate::broker::{self, Broker};
+use crate::external;
+use crate::proxy::{Plan, Proxy};
 use crate::script::Scripted;
 
 /// The bound of everything that has to happen, but need not happen fast.
@@ -21,24 +23,44 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What a case needs of the server side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// Any server: the embedded broker, or the one that `FILA_URL` names.
+    /// Any server: the embedded broker, or the one that `FILA_URL` names; through a proxy where connections are to
+    /// break.
     AnyServer,
-    /// The embedded broker, with faults or settings of its own.
-    Broker,
-    /// No broker: the case brings a scripted server or none.
+    /// Any server that is left alone meanwhile: leases end only where nothing else goes on (docs/protocol/preamble.md
+    /// 1.14).
+    QuietServer,
+    /// Any server without TLS of its own, before which the case puts some.
+    PlainServer,
+    /// Both.
+    QuietPlainServer,
+    /// No server at all.
+    Nothing,
+    /// A server that keys are required by.
+    Keys,
+    /// Nodes that name each other as leaders.
+    Cluster,
+    /// A server with faults inside that no proxy can imitate: full disks, forged or missing answers.
+    Faults,
+    /// A server that says what no real one says, or counts what it is sent: the case brings it.
     Script,
     /// This process to itself, as it is measured; the case brings a broker in another one.
     Alone,
 }
 
 impl Needs {
-    /// Why a case cannot run against an external server.
+    /// Why a case cannot run against an external server, where no proxy can help.
     fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::AnyServer => None,
-            Self::Broker => Some("needs faults or settings of the embedded broker"),
-            Self::Script => Some("brings a scripted server of its own"),
-            Self::Alone => Some("needs faults of a broker that it runs in a process of its own"),
+            Self::AnyServer | Self::QuietServer | Self::Nothing => None,
+            Self::PlainServer | Self::QuietPlainServer => {
+                let encrypted = external::config(None).settings().tls.is_some();
+                encrypted.then_some("chooses the certificates that the server presents")
+            }
+            Self::Keys => Some("chooses the API keys that the server knows"),
+            Self::Cluster => Some("chooses who leads which queue"),
+            Self::Faults => Some("needs trouble inside the server"),
+            Self::Script => Some("plays a server that says what no real one says, or looks at what it is sent"),
+            Self::Alone => Some("measures this process with a broker that it runs in another"),
         }
     }
 
@@ -47,16 +69,41 @@ impl Needs {
         Duration::from_secs(if self == Self::Alone { 1200 } else { 120 })
     }
 
-    /// Cases that measure the process take turns.
-    fn turn(self) -> Option<MutexGuard<'static, ()>> {
-        static TURN: Mutex<()> = Mutex::new(());
-        (self == Self::Alone).then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Cases that measure the process take turns; those that wait for leases to end have the external server for
+    /// themselves.
+    fn turn(self) -> Turn {
+        static ALONE: Mutex<()> = Mutex::new(());
+        static SERVER: RwLock<()> = RwLock::new(());
+        match self {
+            Self::Alone => Turn::Alone(ALONE.lock().unwrap_or_else(PoisonError::into_inner)),
+            Self::QuietServer | Self::QuietPlainServer if is_external() => {
+                Turn::Quiet(SERVER.write().unwrap_or_else(PoisonError::into_inner))
+            }
+            Self::AnyServer | Self::PlainServer if is_external() => {
+                Turn::Shared(SERVER.read().unwrap_or_else(PoisonError::into_inner))
+            }
+            _ => Turn::Free,
+        }
     }
 }
 
-/// Whether the suite runs against an external server.
+/// The right to run, until it is dropped.
+#[expect(dead_code, reason = "guards are held, not read")]
+enum Turn {
+    Alone(MutexGuard<'static, ()>),
+    Quiet(RwLockWriteGuard<'static, ()>),
+    Shared(RwLockReadGuard<'static, ()>),
+    Free,
+}
+
+/// The external server that the suite runs against, if any.
 pub fn external_url() -> Option<String> {
     std::env::var("FILA_URL").ok().filter(|url| !url.is_empty())
+}
+
+/// Whether the suite runs against an external server.
+pub fn is_external() -> bool {
+    external_url().is_some()
 }
 
 /// Says that a test did not run.
@@ -88,14 +135,20 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// `None`, with a note, when the test cannot run here.
-    pub fn new(adapter: Arc<dyn Adapter>, test: &str, needs: Needs, dialect: Dialect) -> Option<Self> {
-        if external_url().is_some() {
-            let other_dialect = (dialect != broker::DEFAULT).then_some("chooses the broker's dialect");
-            if let Some(why) = needs.obstacle().or(other_dialect) {
+    /// `None`, with a note, when the test cannot run here. `chosen` is the dialect that the case is about.
+    pub fn new(adapter: Arc<dyn Adapter>, test: &str, needs: Needs, chosen: Option<Dialect>) -> Option<Self> {
+        let mut dialect = chosen.unwrap_or(broker::DEFAULT);
+        if is_external() {
+            if let Some(why) = needs.obstacle() {
                 announce_skip(test, why);
                 return None;
             }
+            let spoken = external::dialect();
+            if chosen.is_some_and(|chosen| chosen != spoken) {
+                announce_skip(test, &format!("the server speaks {spoken}"));
+                return None;
+            }
+            dialect = spoken;
         }
         Some(Self {
             adapter,
@@ -144,11 +197,52 @@ impl Env {
     ///
     /// `FILA_URL` and its companions are malformed.
     pub fn config(&self) -> Config {
-        if external_url().is_some() {
-            let lookup = |name: &str| std::env::var(name).ok();
-            return Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions");
+        if is_external() {
+            return external::config(None);
         }
         config(self.broker().addr())
+    }
+
+    /// A proxy before the server; `plan` says what to do to each connection, numbered from 0.
+    pub fn proxy(&self, plan: impl Fn(usize) -> Plan + Send + 'static) -> Proxy {
+        Proxy::start(self.upstream(), plan)
+    }
+
+    /// A proxy before the server, with which writes stall soon.
+    pub fn narrow_proxy(&self, plan: impl Fn(usize) -> Plan + Send + 'static) -> Proxy {
+        Proxy::narrow(self.upstream(), plan)
+    }
+
+    /// Where the server listens: the first address of an external one.
+    ///
+    /// # Panics
+    ///
+    /// `FILA_URL` names no server.
+    pub fn upstream(&self) -> SocketAddr {
+        if is_external() {
+            return external::addr();
+        }
+        self.broker().addr()
+    }
+
+    /// Whether the server wants TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.config().settings().tls.is_some()
+    }
+
+    /// How to reach the server through a proxy: quick to dial again.
+    pub fn through(&self, proxy: &Proxy) -> Config {
+        self.at(&proxy.addr().to_string())
+    }
+
+    /// As [`through`](Self::through), by these addresses, with commas between them.
+    pub fn at(&self, addresses: &str) -> Config {
+        let config = if is_external() {
+            external::config(Some(addresses))
+        } else {
+            Config::new(addresses).dialect(self.dialect)
+        };
+        config.reconnect(quick_reconnect())
     }
 
     /// A connected client with the defaults.
@@ -169,7 +263,8 @@ impl Env {
         self.adapter.connect(config).await
     }
 
-    /// A queue name that no other run uses. The queue is deleted after the case.
+    /// A queue name that no other run uses, always as long as any other of this case. The queue is deleted after the
+    /// case.
     pub fn queue_name(&self) -> String {
         static RUN: OnceLock<u128> = OnceLock::new();
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -180,7 +275,10 @@ impl Env {
         let case = self.test.rsplit("::").next().unwrap_or_default();
         let case: String = case.chars().take(40).collect();
         let local = self.next_queue.fetch_add(1, Ordering::Relaxed);
-        let name = format!("ct-{run:x}-{}-{case}-{local}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "ct-{run:x}-{:04}-{case}-{local:03}",
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         self.queues
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -278,7 +376,7 @@ impl Env {
             assert!(start.elapsed() < PATIENCE, "never: {what}");
             // Slower than the pace at which questions keep a scheduler from reclaiming leases
             // (docs/protocol/preamble.md 1.14).
-            self.sleep(Duration::from_millis(if external_url().is_some() { 150 } else { 5 }))
+            self.sleep(Duration::from_millis(if is_external() { 150 } else { 5 }))
                 .await;
         }
     }
@@ -286,7 +384,7 @@ impl Env {
     /// Whether `result` is what a server says that lacks the operation: then the case is over, with a note.
     pub fn is_unsupported<T>(&self, result: &Result<T, Error>) -> bool {
         match result {
-            Err(error) if error.kind() == ErrorKind::Unsupported && external_url().is_some() => {
+            Err(error) if error.kind() == ErrorKind::Unsupported && is_external() => {
                 announce_skip(&self.test, &format!("the server lacks the operation: {error}"));
                 true
             }
@@ -297,7 +395,7 @@ impl Env {
     /// Deletes what the case left behind.
     async fn clean_up(&self) {
         let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
-        if queues.is_empty() || external_url().is_none() {
+        if queues.is_empty() || !is_external() {
             return;
         }
         let Ok(client) = self.connect(self.config()).await else {
@@ -362,7 +460,7 @@ pub async fn next(consumer: &mut Box<dyn Consumer>) -> Box<dyn Delivery> {
 pub fn run(
     kind: crate::adapter::Kind,
     needs: Needs,
-    dialect: Dialect,
+    chosen: Option<Dialect>,
     test: &'static str,
     case: for<'a> fn(&'a Env) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>>,
 ) {
@@ -372,7 +470,7 @@ pub fn run(
     let thread = std::thread::Builder::new().name(test.to_owned());
     let thread = thread.spawn(move || {
         let adapter = kind.start();
-        if let Some(env) = Env::new(adapter.clone(), test, needs, dialect) {
+        if let Some(env) = Env::new(adapter.clone(), test, needs, chosen) {
             adapter.block_on(Box::pin(async {
                 let body = std::panic::AssertUnwindSafe(case(&env));
                 let outcome = futures::FutureExt::catch_unwind(body).await;
@@ -414,7 +512,7 @@ macro_rules! cases {
     };
     ($needs:ident; $($(#[$meta:meta])* async fn $name:ident($env:ident: &Env) $body:block)+) => {
         $($(#[$meta])* async fn $name($env: &$crate::env::Env) $body)+
-        $crate::cases!(@adapters $needs, $crate::broker::DEFAULT; $($name)+);
+        $crate::cases!(@adapters $needs, None; $($name)+);
     };
     (@dialects [$($module:ident $dialect:ident),+], $needs:ident, $names:tt) => {
         $($crate::cases!(@dialect $module, $needs, $crate::broker::$dialect, $names);)+
@@ -422,7 +520,7 @@ macro_rules! cases {
     (@dialect $module:ident, $needs:ident, $dialect:expr, ($($name:ident)+)) => {
         mod $module {
             $(use super::$name;)+
-            $crate::cases!(@adapters $needs, $dialect; $($name)+);
+            $crate::cases!(@adapters $needs, Some($dialect); $($name)+);
         }
     };
     (@adapters $needs:ident, $dialect:expr; $($name:ident)+) => {

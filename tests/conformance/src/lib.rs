@@ -6,6 +6,8 @@
 pub mod adapter;
 pub mod broker;
 pub mod env;
+pub mod external;
+pub mod front;
 pub mod golden;
 pub mod poll;
 pub mod proxy;

@@ -1,11 +1,15 @@
-//! A proxy over real sockets that breaks connections at chosen bytes.
+//! A proxy over real sockets that breaks connections at chosen bytes, or when a test says so. It stands before any
+//! server, and understands nothing of what passes: TLS or not, it is all the same.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// How much a [narrow](Proxy::narrow) proxy takes from a client ahead of passing it on, in bytes.
+const NARROW: usize = 64 * 1024;
 
 /// Which way bytes flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,17 @@ pub enum Plan {
     Split(usize),
     /// Passes at most this many bytes per millisecond.
     Throttle(usize),
+    /// Takes from the client at most `size` bytes every so often, once `after` bytes have passed.
+    Trickle {
+        /// How many bytes pass freely first.
+        after: usize,
+        /// How many pass at a time then.
+        size: usize,
+        /// How long it rests in between.
+        every: Duration,
+    },
+    /// Passes nothing in this direction until [`Proxy::release`].
+    Hold(Flow),
     /// Passes `after` bytes in one direction, then does `fault`.
     Break {
         /// Which direction counts.
@@ -70,10 +85,26 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     upstream: SocketAddr,
+    /// The size of the receive buffer towards clients.
+    narrow: Option<usize>,
     stopping: AtomicBool,
+    door: Mutex<Door>,
+    changed: Condvar,
     accepted: AtomicUsize,
     passed: Mutex<Vec<Passed>>,
     links: Mutex<Vec<Weak<Link>>>,
+}
+
+/// Whether connections are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// About to be closed by the accepting thread.
+    Closing,
+    /// Nobody listens.
+    Closed,
+    /// About to be opened by the accepting thread.
+    Opening,
 }
 
 /// Both sides of one connection. Each socket has one descriptor only, so that the last one to let go of the link
@@ -85,6 +116,18 @@ struct Link {
     server: TcpStream,
     plan: Plan,
     resetting: AtomicBool,
+    gate: Mutex<Gate>,
+    moved: Condvar,
+}
+
+/// What passes just now.
+#[derive(Debug, Default)]
+struct Gate {
+    /// Nothing passes up, nothing passes down.
+    held: [bool; 2],
+    /// What may still pass before the connection is cut, by direction.
+    cut_after: [Option<usize>; 2],
+    closed: bool,
 }
 
 impl Proxy {
@@ -94,24 +137,50 @@ impl Proxy {
     ///
     /// The loopback interface has no free port.
     pub fn start(upstream: SocketAddr, plan: impl Fn(usize) -> Plan + Send + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on the loopback interface");
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), upstream, None, plan).expect("the loopback interface")
+    }
+
+    /// As [`start`](Self::start), on the IPv6 loopback; `None` on a machine without it.
+    pub fn start_v6(upstream: SocketAddr, plan: impl Fn(usize) -> Plan + Send + 'static) -> Option<Self> {
+        Self::start_at(Ipv6Addr::LOCALHOST.into(), upstream, None, plan)
+    }
+
+    /// As [`start`](Self::start); takes little from clients ahead of passing it on, so that their writes stall soon.
+    ///
+    /// # Panics
+    ///
+    /// The loopback interface has no free port.
+    pub fn narrow(upstream: SocketAddr, plan: impl Fn(usize) -> Plan + Send + 'static) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), upstream, Some(NARROW), plan).expect("the loopback interface")
+    }
+
+    fn start_at(
+        at: IpAddr,
+        upstream: SocketAddr,
+        narrow: Option<usize>,
+        plan: impl Fn(usize) -> Plan + Send + 'static,
+    ) -> Option<Self> {
+        let listener = listen((at, 0).into(), narrow).ok()?;
         let addr = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared {
             upstream,
+            narrow,
             stopping: AtomicBool::new(false),
+            door: Mutex::new(Door::Open),
+            changed: Condvar::new(),
             accepted: AtomicUsize::new(0),
             passed: Mutex::new(Vec::new()),
             links: Mutex::new(Vec::new()),
         });
         let accepting = std::thread::spawn({
             let shared = shared.clone();
-            move || accept_all(&listener, &shared, plan)
+            move || accept_all(listener, addr, &shared, plan)
         });
-        Self {
+        Some(Self {
             addr,
             shared,
             accepting: Some(accepting),
-        }
+        })
     }
 
     /// Where clients connect.
@@ -124,6 +193,78 @@ impl Proxy {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.links().len()
+    }
+
+    /// Passes nothing on any more in one direction, on the connections that are open now.
+    pub fn hold(&self, flow: Flow) {
+        for link in self.links() {
+            link.change(|gate| gate.held[flow as usize] = true);
+        }
+    }
+
+    /// Passes everything on again, and what was held back first.
+    pub fn release(&self) {
+        for link in self.links() {
+            link.change(|gate| gate.held = [false; 2]);
+        }
+    }
+
+    /// Closes the connections that are open now, once `after` more bytes have passed in one direction.
+    pub fn cut_after(&self, flow: Flow, after: usize) {
+        for link in self.links() {
+            link.change(|gate| gate.cut_after[flow as usize] = Some(after));
+        }
+    }
+
+    /// Closes the connections that are open now.
+    pub fn cut(&self) {
+        for link in self.links() {
+            link.close();
+        }
+    }
+
+    /// Resets the connections that are open now.
+    pub fn reset(&self) {
+        for link in self.links() {
+            link.reset();
+        }
+    }
+
+    /// Ends the server's half of the connections that are open now, and holds back what it still sends.
+    pub fn half_close(&self) {
+        for link in self.links() {
+            link.change(|gate| gate.held[Flow::Down as usize] = true);
+            let _gone = link.client.shutdown(Shutdown::Write).is_err();
+        }
+    }
+
+    /// Stops listening: connections are refused until [`accept`](Self::accept). Those that are open stay open.
+    pub fn refuse(&self) {
+        let mut door = lock(&self.shared.door);
+        *door = Door::Closing;
+        drop(TcpStream::connect(self.addr));
+        while *door != Door::Closed {
+            door = self.shared.changed.wait(door).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Listens again, at the same address.
+    pub fn accept(&self) {
+        let mut door = lock(&self.shared.door);
+        *door = Door::Opening;
+        self.shared.changed.notify_all();
+        while *door != Door::Open {
+            door = self.shared.changed.wait(door).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn links(&self) -> Vec<Arc<Link>> {
+        lock(&self.shared.links).iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// What passed so far, by connection.
     pub fn passed(&self) -> Vec<Passed> {
         lock(&self.shared.passed).clone()
@@ -133,6 +274,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.changed.notify_all();
         drop(TcpStream::connect(self.addr));
         // Only when no more are accepted are all connections known.
         let pumps = self.accepting.take().map(JoinHandle::join);
@@ -151,13 +293,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize) -> Plan) -> Vec<JoinHandle<()>> {
+fn listen(at: SocketAddr, narrow: Option<usize>) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(at)?;
+    if let Some(bytes) = narrow {
+        // Those that are accepted inherit it.
+        socket2::SockRef::from(&listener).set_recv_buffer_size(bytes)?;
+    }
+    Ok(listener)
+}
+
+fn accept_all(
+    listener: TcpListener,
+    addr: SocketAddr,
+    shared: &Arc<Shared>,
+    plan: impl Fn(usize) -> Plan,
+) -> Vec<JoinHandle<()>> {
     let mut pumps = Vec::new();
+    let mut listener = Some(listener);
     for number in 0.. {
-        let Ok((client, _)) = listener.accept() else { break };
-        if shared.stopping.load(Ordering::SeqCst) {
+        let Some(client) = next_client(&mut listener, addr, shared) else {
             break;
-        }
+        };
         shared.accepted.fetch_add(1, Ordering::SeqCst);
         lock(&shared.passed).push(Passed::default());
         // Without a server the client sees its connection closed.
@@ -167,12 +323,19 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize)
         for socket in [&client, &server] {
             socket.set_nodelay(true).expect("a connected socket");
         }
+        let plan = plan(number);
+        let mut gate = Gate::default();
+        if let Plan::Hold(flow) = plan {
+            gate.held[flow as usize] = true;
+        }
         let link = Arc::new(Link {
             number,
             client,
             server,
-            plan: plan(number),
+            plan,
             resetting: AtomicBool::new(false),
+            gate: Mutex::new(gate),
+            moved: Condvar::new(),
         });
         lock(&shared.links).push(Arc::downgrade(&link));
         for flow in [Flow::Up, Flow::Down] {
@@ -181,6 +344,38 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, plan: impl Fn(usize)
         }
     }
     pumps
+}
+
+/// The next connection, while the door is open; `None` when the proxy ends.
+fn next_client(listener: &mut Option<TcpListener>, addr: SocketAddr, shared: &Shared) -> Option<TcpStream> {
+    loop {
+        let client = match listener {
+            Some(listener) => Some(listener.accept().ok()?.0),
+            None => None,
+        };
+        let mut door = lock(&shared.door);
+        if shared.stopping.load(Ordering::SeqCst) {
+            return None;
+        }
+        match *door {
+            Door::Open if client.is_some() => return client,
+            Door::Closing => {
+                *listener = None;
+                *door = Door::Closed;
+                shared.changed.notify_all();
+            }
+            Door::Opening => {
+                *listener = Some(listen(addr, shared.narrow).expect("the same port again"));
+                *door = Door::Open;
+                shared.changed.notify_all();
+            }
+            Door::Open | Door::Closed => {
+                // Looks up now and then: the proxy may end.
+                let pause = Duration::from_millis(20);
+                drop(shared.changed.wait_timeout(door, pause));
+            }
+        }
+    }
 }
 
 impl Link {
@@ -192,7 +387,22 @@ impl Link {
         }
     }
 
+    fn change(&self, change: impl FnOnce(&mut Gate)) {
+        change(&mut lock(&self.gate));
+        self.moved.notify_all();
+    }
+
+    /// Waits while this direction is held. How many bytes may pass; `None` if the connection is closed.
+    fn wait_open(&self, flow: Flow) -> Option<usize> {
+        let mut gate = lock(&self.gate);
+        while gate.held[flow as usize] && !gate.closed {
+            gate = self.moved.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        (!gate.closed).then(|| gate.cut_after[flow as usize].unwrap_or(usize::MAX))
+    }
+
     fn close(&self) {
+        self.change(|gate| gate.closed = true);
         for socket in [&self.client, &self.server] {
             let _gone = socket.shutdown(Shutdown::Both).is_err();
         }
@@ -205,12 +415,26 @@ impl Link {
             Plan::Break { flow: of, after, fault } if of == flow => (after, Some(fault)),
             _ => (usize::MAX, None),
         };
+        let mut passed = 0;
         let mut bytes = [0; 16 * 1024];
         loop {
             if let (0, Some(fault)) = (left, fault) {
                 return self.break_off(flow, fault);
             }
-            let room = left.min(bytes.len());
+            if self.wait_open(flow).is_none() {
+                return;
+            }
+            let mut room = left.min(bytes.len());
+            if let Plan::Trickle { after, size, every } = self.plan
+                && flow == Flow::Up
+            {
+                if passed >= after {
+                    std::thread::sleep(every);
+                    room = room.min(size);
+                } else {
+                    room = room.min(after - passed);
+                }
+            }
             match from.read(&mut bytes[..room]) {
                 Ok(0) => {
                     if !self.resetting.load(Ordering::SeqCst) {
@@ -220,10 +444,19 @@ impl Link {
                 }
                 Ok(read) => {
                     left -= if fault.is_some() { read } else { 0 };
-                    self.record(shared, flow, &bytes[..read]);
-                    if self.pass(to, &bytes[..read]).is_err() {
+                    passed += read;
+                    // What came while this direction was being held does not pass, either.
+                    let Some(allowed) = self.wait_open(flow) else { return };
+                    let piece = &bytes[..read.min(allowed)];
+                    self.record(shared, flow, piece);
+                    if self.pass(to, piece).is_err() || allowed <= read {
                         return self.close();
                     }
+                    self.change(|gate| {
+                        if let Some(left) = &mut gate.cut_after[flow as usize] {
+                            *left -= read;
+                        }
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return self.close(),
@@ -247,7 +480,20 @@ impl Link {
                 std::thread::sleep(Duration::from_millis(1));
                 to.write_all(piece)
             }),
-            Plan::Pass | Plan::Break { .. } => to.write_all(bytes),
+            Plan::Pass | Plan::Hold(_) | Plan::Trickle { .. } | Plan::Break { .. } => to.write_all(bytes),
+        }
+    }
+
+    fn reset(&self) {
+        for socket in [&self.client, &self.server] {
+            let linger = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            linger.expect("a connected socket");
+        }
+        // Wakes the pumps, which let go of the link; then the kernel sends the resets.
+        self.resetting.store(true, Ordering::SeqCst);
+        self.change(|gate| gate.closed = true);
+        for socket in [&self.client, &self.server] {
+            let _gone = socket.shutdown(Shutdown::Read).is_err();
         }
     }
 
@@ -258,17 +504,7 @@ impl Link {
             Fault::HalfClose => {
                 let _gone = to.shutdown(Shutdown::Write).is_err();
             }
-            Fault::Reset => {
-                for socket in [&self.client, &self.server] {
-                    let linger = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
-                    linger.expect("a connected socket");
-                }
-                // Wakes the other pump, which lets go of the link; then the kernel sends the resets.
-                self.resetting.store(true, Ordering::SeqCst);
-                for socket in [&self.client, &self.server] {
-                    let _gone = socket.shutdown(Shutdown::Read).is_err();
-                }
-            }
+            Fault::Reset => self.reset(),
             // What still comes is thrown away, until the sender closes.
             Fault::Stall => while from.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {},
         }

@@ -1,26 +1,23 @@
 //! A whole session that survives whatever breaks below it.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Backoff, Config, ConsumerSettings, Reconnect};
 use fibp_proto::{ErrorKind, Message, Outcome};
 
-use crate::broker::P1;
-use crate::env::{Env, PATIENCE};
+use crate::adapter::Adapter;
+use crate::env::{PATIENCE, is_external};
 
-/// The queue that the session creates and leaves behind.
-pub const SESSION_QUEUE: &str = "session";
-
-/// A configuration that notices quickly what breaks, and dials again at once.
-pub fn config(addr: SocketAddr) -> Config {
+/// Notices quickly what breaks, and dials again at once.
+pub fn config(config: Config) -> Config {
     let backoff = Backoff {
         initial: Duration::from_millis(1),
         max: Duration::from_millis(10),
         max_attempts: None,
     };
-    Config::new(addr)
-        .dialect(P1)
+    config
         .reconnect(Reconnect::Backoff(backoff))
         .connect_timeout(Duration::from_secs(5))
         .request_timeout(Duration::from_secs(5))
@@ -28,23 +25,26 @@ pub fn config(addr: SocketAddr) -> Config {
 }
 
 /// The same without a clock that could take a busy machine for a broken connection.
-pub fn patient(addr: SocketAddr) -> Config {
-    config(addr).request_timeout(PATIENCE).no_heartbeat()
+pub fn patient(patient: Config) -> Config {
+    config(patient).request_timeout(PATIENCE).no_heartbeat()
 }
 
-/// A whole session. Whatever breaks, every call returns, what is confirmed is stored, and what is stored is delivered.
+/// A whole session on a queue that it creates and leaves behind. Whatever breaks, every call returns, what is confirmed
+/// is stored, and what is stored is delivered.
 ///
 /// # Panics
 ///
 /// One of these does not hold; `what` is part of the message.
-pub async fn perform(env: &Env, config: Config, what: &str) {
+pub async fn perform(adapter: Arc<dyn Adapter>, config: Config, queue: String, what: String) {
     let patient = config.settings().heartbeat.is_none();
-    let client = env
+    let client = adapter
         .connect(config)
         .await
         .unwrap_or_else(|error| panic!("{what}: {error}"));
-    let queue = SESSION_QUEUE;
-    match client.create_queue(queue.into()).await {
+    let queue = queue.as_str();
+    // What a broken connection had leased is to come back soon.
+    let spec = QueueSpec::new(queue).visibility_timeout(Duration::from_secs(1));
+    match client.create_queue(spec).await {
         Ok(_) => {}
         // Created by an attempt whose answer was lost.
         Err(error) => assert_eq!(error.kind(), ErrorKind::QueueExists, "{what}: {error}"),
@@ -70,7 +70,12 @@ pub async fn perform(env: &Env, config: Config, what: &str) {
     };
     confirmed.push(last);
 
-    let silence = if patient { PATIENCE } else { Duration::from_millis(500) };
+    let silence = match (patient, is_external()) {
+        (true, _) => PATIENCE,
+        // A scheduler that is asked too often never reclaims a lease (docs/protocol/preamble.md 1.14).
+        (false, true) => Duration::from_secs(2),
+        (false, false) => Duration::from_millis(500),
+    };
     let settings = ConsumerSettings::default().idle_resubscribe(silence);
     let mut consumer = client
         .consumer(queue, settings)

@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use fibp_proto::ErrorKind;
-use fibp_proto::config::{Config, ConsumerSettings};
+use fibp_proto::config::ConsumerSettings;
 use fila_conformance::cases;
-use fila_conformance::env;
+use fila_conformance::proxy::Plan;
 
 cases! {
-    Broker;
+    AnyServer;
 
     /// Opening can ask for the queue first, where the server would accept a consumer of nothing.
     async fn row_31_verify_queue(env: &Env) {
@@ -23,9 +23,9 @@ cases! {
     /// Several endpoints: one that refuses is passed over.
     async fn row_31_endpoints_are_tried_in_turn(env: &Env) {
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).expect("a port");
-        let alive = env.broker().addr();
-        let config = Config::new(format!("{closed},{alive}")).reconnect(env::quick_reconnect());
-        let client = env.connect(config).await.expect("the second answers");
+        let alive = env.proxy(|_| Plan::Pass);
+        let client = env.connect(env.at(&format!("{closed},{}", alive.addr()))).await.expect("the second answers");
         env.queue(&client).await;
+        client.close(fila_conformance::env::PATIENCE).await;
     }
 }

@@ -13,6 +13,7 @@ mod operations;
 mod real_peers;
 mod recovery;
 mod settings;
+mod stalls;
 mod tls;
 mod transcript;
 mod wire;

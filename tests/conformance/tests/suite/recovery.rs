@@ -13,7 +13,7 @@ use fila_conformance::cases;
 use fila_conformance::env::{self, PATIENCE, next};
 
 cases! {
-    Broker;
+    Faults;
 
     /// Row 2: a restart of the broker is an event, not an end: client and consumer go on.
     async fn row_02_a_restart_interrupts_nobody(env: &Env) {

@@ -1,39 +1,96 @@
 //! TLS: who is trusted, what is refused, and what may happen to the bytes.
 
 use std::error::Error as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fibp_proto::config::Config;
 use fibp_proto::tls::Tls;
-use fibp_proto::{Error, ErrorKind, Message, Outcome};
+use fibp_proto::{Dialect, Error, ErrorKind, Message, Outcome};
 use fila_conformance::adapter::Client;
-use fila_conformance::broker::{FRAMED, P1, ServerTls, start_with};
+use fila_conformance::broker::{Broker, FRAMED, Faults, P1, ServerTls, start_with};
 use fila_conformance::cases;
-use fila_conformance::env::{Env, PATIENCE, next};
+use fila_conformance::env::{Env, PATIENCE, is_external, next};
+use fila_conformance::front::{Front, Presents};
 use fila_conformance::proxy::{Fault, Flow, Plan, Proxy};
 use fila_conformance::script::Scripted;
-use fila_conformance::session::{self, SESSION_QUEUE};
+use fila_conformance::session;
 use fila_test_broker::certs::{Authority, Identity, self_signed};
+use futures::future::Either;
 
 /// The names by which the test servers are reached.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// A server with TLS.
+struct Served {
+    addr: SocketAddr,
+    _server: Either<Broker, Front>,
+}
+
+/// What a server with TLS is started with.
+#[derive(Default)]
+struct Options {
+    /// PEM of who signs clients' certificates.
+    client_authority: Option<String>,
+    without_alpn: bool,
+    leases_end: bool,
+}
+
+/// Starts the embedded broker with TLS; a front before an external server.
+fn serve(env: &Env, dialect: Dialect, identity: &Identity, options: &Options) -> Served {
+    if is_external() {
+        let alpn = if matches!(dialect, Dialect::Preamble(_)) {
+            "fibp"
+        } else {
+            "fila/1"
+        };
+        let presents = Presents {
+            chain: &identity.chain_pem,
+            key: &identity.key_pem,
+            client_authority: options.client_authority.as_deref(),
+            alpn: (!options.without_alpn).then_some(alpn),
+        };
+        let front = Front::start(env.upstream(), &presents);
+        return Served {
+            addr: front.addr(),
+            _server: Either::Right(front),
+        };
+    }
+    let mut tls = server_tls(identity).alpn(!options.without_alpn);
+    if let Some(authority) = &options.client_authority {
+        tls = tls.client_ca_pem(authority).expect("an authority");
+    }
+    let faults = Faults::default().leases_kept(!options.leases_end);
+    let broker = start_with(dialect, |builder| builder.tls(tls).faults(faults));
+    Served {
+        addr: broker.addr(),
+        _server: Either::Left(broker),
+    }
+}
 
 fn server_tls(identity: &Identity) -> ServerTls {
     ServerTls::from_pem(&identity.chain_pem, &identity.key_pem).expect("a server identity")
 }
 
-/// Starts the embedded broker with TLS; returns the authority that vouches for it.
-fn start(env: &Env, change: impl FnOnce(ServerTls, &Authority) -> ServerTls) -> Authority {
+/// Starts a server with TLS; returns the authority that vouches for it, too.
+fn start(env: &Env, options: impl FnOnce(&Authority) -> Options) -> (Served, Authority) {
     let authority = Authority::new().expect("an authority");
     let identity = authority.server(&NAMES).expect("a certificate");
-    let tls = change(server_tls(&identity), &authority);
-    env.start_broker(|dialect| start_with(dialect, |builder| builder.tls(tls)));
-    authority
+    (serve(env, env.dialect(), &identity, &options(&authority)), authority)
 }
 
-fn trusting(env: &Env, authority: &Authority) -> Config {
-    env.config().tls(Tls::ca_pem(authority.pem()))
+fn plain(_: &Authority) -> Options {
+    Options::default()
+}
+
+/// How to reach it: which dialect is spoken is found out.
+fn reach(env: &Env, addr: SocketAddr) -> Config {
+    env.at(&addr.to_string()).dialect(Dialect::Auto)
+}
+
+fn trusting(env: &Env, server: &Served, authority: &Authority) -> Config {
+    reach(env, server.addr).tls(Tls::ca_pem(authority.pem()))
 }
 
 async fn refused(env: &Env, config: Config) -> Error {
@@ -66,44 +123,44 @@ async fn works(env: &Env, config: Config) -> Arc<dyn Client> {
 }
 
 cases! {
-    Broker;
+    PlainServer;
 
     /// Row 22: an authority given as PEM, alone or among others; reached by address, the certificate names it.
     async fn row_22_authorities_are_parsed_in_memory(env: &Env) {
-        let authority = start(env, |tls, _| tls);
-        works(env, trusting(env, &authority)).await;
+        let (server, authority) = start(env, plain);
+        works(env, trusting(env, &server, &authority)).await;
         let others = format!("{}{}", Authority::new().expect("another").pem(), authority.pem());
-        works(env, env.config().tls(Tls::ca_pem(others))).await;
+        works(env, reach(env, server.addr).tls(Tls::ca_pem(others))).await;
     }
 
     /// Row 23: no process-wide provider is installed, before or after.
     async fn row_23_no_process_wide_provider_is_needed(env: &Env) {
-        let authority = start(env, |tls, _| tls);
+        let (server, authority) = start(env, plain);
         assert!(rustls::crypto::CryptoProvider::get_default().is_none());
-        works(env, trusting(env, &authority)).await;
+        works(env, trusting(env, &server, &authority)).await;
         assert!(rustls::crypto::CryptoProvider::get_default().is_none());
     }
 
     async fn row_21_a_wrong_authority_is_refused(env: &Env) {
-        start(env, |tls, _| tls);
+        let (server, _) = start(env, plain);
         let stranger = Authority::new().expect("another");
-        let error = refused(env, trusting(env, &stranger)).await;
+        let error = refused(env, trusting(env, &server, &stranger)).await;
         assert!(error.source().is_some(), "the cause is kept: {error:?}");
     }
 
     async fn row_21_a_wrong_host_name_is_refused(env: &Env) {
-        let authority = start(env, |tls, _| tls);
+        let (server, authority) = start(env, plain);
         let elsewhere = Tls::ca_pem(authority.pem()).server_name("elsewhere.example");
-        refused(env, env.config().tls(elsewhere)).await;
+        refused(env, reach(env, server.addr).tls(elsewhere)).await;
         // The same name is fine when it is the right one.
-        works(env, env.config().tls(Tls::ca_pem(authority.pem()).server_name("localhost"))).await;
+        works(env, reach(env, server.addr).tls(Tls::ca_pem(authority.pem()).server_name("localhost"))).await;
     }
 
     async fn row_21_an_address_that_the_certificate_lacks_is_refused(env: &Env) {
         let authority = Authority::new().expect("an authority");
         let identity = authority.server(&["localhost"]).expect("a certificate");
-        env.start_broker(|dialect| start_with(dialect, |builder| builder.tls(server_tls(&identity))));
-        refused(env, trusting(env, &authority)).await;
+        let server = serve(env, env.dialect(), &identity, &Options::default());
+        refused(env, trusting(env, &server, &authority)).await;
     }
 
     async fn row_21_expired_future_and_self_signed_certificates_are_refused(env: &Env) {
@@ -112,9 +169,8 @@ cases! {
         let future = authority.future_server(&NAMES).expect("a certificate");
         let alone = self_signed(&NAMES).expect("a certificate");
         for (identity, hint) in [(expired, "expired"), (future, "not valid yet"), (alone, "")] {
-            let broker = start_with(env.dialect(), |builder| builder.tls(server_tls(&identity)));
-            let config = Config::new(broker.addr()).tls(Tls::ca_pem(authority.pem()));
-            let error = refused(env, config).await;
+            let server = serve(env, env.dialect(), &identity, &Options::default());
+            let error = refused(env, trusting(env, &server, &authority)).await;
             assert!(error.to_string().contains(hint), "{hint}: {error}");
         }
     }
@@ -122,80 +178,50 @@ cases! {
     /// Mutual TLS: with the certificate it works, without it the failure comes from the handshake (TLS 1.2) or from
     /// the first read (TLS 1.3).
     async fn client_certificates_are_presented(env: &Env) {
-        let authority = start(env, |tls, authority| tls.client_ca_pem(&authority.pem()).expect("an authority"));
+        let client_authority = |authority: &Authority| Options { client_authority: Some(authority.pem()), ..Options::default() };
+        let (server, authority) = start(env, client_authority);
         let identity = authority.client("worker").expect("a certificate");
         let tls = Tls::ca_pem(authority.pem()).identity_pem(&identity.chain_pem, identity.key_pem.as_str());
-        works(env, env.config().tls(tls)).await;
+        works(env, reach(env, server.addr).tls(tls)).await;
 
-        refused(env, trusting(env, &authority)).await;
+        refused(env, trusting(env, &server, &authority)).await;
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let config = Arc::new(client_config(&authority, version));
-            refused(env, env.config().tls(Tls::config(config))).await;
+            refused(env, reach(env, server.addr).tls(Tls::config(config))).await;
         }
         let stranger = Authority::new().expect("another").client("stranger").expect("a certificate");
         let tls = Tls::ca_pem(authority.pem()).identity_pem(&stranger.chain_pem, stranger.key_pem.as_str());
-        refused(env, env.config().tls(tls)).await;
+        refused(env, reach(env, server.addr).tls(tls)).await;
     }
 
     /// A ready configuration is used as it is, and each version of TLS works.
     async fn ready_configurations_and_both_versions_work(env: &Env) {
-        let authority = start(env, |tls, _| tls);
+        let (server, authority) = start(env, plain);
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let config = Arc::new(client_config(&authority, version));
-            works(env, env.config().tls(Tls::config(config))).await;
+            works(env, reach(env, server.addr).tls(Tls::config(config))).await;
         }
     }
 
     /// Row 21: plaintext to a TLS server.
     async fn row_21_a_plaintext_client_is_told_of_tls(env: &Env) {
-        start(env, |tls, _| tls);
+        let (server, _) = start(env, plain);
         for dialect in [P1, FRAMED] {
-            let error = env.connect(env.config().dialect(dialect)).await.err().expect("not plaintext");
+            let error = env.connect(reach(env, server.addr).dialect(dialect)).await.err().expect("not plaintext");
             assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::WrongDialect | ErrorKind::NotFila), "{error}");
             assert!(error.to_string().contains("TLS"), "{error}");
         }
     }
 
-    /// Row 21 and 27: TLS to a plaintext server; the key is not sent.
-    async fn row_21_row_27_a_plaintext_server_gets_no_key(env: &Env) {
-        let authority = Authority::new().expect("an authority");
-        let server = Scripted::start(P1, |_, conversation| {
-            if !conversation.wait_for_bytes(5) {
- return;
- }
-            conversation.write(b"\x00\x00\x00\x13\x00\xff\x00\x00\x00\x00invalid magic");
-            conversation.close();
-        });
-        let config = Config::new(server.addr()).tls(Tls::ca_pem(authority.pem())).api_key("a-secret-key");
-        let error = env.connect(config.connect_timeout(Duration::from_secs(2))).await.err().expect("not TLS");
-        assert_eq!(error.outcome(), Outcome::NotSent, "{error}");
-        assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::NotFila), "{error}");
-        for sent in env.transcript(server).await {
-            assert!(!sent.windows(12).any(|window| window == b"a-secret-key"));
-        }
-    }
-
-    /// The key travels, once TLS is up; the server's answer decides.
-    async fn row_27_keys_are_presented_over_tls(env: &Env) {
-        let authority = Authority::new().expect("an authority");
-        let identity = authority.server(&NAMES).expect("a certificate");
-        env.start_broker(|dialect| start_with(dialect, |builder| builder.tls(server_tls(&identity)).api_key("right")));
-        works(env, trusting(env, &authority).api_key("right")).await;
-        let error = env.connect(trusting(env, &authority).api_key("wrong")).await.err().expect("a wrong key");
-        assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
-    }
-
     /// Servers without ALPN are recognised by their first bytes inside TLS, in both dialects.
     async fn servers_without_alpn_are_recognised(env: &Env) {
-        for dialect in [P1, FRAMED] {
+        let dialects = if is_external() { vec![env.dialect()] } else { vec![P1, FRAMED] };
+        for dialect in dialects {
             let authority = Authority::new().expect("an authority");
-            let tls = server_tls(&authority.server(&NAMES).expect("a certificate")).alpn(false);
-            let broker = start_with(dialect, |builder| builder.tls(tls));
-            let client = env.connect(Config::new(broker.addr()).tls(Tls::ca_pem(authority.pem()))).await;
-            let client = client.expect("a client");
-            client.create_queue("q".into()).await.expect("created");
-            client.enqueue(Message::new("q", "x")).await.expect("confirmed");
-            client.close(PATIENCE).await;
+            let identity = authority.server(&NAMES).expect("a certificate");
+            let options = Options { without_alpn: true, ..Options::default() };
+            let server = serve(env, dialect, &identity, &options);
+            works(env, trusting(env, &server, &authority)).await.close(PATIENCE).await;
         }
     }
 
@@ -203,8 +229,8 @@ cases! {
     async fn ten_mib_both_ways_over_tls(env: &Env) {
         const MESSAGES: usize = 40;
         const PAYLOAD: usize = 256 * 1024;
-        let authority = start(env, |tls, _| tls);
-        let client = env.connect(trusting(env, &authority)).await.expect("a client");
+        let (server, authority) = start(env, plain);
+        let client = env.connect(trusting(env, &server, &authority)).await.expect("a client");
         let (up, down) = (env.queue(&client).await, env.queue(&client).await);
         let messages = |queue: &str| (0..MESSAGES).map(|n| Message::new(queue, vec![n as u8; PAYLOAD])).collect();
         for sent in client.enqueue_many(messages(&down)).await {
@@ -225,50 +251,102 @@ cases! {
 
     /// Records that come in pieces of any size.
     async fn dribbled_records_are_put_together(env: &Env) {
-        let authority = start(env, |tls, _| tls);
+        let (server, authority) = start(env, plain);
         for size in [1, 100] {
-            let proxy = Proxy::start(env.broker().addr(), move |_| Plan::Split(size));
-            let config = session::patient(proxy.addr()).tls(Tls::ca_pem(authority.pem()));
-            session::perform(env, config, &format!("split by {size}")).await;
-            let client = env.connect(trusting(env, &authority)).await.expect("a client");
-            client.delete_queue(SESSION_QUEUE).await.expect("deleted");
+            let proxy = Proxy::start(server.addr, move |_| Plan::Split(size));
+            let config = session::patient(env.through(&proxy)).tls(Tls::ca_pem(authority.pem()));
+            session::perform(env.adapter().clone(), config, env.queue_name(), format!("split by {size}")).await;
         }
     }
+}
 
-    /// Connections that end without close_notify, at any stage: handshake, authentication, session.
-    async fn truncation_is_a_lost_connection_at_every_stage(env: &Env) {
-        let authority = Authority::new().expect("an authority");
-        let identity = authority.server(&NAMES).expect("a certificate");
-        env.start_broker(|dialect| start_with(dialect, |builder| {
-            let faults = fila_conformance::broker::Faults::default().leases_kept(false);
-            builder.tls(server_tls(&identity)).faults(faults).visibility_timeout(Duration::from_secs(1))
-        }));
-        let tls = || Tls::ca_pem(authority.pem());
-        let whole = Proxy::start(env.broker().addr(), |_| Plan::Pass);
-        session::perform(env, session::patient(whole.addr()).tls(tls()), "unbroken").await;
-        let lengths: Vec<_> = whole.passed().iter().map(|passed| passed.down.len()).collect();
-        let cleaner = env.connect(env.config().tls(tls())).await.expect("a client");
-        cleaner.delete_queue(SESSION_QUEUE).await.expect("deleted");
-        for (broken, length) in lengths.into_iter().enumerate() {
-            // Inside the hello, inside the certificates, after the handshake, in the session.
-            for after in [0, 3, 100, length / 2, length * 3 / 4, length.saturating_sub(20), length.saturating_sub(1)] {
-                let fault = Fault::Cut;
-                let plan = move |number| if number == broken { Plan::Break { flow: Flow::Down, after, fault } } else { Plan::Pass };
-                let proxy = Proxy::start(env.broker().addr(), plan);
-                let what = format!("connection {broken} cut after {after} of {length} bytes");
-                session::perform(env, session::config(proxy.addr()).tls(tls()), &what).await;
-                drop(proxy);
-                cleaner.delete_queue(SESSION_QUEUE).await.expect("deleted");
+mod broken {
+    use super::*;
+
+    cases! {
+        QuietPlainServer;
+
+        /// Connections that end without close_notify, at any stage: handshake, authentication, session.
+        async fn truncation_is_a_lost_connection_at_every_stage(env: &Env) {
+            let (server, authority) = start(env, |_| Options { leases_end: true, ..Options::default() });
+            let tls = || Tls::ca_pem(authority.pem());
+            let perform = |config, what| session::perform(env.adapter().clone(), config, env.queue_name(), what);
+            let whole = Proxy::start(server.addr, |_| Plan::Pass);
+            perform(session::patient(env.through(&whole)).tls(tls()), "unbroken".to_owned()).await;
+            let lengths: Vec<_> = whole.passed().iter().map(|passed| passed.down.len()).collect();
+            for (broken, length) in lengths.into_iter().enumerate() {
+                // Inside the hello, inside the certificates, after the handshake, in the session.
+                for after in [0, 3, 100, length / 2, length * 3 / 4, length.saturating_sub(20), length.saturating_sub(1)] {
+                    let fault = Fault::Cut;
+                    let plan = move |number| if number == broken { Plan::Break { flow: Flow::Down, after, fault } } else { Plan::Pass };
+                    let proxy = Proxy::start(server.addr, plan);
+                    let what = format!("connection {broken} cut after {after} of {length} bytes");
+                    perform(session::config(env.through(&proxy)).tls(tls()), what).await;
+                }
             }
         }
     }
+}
 
-    /// A PEM without a certificate is a configuration error that says so.
-    async fn malformed_pem_is_a_configuration_error(env: &Env) {
-        for tls in [Tls::ca_pem(""), Tls::ca_pem("not PEM at all")] {
-            let error = env.connect(Config::new("127.0.0.1:1").tls(tls)).await.err().expect("no certificate");
-            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Config, Outcome::NotSent), "{error}");
-            assert!(error.to_string().contains("certificate"), "{error}");
+mod keyed {
+    use super::*;
+
+    cases! {
+        Keys;
+
+        /// The key travels, once TLS is up; the server's answer decides.
+        async fn row_27_keys_are_presented_over_tls(env: &Env) {
+            let authority = Authority::new().expect("an authority");
+            let identity = authority.server(&NAMES).expect("a certificate");
+            let broker = start_with(env.dialect(), |builder| builder.tls(server_tls(&identity)).api_key("right"));
+            let config = || reach(env, broker.addr()).tls(Tls::ca_pem(authority.pem()));
+            works(env, config().api_key("right")).await;
+            let error = env.connect(config().api_key("wrong")).await.err().expect("a wrong key");
+            assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+        }
+    }
+}
+
+mod malformed {
+    use super::*;
+
+    cases! {
+        Nothing;
+
+        /// A PEM without a certificate is a configuration error that says so.
+        async fn malformed_pem_is_a_configuration_error(env: &Env) {
+            for tls in [Tls::ca_pem(""), Tls::ca_pem("not PEM at all")] {
+                let error = env.connect(Config::new("127.0.0.1:1").tls(tls)).await.err().expect("no certificate");
+                assert_eq!((error.kind(), error.outcome()), (ErrorKind::Config, Outcome::NotSent), "{error}");
+                assert!(error.to_string().contains("certificate"), "{error}");
+            }
+        }
+    }
+}
+
+mod scripted {
+    use super::*;
+
+    cases! {
+        Script;
+
+        /// Row 21 and 27: TLS to a plaintext server; the key is not sent.
+        async fn row_21_row_27_a_plaintext_server_gets_no_key(env: &Env) {
+            let authority = Authority::new().expect("an authority");
+            let server = Scripted::start(P1, |_, conversation| {
+                if !conversation.wait_for_bytes(5) {
+     return;
+     }
+                conversation.write(b"\x00\x00\x00\x13\x00\xff\x00\x00\x00\x00invalid magic");
+                conversation.close();
+            });
+            let config = Config::new(server.addr()).tls(Tls::ca_pem(authority.pem())).api_key("a-secret-key");
+            let error = env.connect(config.connect_timeout(Duration::from_secs(2))).await.err().expect("not TLS");
+            assert_eq!(error.outcome(), Outcome::NotSent, "{error}");
+            assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::NotFila), "{error}");
+            for sent in env.transcript(server).await {
+                assert!(!sent.windows(12).any(|window| window == b"a-secret-key"));
+            }
         }
     }
 }

@@ -1,0 +1,141 @@
+//! The server that `FILA_URL` and its companions name.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use fibp_proto::Dialect;
+use fibp_proto::config::Config;
+
+use crate::broker::{FRAMED, P1, P2, P3};
+use crate::script::{PREAMBLE, frame_bytes};
+
+/// How to reach it; `instead` are other addresses than those of the URL, by which it is reached, too.
+///
+/// # Panics
+///
+/// The variables are malformed.
+pub fn config(instead: Option<&str>) -> Config {
+    let config = read(None);
+    let Some(addresses) = instead else { return config };
+    let server = &config.settings().endpoints[0];
+    let mut proxied = read(Some(addresses));
+    // Its certificate is for the host in the URL.
+    if let Some(tls) = &proxied.settings().tls
+        && !url().contains("server_name=")
+    {
+        let tls = tls.clone().server_name(server.host.as_str());
+        proxied = proxied.tls(tls);
+    }
+    // Which dialect is spoken is not what connections that break are to be asked about.
+    if proxied.settings().tls.is_none() {
+        proxied = proxied.dialect(dialect());
+    }
+    proxied
+}
+
+/// Its first address.
+///
+/// # Panics
+///
+/// The URL names no server, or its name cannot be resolved.
+pub fn addr() -> SocketAddr {
+    static ADDR: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDR.get_or_init(|| {
+        let config = read(None);
+        let server = &config.settings().endpoints[0];
+        let mut found = (server.host.as_str(), server.port)
+            .to_socket_addrs()
+            .expect("the server's name");
+        found.next().expect("an address of the server")
+    })
+}
+
+/// The dialect it speaks. The revision of a preamble server is found out over plain connections only.
+pub fn dialect() -> Dialect {
+    static DIALECT: OnceLock<Dialect> = OnceLock::new();
+    *DIALECT.get_or_init(|| {
+        let config = read(None);
+        match config.settings().dialect {
+            Dialect::Auto if config.settings().tls.is_none() => probe(&config).unwrap_or(FRAMED),
+            Dialect::Auto => {
+                let framed = fila_client_blocking::Client::connect(config.dialect(FRAMED));
+                if framed.is_ok() { FRAMED } else { P1 }
+            }
+            chosen => chosen,
+        }
+    })
+}
+
+/// What a preamble server says to the probe of docs/protocol/revisions.md; an error from any other.
+fn probe(config: &Config) -> io::Result<Dialect> {
+    let mut socket = TcpStream::connect(addr())?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.write_all(&PREAMBLE)?;
+    let mut opening = PREAMBLE;
+    socket.read_exact(&mut opening)?;
+    if opening != PREAMBLE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let key = config.settings().credentials.key().map_err(io::Error::other)?;
+    if let Some(key) = key {
+        socket.write_all(&frame_bytes(0, 0x30, 1, key.expose().as_bytes()))?;
+        read_body(&mut socket)?;
+    }
+    socket.write_all(&frame_bytes(0, 0x14, 2, &[]))?;
+    let answer = read_body(&mut socket)?;
+    Ok(if answer.starts_with(b"wire decode error") {
+        P3
+    } else if answer.starts_with(b"invalid payload: dlq_queue") {
+        P2
+    } else {
+        P1
+    })
+}
+
+fn read_body(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut head = [0; 10];
+    socket.read_exact(&mut head)?;
+    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+    let mut body = vec![0; usize::try_from(length).map_err(io::Error::other)?.saturating_sub(6)];
+    socket.read_exact(&mut body)?;
+    Ok(body)
+}
+
+fn url() -> String {
+    crate::env::external_url().expect("FILA_URL is set")
+}
+
+fn read(instead: Option<&str>) -> Config {
+    let lookup = |name: &str| match instead {
+        Some(addresses) if name == "FILA_URL" => Some(with_addresses(&url(), addresses)),
+        _ => std::env::var(name).ok(),
+    };
+    Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions")
+}
+
+/// The same URL with other addresses.
+fn with_addresses(url: &str, addresses: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("fila", url));
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, options) = rest.split_at(end);
+    let key = authority.rsplit_once('@').map(|(key, _)| format!("{key}@"));
+    format!("{scheme}://{}{addresses}{options}", key.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_addresses_of_a_url_are_replaced() {
+        for (url, replaced) in [
+            ("fila://a:1,b:2", "fila://c:3"),
+            ("fila+tls://key@a?heartbeat=1s", "fila+tls://key@c:3?heartbeat=1s"),
+            ("a:1", "fila://c:3"),
+        ] {
+            assert_eq!(with_addresses(url, "c:3"), replaced);
+        }
+    }
+}
