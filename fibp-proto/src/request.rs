@@ -10,8 +10,22 @@ use crate::message::{Message, MessageId, QueueName, Secret};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Request {
+    /// Open a connection (framed dialect; the preamble is no frame). A [`ServerConnection`](crate::server::ServerConnection)
+    /// reports it as `Opened`, and refuses it on a connection that is open.
+    Handshake {
+        /// The version that the client speaks: 1.
+        version: u16,
+        /// The API key.
+        key: Option<Secret>,
+    },
     /// Store messages.
     Enqueue(Vec<Message>),
+    /// Store no message: what the preamble dialect's enqueue of an empty batch decodes to, which names a queue all the
+    /// same. Answered with an empty [`Response::Enqueue`](crate::Response::Enqueue).
+    EnqueueNone {
+        /// The queue; not empty.
+        queue: QueueName,
+    },
     /// Start receiving deliveries from a queue.
     Consume {
         /// The queue.
@@ -125,6 +139,7 @@ pub struct NackItem {
 #[non_exhaustive]
 #[expect(missing_docs, reason = "named like the variants of `Request`")]
 pub enum Op {
+    Handshake,
     Enqueue,
     Consume,
     CancelConsume,
@@ -152,7 +167,8 @@ pub enum Op {
 
 impl Op {
     /// Every operation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
+        Self::Handshake,
         Self::Enqueue,
         Self::Consume,
         Self::CancelConsume,
@@ -181,7 +197,7 @@ impl Op {
     /// Whether the server answers it at all.
     #[must_use]
     pub const fn is_answered(self) -> bool {
-        !matches!(self, Self::CancelConsume | Self::Flow | Self::Goodbye)
+        !matches!(self, Self::Handshake | Self::CancelConsume | Self::Flow | Self::Goodbye)
     }
 
     /// Whether sending it a second time changes nothing that the first one did not: an answer of "not there" to
@@ -233,7 +249,8 @@ impl Request {
     #[must_use]
     pub const fn op(&self) -> Op {
         match self {
-            Self::Enqueue(_) => Op::Enqueue,
+            Self::Handshake { .. } => Op::Handshake,
+            Self::Enqueue(_) | Self::EnqueueNone { .. } => Op::Enqueue,
             Self::Consume { .. } => Op::Consume,
             Self::CancelConsume => Op::CancelConsume,
             Self::Flow { .. } => Op::Flow,

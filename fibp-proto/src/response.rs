@@ -111,14 +111,33 @@ pub struct Push {
 ///
 /// `kind` and `leader` are what the dialect's table makes of code and text; only code, text and metadata
 /// travel.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct ServerError {
     kind: ErrorKind,
     code: Option<u16>,
     text: String,
     metadata: Vec<(String, String)>,
     leader: Option<String>,
+    /// Whether it arrived inside the result of an operation (framed dialect), so that it can be sent on in the same form.
+    inline: Option<bool>,
 }
+
+/// Equal when they say the same, in whatever form they arrived.
+impl PartialEq for ServerError {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            kind,
+            code,
+            text,
+            metadata,
+            leader,
+            inline: _,
+        } = self;
+        (kind, code, text, metadata, leader) == (&other.kind, &other.code, &other.text, &other.metadata, &other.leader)
+    }
+}
+
+impl Eq for ServerError {}
 
 /// How servers tell that they lost track of a request between their parts or nodes: it may have been executed
 /// (docs/protocol/preamble.md 2.4, docs/protocol/framed.md 4). In the preamble dialect some follow `invalid payload: `.
@@ -138,7 +157,19 @@ impl ServerError {
             text: text.into(),
             metadata: Vec::new(),
             leader: None,
+            inline: None,
         }
+    }
+
+    /// It arrived inside a result, or in a frame of its own.
+    pub(crate) fn arrived(mut self, inline: bool) -> Self {
+        self.inline = Some(inline);
+        self
+    }
+
+    /// How it arrived, if it did.
+    pub(crate) fn was_inline(&self) -> Option<bool> {
+        self.inline
     }
 
     /// With the dialect's numeric code.
@@ -199,6 +230,115 @@ impl ServerError {
     #[must_use]
     pub fn leader(&self) -> Option<&str> {
         self.leader.as_deref()
+    }
+}
+
+/// Refusals that arrive as the same kind in every dialect, as the refusal of a whole request and, where said, of an item.
+///
+/// The preamble dialect tells kinds by the text (docs/protocol/preamble.md 1.11), the framed one by a code
+/// (docs/protocol/framed.md 4): what [`new`](Self::new) makes of a kind and a free text may arrive as another kind in
+/// the preamble dialect.
+impl ServerError {
+    /// [`ErrorKind::QueueNotFound`]; of an item of an enqueue too.
+    #[must_use]
+    pub fn queue_not_found(queue: &str) -> Self {
+        Self::new(
+            ErrorKind::QueueNotFound,
+            format!("invalid payload: queue not found: {queue}"),
+        )
+    }
+
+    /// [`ErrorKind::QueueExists`].
+    #[must_use]
+    pub fn queue_exists(queue: &str) -> Self {
+        Self::new(
+            ErrorKind::QueueExists,
+            format!("invalid payload: queue already exists: {queue}"),
+        )
+    }
+
+    /// [`ErrorKind::MessageNotFound`]; of an item of an ack or nack only.
+    #[must_use]
+    pub fn message_not_found(queue: &str, id: &str) -> Self {
+        Self::new(
+            ErrorKind::MessageNotFound,
+            format!("no lease for message {id} in queue {queue}"),
+        )
+    }
+
+    /// [`ErrorKind::NotADeadLetterQueue`].
+    #[must_use]
+    pub fn not_a_dead_letter_queue(queue: &str) -> Self {
+        Self::new(
+            ErrorKind::NotADeadLetterQueue,
+            format!("invalid payload: not a dead-letter queue: {queue}"),
+        )
+    }
+
+    /// [`ErrorKind::ApiKeyNotFound`].
+    #[must_use]
+    pub fn api_key_not_found(key_id: &str) -> Self {
+        Self::new(
+            ErrorKind::ApiKeyNotFound,
+            format!("invalid payload: api key not found: {key_id}"),
+        )
+    }
+
+    /// [`ErrorKind::Lua`]: a script does not compile.
+    #[must_use]
+    pub fn lua(reason: &str) -> Self {
+        Self::new(
+            ErrorKind::Lua,
+            format!("invalid payload: lua script compilation failed: {reason}"),
+        )
+    }
+
+    /// [`ErrorKind::InvalidArgument`].
+    #[must_use]
+    pub fn invalid_argument(reason: &str) -> Self {
+        Self::new(
+            ErrorKind::InvalidArgument,
+            format!("invalid payload: invalid argument: {reason}"),
+        )
+    }
+
+    /// [`ErrorKind::Auth`]: the API key is missing or invalid.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        Self::new(ErrorKind::Auth, "invalid or missing api key")
+    }
+
+    /// [`ErrorKind::Forbidden`].
+    #[must_use]
+    pub fn forbidden(reason: &str) -> Self {
+        Self::new(ErrorKind::Forbidden, format!("permission denied: {reason}"))
+    }
+
+    /// [`ErrorKind::NotLeader`] with the leader's address as `host:port`, or without one while none is elected.
+    #[must_use]
+    pub fn not_leader(leader: Option<&str>) -> Self {
+        match leader {
+            Some(leader) => Self::new(ErrorKind::NotLeader, format!("leader_hint:{leader}")).with_leader(leader),
+            None => Self::new(ErrorKind::NotLeader, "no leader available"),
+        }
+    }
+
+    /// [`ErrorKind::Overloaded`].
+    #[must_use]
+    pub fn overloaded(reason: &str) -> Self {
+        Self::new(ErrorKind::Overloaded, format!("broker unavailable: {reason}"))
+    }
+
+    /// [`ErrorKind::Unsupported`]: the server has no such operation.
+    #[must_use]
+    pub fn unsupported(opcode: u8) -> Self {
+        Self::new(ErrorKind::Unsupported, format!("unknown operation 0x{opcode:02X}"))
+    }
+
+    /// [`ErrorKind::Server`]: storage failed; of any item too.
+    #[must_use]
+    pub fn storage(reason: &str) -> Self {
+        Self::new(ErrorKind::Server, format!("storage error: {reason}"))
     }
 }
 

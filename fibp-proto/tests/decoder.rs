@@ -118,7 +118,7 @@ proptest! {
                 Item::Frame(frame.clone())
             }
         }).collect();
-        let decoder = Decoder::new(LIMITS).layout(layout);
+        let decoder = Decoder::new(layout, LIMITS);
         let (items, error) = decode(decoder, &wire(layout, &frames), &arrival);
         prop_assert_eq!(error, None);
         prop_assert_eq!(items, expected);
@@ -127,8 +127,8 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..400), arrival in arrival(), refuse: bool) {
         let oversize = if refuse { Oversize::Refuse } else { Oversize::Skip };
-        let whole = decode(Decoder::new(LIMITS).oversize(oversize), &bytes, &Arrival::Fed(vec![bytes.len()]));
-        let pieces = decode(Decoder::new(LIMITS).oversize(oversize), &bytes, &arrival);
+        let whole = decode(Decoder::new(Layout::FlagsFirst, LIMITS).oversize(oversize), &bytes, &Arrival::Fed(vec![bytes.len()]));
+        let pieces = decode(Decoder::new(Layout::FlagsFirst, LIMITS).oversize(oversize), &bytes, &arrival);
         prop_assert_eq!(whole, pieces);
     }
 }
@@ -138,7 +138,7 @@ fn byte_by_byte() {
     let frames = [frame(0), frame(1), frame(3_000), frame(20)];
     for layout in [Layout::FlagsFirst, Layout::OpcodeFirst] {
         for arrival in [Arrival::Fed(vec![1]), Arrival::Read(vec![1])] {
-            let (items, error) = decode(Decoder::new(LIMITS).layout(layout), &wire(layout, &frames), &arrival);
+            let (items, error) = decode(Decoder::new(layout, LIMITS), &wire(layout, &frames), &arrival);
             assert_eq!(error, None);
             assert_eq!(items, frames.clone().map(Item::Frame));
         }
@@ -148,7 +148,7 @@ fn byte_by_byte() {
 #[test]
 fn lengths_stop_at_the_limits() {
     let length = |length: u32| {
-        let mut decoder = Decoder::new(LIMITS).oversize(Oversize::Refuse);
+        let mut decoder = Decoder::new(Layout::FlagsFirst, LIMITS).oversize(Oversize::Refuse);
         decoder.feed(&length.to_be_bytes());
         decoder.next_item()
     };
@@ -173,7 +173,7 @@ fn lengths_stop_at_the_limits() {
 
 #[test]
 fn an_oversized_frame_is_passed_over_without_being_stored() {
-    let mut decoder = Decoder::new(LIMITS);
+    let mut decoder = Decoder::new(Layout::FlagsFirst, LIMITS);
     let length = 32 * DEFAULT_MAX_LENGTH;
     decoder.feed(&length.to_be_bytes());
     assert_eq!(decoder.next_item(), Ok(None), "the header says whose it is");
@@ -203,7 +203,7 @@ fn a_declared_length_reserves_little() {
         send: u32::MAX,
         receive: u32::MAX,
     };
-    let mut decoder = Decoder::new(limits);
+    let mut decoder = Decoder::new(Layout::FlagsFirst, limits);
     decoder.feed(&[0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0]);
     for received in [0, 1_000, 100_000, 1_000_000] {
         decoder.feed(&vec![0; received]);
@@ -222,7 +222,7 @@ fn a_declared_length_reserves_little() {
 
 #[test]
 fn what_is_no_frame_can_be_consumed() {
-    let mut decoder = Decoder::new(LIMITS);
+    let mut decoder = Decoder::new(Layout::FlagsFirst, LIMITS);
     decoder.feed(b"FIBP\x01\0");
     decoder.feed(&wire(Layout::FlagsFirst, &[frame(5)]));
     assert!(decoder.pending().starts_with(b"FIBP"));
@@ -236,7 +236,7 @@ fn what_is_no_frame_can_be_consumed() {
 fn bytes_fed_while_the_buffer_is_out_come_after_it() {
     let stream = wire(Layout::FlagsFirst, &[frame(10), frame(11)]);
     let (first, second) = stream.split_at(7);
-    let mut decoder = Decoder::new(LIMITS);
+    let mut decoder = Decoder::new(Layout::FlagsFirst, LIMITS);
     let mut buffer = decoder.take_buffer().expect("not out");
     decoder.feed(second);
     buffer.unfilled()[..first.len()].copy_from_slice(first);

@@ -597,7 +597,7 @@ fn a_large_body_goes_on_in_further_frames() {
     let request = Request::Enqueue(vec![Message::new("q", vec![5; 100])]);
     let limits = Limits { send: 56, receive: 56 };
     let bytes = request.encode(Dialect::Framed, 9, limits).expect("split");
-    let mut decoder = Decoder::new(limits).layout(Layout::OpcodeFirst);
+    let mut decoder = Decoder::new(Layout::OpcodeFirst, limits);
     decoder.feed(&bytes);
     let mut reassembler = fibp_proto::frame::Reassembler::new(1000);
     let (mut headers, mut whole) = (Vec::new(), None);

@@ -16,7 +16,7 @@ const QUEUE: &str = "orders";
 /// The only frame in `bytes`, which no strict prefix of them is.
 fn whole_frame(dialect: Dialect, bytes: &[u8], cuts: &[Index]) -> Frame {
     for cut in cuts {
-        let mut decoder = Decoder::new(Limits::default()).layout(dialect.layout());
+        let mut decoder = Decoder::new(dialect.layout(), Limits::default());
         decoder.feed(&bytes[..cut.index(bytes.len())]);
         assert_eq!(decoder.next_item(), Ok(None), "more bytes are needed");
     }
@@ -282,7 +282,7 @@ fn a_frame_cut_anywhere_is_no_frame() {
     for dialect in ALL {
         let request = Request::Enqueue(vec![Message::new(QUEUE, &b"hello"[..]).header("tenant", "acme")]);
         let bytes = request.encode(dialect, 7, Limits::default()).expect("fits");
-        let mut decoder = Decoder::new(Limits::default()).layout(dialect.layout());
+        let mut decoder = Decoder::new(dialect.layout(), Limits::default());
         for byte in &bytes[..bytes.len() - 1] {
             decoder.feed(&[*byte]);
             assert_eq!(decoder.next_item(), Ok(None));

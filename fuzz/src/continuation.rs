@@ -171,7 +171,7 @@ fn join(limit: usize, frames: &[Stray]) {
                 .collect(),
         };
         for (header, body) in frames {
-            let mut decoder = Decoder::new(Limits::default()).layout(layout);
+            let mut decoder = Decoder::new(layout, Limits::default());
             decoder.feed(&reference::frame(layout, header, body));
             let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {
                 panic!("no frame");

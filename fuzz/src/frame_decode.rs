@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
         receive: limit,
     };
     for dialect in DIALECTS {
-        let mut decoder = Decoder::new(limits).layout(dialect.layout()).oversize(oversize);
+        let mut decoder = Decoder::new(dialect.layout(), limits).oversize(oversize);
         let mut fed = 0;
         let (mut parts, mut failed) = (Vec::new(), None);
         for piece in stream.chunks(portion) {
@@ -126,7 +126,7 @@ pub(crate) fn only_frame(dialect: Dialect, bytes: &[u8]) -> Frame {
         send: u32::MAX,
         receive: u32::MAX,
     };
-    let mut decoder = Decoder::new(limits).layout(dialect.layout());
+    let mut decoder = Decoder::new(dialect.layout(), limits);
     decoder.feed(bytes);
     let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {
         panic!("{} bytes are not one frame", bytes.len());

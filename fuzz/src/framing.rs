@@ -54,7 +54,7 @@ pub fn run(data: &[u8]) {
         send: limit,
         receive: limit,
     };
-    let decoder = || Decoder::new(limits).layout(layout).oversize(oversize);
+    let decoder = || Decoder::new(layout, limits).oversize(oversize);
     for portions in [&[][..], &[1], &case.portions] {
         assert_eq!(decode(decoder(), &stream, portions, case.read), expected, "{case:?}");
     }
@@ -131,7 +131,7 @@ fn decode(mut decoder: Decoder, stream: &[u8], portions: &[u8], read: bool) -> (
 /// The encoder writes the same frame if the limit allows, and nothing if it is one less.
 fn assert_encoded(layout: Layout, header: Header, body: &[u8]) {
     let bytes = reference::frame(layout, header, body);
-    let mut decoder = Decoder::new(Limits::default()).layout(layout);
+    let mut decoder = Decoder::new(layout, Limits::default());
     decoder.feed(&bytes);
     let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {
         panic!("no frame: {bytes:?}");

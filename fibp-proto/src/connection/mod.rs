@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
-use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules};
+use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules, framed};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::frame::{Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Oversize, Reassembler};
 use crate::message::{QueueName, Secret};
@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) codec: &'static dyn Codec,
     /// Whether the admin revision of a preamble server was configured: then it is not probed.
     pub(crate) admin_known: bool,
+    /// Whether the dialect is a guess, so that a framed server may turn out to have the opcode numbers of F1.
+    pub(crate) may_be_f1: bool,
     pub(crate) key: Option<Secret>,
     pub(crate) limits: Limits,
     pub(crate) heartbeat: Option<Duration>,
@@ -48,6 +50,7 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Connection<W> {
     codec: &'static dyn Codec,
+    numbers: Numbers,
     admin: Admin,
     key: Option<Secret>,
     limits: Limits,
@@ -79,6 +82,19 @@ enum Phase {
     Ready,
 }
 
+/// What is known of a framed server's opcode numbers (docs/protocol/framed.md 3). Learned for each connection: another
+/// server may stand at the address by then, and an Ack of F1 cancels the consumer of F2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    Known,
+    /// F2 is spoken; the server may teach otherwise.
+    Assumed,
+    /// The server taught F1 when so many bytes were encoded: what was encoded before has the numbers of F2.
+    Learned {
+        at: u64,
+    },
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Admin {
     Unknown,
@@ -104,6 +120,8 @@ pub(crate) enum Arrival<W> {
     AdminRevision(Result<(), Error>),
     /// A request was answered, or its answer is unusable.
     Answer { work: W, response: Result<Response, Error> },
+    /// The server did not know the request's opcode, so that it had no effect, and taught its own: send it again.
+    Again(W),
     /// Deliveries.
     Push(Push),
     /// The server is leaving.
@@ -146,6 +164,7 @@ impl<W> Connection<W> {
         let Options {
             codec,
             admin_known,
+            may_be_f1,
             key,
             limits,
             heartbeat,
@@ -157,6 +176,11 @@ impl<W> Connection<W> {
         codec.encode_opening(opening_key, &mut out)?;
         Ok(Self {
             codec,
+            numbers: if may_be_f1 && codec.dialect() == Dialect::Framed {
+                Numbers::Assumed
+            } else {
+                Numbers::Known
+            },
             admin: if admin_known || !rules.admin_revisions {
                 Admin::Known
             } else {
@@ -166,7 +190,7 @@ impl<W> Connection<W> {
             limits,
             node_id: 0,
             reassembler: rules.continuation.then(|| Reassembler::new(limits.receive as usize)),
-            decoder: Decoder::new(limits).layout(codec.layout()).oversize(Oversize::Skip),
+            decoder: Decoder::new(codec.layout(), limits).oversize(Oversize::Skip),
             encoded: out.len() as u64,
             out,
             handed: 0,
@@ -457,8 +481,12 @@ impl<W> Connection<W> {
                 let Some(entry) = self.answered(header.id) else {
                     return Ok(None);
                 };
-                let Some(ticket) = entry.work else {
-                    return Ok(None);
+                self.learn_numbers(entry.op, frame);
+                let again = self.has_unknown_number(&entry, frame);
+                let ticket = match entry.work {
+                    Some(Ticket::User(work)) if again => return Ok(Some(Arrival::Again(work))),
+                    Some(ticket) => ticket,
+                    None => return Ok(None),
                 };
                 let response = self.codec.decode_response(entry.op, frame).map_err(|error| {
                     Error::new(
@@ -470,6 +498,23 @@ impl<W> Connection<W> {
                 self.deliver(ticket, response)
             }
         }
+    }
+
+    /// Two answers are certain signs of F1: its ConsumeOk, whose number answers no Consume on F2, and the refusal of
+    /// F2's numbers of Ack and Nack.
+    fn learn_numbers(&mut self, op: Op, frame: &Frame) {
+        if self.numbers == Numbers::Assumed
+            && framed::is_answer_of_f1(op, frame)
+            && let Some(codec) = Dialect::FramedF1.codec()
+        {
+            self.codec = codec;
+            self.numbers = Numbers::Learned { at: self.encoded };
+        }
+    }
+
+    /// Whether the answer refuses the number of a request that was encoded before F1 was learned.
+    fn has_unknown_number<T>(&self, entry: &Entry<T>, frame: &Frame) -> bool {
+        matches!(self.numbers, Numbers::Learned { at } if entry.end <= at) && framed::refuses_f2_number(entry.op, frame)
     }
 
     /// Answers a heartbeat of the server's own.

@@ -2,6 +2,18 @@
 //!
 //! Everything that differs between dialects lives below this module, behind the trait `Codec`; the machines above
 //! it never ask which dialect is in use. Adding one means a folder here and a row in the detection.
+//!
+//! # Re-encoding
+//!
+//! What was decoded encodes to the bytes it came from, so that a proxy may decode and encode. The exceptions:
+//!
+//! * Bytes after a complete body, unknown flags, and the body of what has none (a heartbeat) are dropped.
+//! * Protobuf bodies (admin operations of P1 and P2) come out in their canonical form, without unknown fields.
+//! * A yes-or-no byte other than 0 and 1 means yes, and is written as 1.
+//! * The second count in P3's list of configuration entries, and the total in P1's and P2's, is that of the entries.
+//! * The text of a preamble ERROR frame that is not UTF-8 gets replacement characters.
+//! * A result of the framed dialect that is a refusal keeps its code, and the text of a queue's creation; what else
+//!   stands behind the code is dropped.
 
 pub(crate) mod contents;
 pub(crate) mod encode;
@@ -15,7 +27,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind};
-use crate::frame::{DecodeError, Frame, FrameHeader, Layout, Limits, OutBuf};
+use crate::frame::{CONTINUATION, DecodeError, Frame, FrameHeader, Layout, Limits, OutBuf};
 use crate::message::{Message, QueueName};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
@@ -215,15 +227,6 @@ pub(crate) struct Rules {
     pub(crate) admin_revisions: bool,
 }
 
-/// How a malformed request is to be treated by a server of the dialect.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RequestFault {
-    /// The operation, as far as the header tells.
-    pub(crate) op: Option<Op>,
-    /// The refusal to send; `None` means that real servers close without a frame.
-    pub(crate) answer: Option<ServerError>,
-}
-
 /// One dialect's wire format.
 pub(crate) trait Codec: fmt::Debug + Send + Sync {
     fn dialect(&self) -> Dialect;
@@ -276,8 +279,13 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
 
     // ---- server side ----
 
+    /// Reads the frame that opens a connection, if it is one.
+    fn decode_opening(&self, _: &Frame) -> Option<Result<Request, DecodeError>> {
+        None
+    }
+
     /// Reads a request. An opcode that servers do not know is `Ok(None)`-like: a fault with its answer.
-    fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault>;
+    fn decode_request(&self, frame: &Frame) -> Result<Request, MalformedRequest>;
 
     /// Writes an answer to a request of kind `op`. Servers do not limit their answers.
     fn encode_response(&self, id: u32, op: Op, response: &Response, out: &mut OutBuf) -> Result<(), EncodeError>;
@@ -306,25 +314,70 @@ impl Request {
         Ok(out.take_bytes())
     }
 
-    /// Reads a request, as a server would. The frame's id is in its header.
+    /// Reads a request, as a server would; the Handshake that opens a framed connection too. The frame's id is in its
+    /// header.
     ///
     /// # Errors
     ///
-    /// [`MalformedRequest`], with the refusal that real servers answer.
+    /// Why it cannot be read, with the refusal that real servers answer. A frame that is a part of a continued one is
+    /// refused as [`Malformed::Partial`]: join it with a [`Reassembler`](crate::frame::Reassembler) first.
     pub fn decode(dialect: Dialect, frame: &Frame) -> Result<Self, MalformedRequest> {
-        let codec = dialect.concrete().map_err(|_| MalformedRequest { answer: None })?;
-        codec
-            .decode_request(frame)
-            .map_err(|fault| MalformedRequest { answer: fault.answer })
+        let unreadable = |reason| MalformedRequest {
+            op: None,
+            reason,
+            answer: None,
+        };
+        let Some(codec) = dialect.codec() else {
+            return Err(unreadable(Malformed::NoWireFormat));
+        };
+        if codec.rules().continuation && frame.header.flags & CONTINUATION != 0 {
+            return Err(unreadable(Malformed::Partial));
+        }
+        match codec.decode_opening(frame) {
+            Some(Ok(handshake)) => Ok(handshake),
+            // The answer of an open connection; before, real servers close without a frame.
+            Some(Err(error)) => codec.decode_request(frame).map_err(|refused| MalformedRequest {
+                op: Some(Op::Handshake),
+                reason: Malformed::Body(error),
+                ..refused
+            }),
+            None => codec.decode_request(frame),
+        }
     }
 }
 
 /// A request that a server cannot read.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("malformed request{}", .answer.as_ref().map(|answer| format!(": {answer}")).unwrap_or_default())]
+#[error("malformed request{}: {reason}", .op.map(|op| format!(" ({op:?})")).unwrap_or_default())]
+#[non_exhaustive]
 pub struct MalformedRequest {
+    /// The operation, as far as the header tells.
+    pub op: Option<Op>,
+    /// What is wrong with it.
+    pub reason: Malformed,
     /// The refusal to send; `None` means that real servers close the connection without a frame.
     pub answer: Option<ServerError>,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// Servers of the dialect know no such opcode, or have no more than its name.
+    #[error("unknown opcode 0x{opcode:02x}")]
+    UnknownOpcode {
+        /// The opcode.
+        opcode: u8,
+    },
+    /// The body cannot be decoded.
+    #[error("{0}")]
+    Body(DecodeError),
+    /// The frame is a part of a continued one (framed dialect).
+    #[error("a part of a continued frame, which has to be joined first")]
+    Partial,
+    /// [`Dialect::Auto`] names no wire format.
+    #[error("Dialect::Auto names no wire format")]
+    NoWireFormat,
 }
 
 impl Response {

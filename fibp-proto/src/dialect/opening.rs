@@ -301,15 +301,16 @@ pub(crate) fn recognise_client(pending: &[u8]) -> ClientOpening {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Layout;
 
     /// What a server's bytes lead to: whole, and the same byte by byte, never later than the last byte.
     fn greet(offered: Offered, bytes: &[u8]) -> Result<Greeting, OpeningFailure> {
         let limits = Limits::default();
-        let mut whole = Decoder::new(limits);
+        let mut whole = Decoder::new(Layout::FlagsFirst, limits);
         whole.feed(bytes);
         let at_once = recognise(offered, &mut whole, limits);
 
-        let mut decoder = Decoder::new(limits);
+        let mut decoder = Decoder::new(Layout::FlagsFirst, limits);
         let mut result = Ok(Greeting::Incomplete);
         for byte in bytes {
             decoder.feed(&[*byte]);
@@ -364,7 +365,7 @@ mod tests {
             ),
         ] {
             assert_eq!(greet(offered, greeting).unwrap(), expected);
-            let mut decoder = Decoder::new(Limits::default());
+            let mut decoder = Decoder::new(Layout::FlagsFirst, Limits::default());
             decoder.feed(&[greeting, b"next"].concat());
             assert_eq!(recognise(offered, &mut decoder, Limits::default()).unwrap(), expected);
             assert_eq!(decoder.pending(), b"next");

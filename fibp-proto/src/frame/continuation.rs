@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fmt;
 
 use bytes::Bytes;
 
@@ -50,10 +51,19 @@ pub struct Reassembler {
     limit: usize,
 }
 
-#[derive(Debug)]
 struct Sequence {
     opcode: u8,
     body: Vec<u8>,
+}
+
+/// Bodies hold payloads and keys, which are not for logs.
+impl fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sequence")
+            .field("opcode", &self.opcode)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
 }
 
 impl Reassembler {
@@ -263,7 +273,7 @@ mod tests {
             splitter.put_slice(&body[..30]);
             splitter.put_shared(&Bytes::copy_from_slice(&body[30..]));
 
-            let mut decoder = Decoder::new(Limits::default()).layout(Layout::OpcodeFirst);
+            let mut decoder = Decoder::new(Layout::OpcodeFirst, Limits::default());
             decoder.feed(&out.take_bytes());
             let mut reassembler = Reassembler::new(1000);
             let (mut frames, mut whole) = (0, None);

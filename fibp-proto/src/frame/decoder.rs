@@ -64,6 +64,11 @@ pub enum Item {
 ///
 /// Either hand it buffers ([`take_buffer`](Self::take_buffer), read into it, [`give_buffer`](Self::give_buffer)),
 /// or [`feed`](Self::feed) it slices; then call [`next_item`](Self::next_item) until it returns `Ok(None)`.
+///
+/// Frames carry no marker, so a decoder cannot re-synchronise: after an error, or when bytes of the stream are missing,
+/// no later frame of the stream can be found with certainty. ([`Conversation`](crate::observe::Conversation) guesses,
+/// and says so.) For frames that are in memory already, [`parse`](super::parse) needs no decoder.
+///
 /// A declared length allocates nothing by itself: at most the larger of 64 KiB and four times what has
 /// arrived of the frame is reserved ahead.
 #[derive(Debug)]
@@ -71,6 +76,8 @@ pub struct Decoder {
     limits: Limits,
     layout: Layout,
     oversize: Oversize,
+    /// Bytes of the stream before those that are pending.
+    decoded: u64,
     buffer: ReadBuffer,
     taken: bool,
     /// Bytes of an oversized frame that are still to be passed over.
@@ -82,12 +89,15 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder of preamble frames that skips oversized ones.
+    /// A decoder that skips oversized frames. `limits.receive` bounds the length field (on machines with 32-bit
+    /// addresses to 512 MiB at most).
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(layout: Layout, limits: Limits) -> Self {
+        let receive = limits.receive.min(holdable(usize::BITS));
         Self {
-            limits,
-            layout: Layout::FlagsFirst,
+            limits: Limits { receive, ..limits },
+            layout,
+            decoded: 0,
             oversize: Oversize::Skip,
             buffer: ReadBuffer::default(),
             taken: false,
@@ -96,13 +106,6 @@ impl Decoder {
             quiet: false,
             failed: None,
         }
-    }
-
-    /// The same decoder for another header layout.
-    #[must_use]
-    pub fn layout(mut self, layout: Layout) -> Self {
-        self.layout = layout;
-        self
     }
 
     /// The same decoder with another treatment of oversized frames.
@@ -114,6 +117,19 @@ impl Decoder {
 
     pub(crate) fn set_layout(&mut self, layout: Layout) {
         self.layout = layout;
+    }
+
+    /// The header layout that frames are read in.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The offset in the stream of the first pending byte: where the next frame begins, and after an error, where the
+    /// frame begins that cannot be decoded. While an oversized frame is skipped it moves through that frame.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.decoded
     }
 
     /// The bytes that arrived and belong to no frame yet.
@@ -133,6 +149,7 @@ impl Decoder {
         let n = n.min(self.buffer.filled);
         self.buffer.storage.advance(n);
         self.buffer.filled -= n;
+        self.decoded = self.decoded.saturating_add(n as u64);
     }
 
     /// The buffer to read into, or `None` while it is out. It holds what is pending and free space.
@@ -214,12 +231,12 @@ impl Decoder {
             self.pass_over();
             return Ok(Some(Item::Oversized { header, length }));
         }
-        let total = PREFIX_LEN + length as usize;
-        if self.buffer.filled < total {
+        let Some(total) = complete(length, self.buffer.filled) else {
             return Ok(None);
-        }
+        };
         let mut frame = self.buffer.storage.split_to(total);
         self.buffer.filled -= total;
+        self.decoded = self.decoded.saturating_add(total as u64);
         frame.advance(PREFIX_LEN + HEADER_LEN);
         Ok(Some(Item::Frame(Frame {
             header,
@@ -259,20 +276,20 @@ impl Decoder {
             .first_chunk::<PREFIX_LEN>()
             .map(|prefix| u32::from_be_bytes(*prefix))
             .filter(|length| *length <= self.limits.receive)
-            .map_or(0, |length| (PREFIX_LEN + length as usize).saturating_sub(filled));
+            .map_or(0, |length| missing(length, filled));
         let enough = MIN_SPARE.max(missing.min(RESERVED));
         if spare >= enough {
             return;
         }
         let base = if self.busy { LARGE_BUFFER } else { SMALL_BUFFER };
-        let want = missing.min(RESERVED.max(4 * filled)).max(base);
+        let want = missing.min(RESERVED.max(filled.saturating_mul(4))).max(base);
         self.buffer.storage.truncate(filled);
         // Where nobody holds on to the frames before, their place serves again.
         if self.buffer.storage.try_reclaim(want) {
-            self.buffer.storage.resize(filled + want, 0);
+            self.buffer.storage.resize(filled.saturating_add(want), 0);
             return;
         }
-        let mut larger = BytesMut::zeroed(filled + want);
+        let mut larger = BytesMut::zeroed(filled.saturating_add(want));
         if let (Some(to), Some(from)) = (larger.get_mut(..filled), self.buffer.storage.get(..filled)) {
             to.copy_from_slice(from);
         }
@@ -280,9 +297,62 @@ impl Decoder {
     }
 }
 
+/// The largest length field that a machine whose addresses have `pointer_bits` can hold as a frame, with room for
+/// the copy that a buffer makes while it grows.
+fn holdable(pointer_bits: u32) -> u32 {
+    if pointer_bits < 64 { u32::MAX >> 3 } else { u32::MAX }
+}
+
+// Lengths come from the peer: no sum of them is made in a `usize`, which has 32 bits on some machines.
+
+/// The size of a frame with this length field, prefix included, if that much arrived.
+fn complete(length: u32, filled: usize) -> Option<usize> {
+    let total = PREFIX_LEN as u64 + u64::from(length);
+    usize::try_from(total).ok().filter(|total| *total <= filled)
+}
+
+/// How many bytes a frame with this length field still needs.
+fn missing(length: u32, filled: usize) -> usize {
+    let total = PREFIX_LEN as u64 + u64::from(length);
+    usize::try_from(total.saturating_sub(filled as u64)).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_length_overflows_and_small_machines_hold_what_they_can() {
+        assert_eq!(complete(u32::MAX, 10), None);
+        assert_eq!(complete(u32::MAX - 3, 10), None);
+        assert_eq!(complete(6, 9), None);
+        assert_eq!(complete(6, 10), Some(10));
+        assert_eq!(missing(6, 4), 6);
+        assert_eq!(missing(6, 400), 0);
+        assert!(missing(u32::MAX, 4) >= u32::MAX as usize);
+        assert_eq!(holdable(64), u32::MAX);
+        // Prefix, frame and the copy of it stay below isize::MAX.
+        assert!((PREFIX_LEN as u64 + u64::from(holdable(32))) * 3 < u64::from(u32::MAX / 2));
+    }
+
+    #[test]
+    fn ten_bytes_that_declare_the_largest_frame_are_waited_for_or_skipped() {
+        for length in [u32::MAX, u32::MAX - 1, u32::MAX - 3, u32::MAX - 4] {
+            let limits = Limits {
+                send: u32::MAX,
+                receive: u32::MAX,
+            };
+            let mut decoder = Decoder::new(Layout::FlagsFirst, limits);
+            decoder.feed(&[&length.to_be_bytes()[..], &[0, 1, 0, 0, 0, 1]].concat());
+            let item = decoder.next_item();
+            if usize::BITS < 64 {
+                assert!(matches!(item, Ok(Some(Item::Oversized { .. }))), "{item:?}");
+            } else {
+                assert_eq!(item, Ok(None));
+            }
+            assert!(decoder.capacity() < 1024 * 1024);
+        }
+    }
 
     fn read(decoder: &mut Decoder, bytes: &[u8]) -> usize {
         let mut buffer = decoder.take_buffer().unwrap();
@@ -298,7 +368,7 @@ mod tests {
     fn a_busy_connection_reads_into_one_large_buffer_and_a_quiet_one_gives_it_back() {
         let frame = [&[0, 0, 0, 106, 0, 0x21, 0, 0, 0, 1][..], &[0; 100]].concat();
         let stream = frame.repeat(100_000);
-        let mut decoder = Decoder::new(Limits::default());
+        let mut decoder = Decoder::new(Layout::FlagsFirst, Limits::default());
         let mut places = Vec::new();
         let mut left = &stream[..];
         while !left.is_empty() {

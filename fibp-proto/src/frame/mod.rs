@@ -20,6 +20,8 @@ pub use decoder::{Decoder, FrameError, Item, Oversize};
 pub use reader::DecodeError;
 pub(crate) use reader::Reader;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 /// Bytes of a frame that the length field counts besides the body.
@@ -95,12 +97,81 @@ impl FrameHeader {
 }
 
 /// One frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `Debug` shows the length of the body instead of its bytes: they may be payloads or an API key.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     /// Its header.
     pub header: FrameHeader,
     /// Its body.
     pub body: Bytes,
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("header", &self.header)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
+}
+
+/// A whole frame at the start of some bytes; see [`parse`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FrameRef<'a> {
+    /// Its header.
+    pub header: FrameHeader,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl FrameRef<'_> {
+    /// How many bytes the frame takes, prefix and header included.
+    #[must_use]
+    pub fn wire_len(&self) -> usize {
+        self.body.len().saturating_add(PREFIX_LEN + HEADER_LEN)
+    }
+
+    /// The frame with a copy of its body.
+    #[must_use]
+    pub fn to_frame(&self) -> Frame {
+        Frame {
+            header: self.header,
+            body: Bytes::copy_from_slice(self.body),
+        }
+    }
+}
+
+impl fmt::Debug for FrameRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameRef")
+            .field("header", &self.header)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
+}
+
+/// The frame that `bytes` begin with, or `None` where it is not complete. Keeps no state and copies nothing; bytes
+/// after the frame ([`FrameRef::wire_len`]) are left alone.
+///
+/// # Errors
+///
+/// [`FrameError::TooShort`] if the length field cannot cover the header. No limit is applied.
+pub fn parse(layout: Layout, bytes: &[u8]) -> Result<Option<FrameRef<'_>>, FrameError> {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_LEN>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*prefix);
+    if (length as usize) < HEADER_LEN {
+        return Err(FrameError::TooShort { length });
+    }
+    let whole = rest.get(..length as usize);
+    Ok(whole
+        .and_then(<[u8]>::split_first_chunk::<HEADER_LEN>)
+        .map(|(header, body)| FrameRef {
+            header: FrameHeader::parse(layout, *header),
+            body,
+        }))
 }
 
 /// Writes length prefix and header of a frame whose body of `body_len` bytes follows.
@@ -127,4 +198,55 @@ pub fn encode(layout: Layout, frame: &Frame, max_length: u32, out: &mut OutBuf) 
     encode_header(layout, frame.header, frame.body.len(), out);
     out.put_shared(&frame.body);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: &[u8] = b"\0\0\0\x08\0\x21\0\0\0\x07hi";
+
+    #[test]
+    fn parsing_keeps_no_state() {
+        for end in 0..PING.len() {
+            assert_eq!(parse(Layout::FlagsFirst, &PING[..end]), Ok(None));
+        }
+        let bytes = [PING, b"more"].concat();
+        let frame = parse(Layout::FlagsFirst, &bytes)
+            .expect("well formed")
+            .expect("complete");
+        assert_eq!(
+            (frame.header.opcode, frame.header.id, frame.body),
+            (0x21, 7, &b"hi"[..])
+        );
+        assert_eq!(frame.wire_len(), PING.len());
+        let other = parse(Layout::OpcodeFirst, &bytes)
+            .expect("well formed")
+            .expect("complete");
+        assert_eq!((other.header.opcode, other.header.flags), (0, 0x21));
+        assert_eq!(
+            parse(Layout::FlagsFirst, b"\0\0\0\x05"),
+            Err(FrameError::TooShort { length: 5 })
+        );
+        assert_eq!(parse(Layout::FlagsFirst, b"\xff\xff\xff\xff\0\x21\0\0\0\x07"), Ok(None));
+    }
+
+    #[test]
+    fn no_body_is_printed() {
+        let frame = parse(Layout::FlagsFirst, b"\0\0\0\x0c\0\x30\0\0\0\x01secret")
+            .expect("well formed")
+            .expect("complete");
+        let mut reassembler = Reassembler::new(100);
+        let mut part = frame.to_frame();
+        part.header.flags = CONTINUATION;
+        assert_eq!(reassembler.push(part), Ok(None));
+        let shown = format!(
+            "{frame:?} {:?} {:?} {reassembler:?}",
+            frame.to_frame(),
+            Item::Frame(frame.to_frame())
+        );
+        // 115, 101 are the first bytes of the key.
+        assert!(!shown.contains("secret") && !shown.contains("115, 101"), "{shown}");
+        assert_eq!(shown.matches("body_len: 6").count(), 4, "{shown}");
+    }
 }

@@ -40,6 +40,28 @@ impl<T> Link<T> {
         }
     }
 
+    /// Queues work again that the server refused without an effect, in its old place.
+    pub(super) fn send_again(&mut self, now: Instant, work: Work<T>) {
+        match work {
+            // Consume has one number in every framed revision.
+            Work::Subscribe => {}
+            Work::Call(call) => self.requeue_call(call),
+            Work::Batch(Batch {
+                lane,
+                payloads,
+                tickets,
+            }) => {
+                self.lanes.answered(now, &lane);
+                let waiting = payloads.into_vec().into_iter().zip(tickets);
+                let items = waiting
+                    .filter(|(_, ticket)| !matches!(ticket.waiter, Waiter::Told))
+                    .map(|(payload, ticket)| Item { payload, ticket })
+                    .collect();
+                self.put_back(now, lane, items);
+            }
+        }
+    }
+
     fn answer_call(&mut self, now: Instant, mut call: Call<T>, response: Result<Response, Error>) {
         if let Err(error) = &response {
             if error.kind() == ErrorKind::NotLeader {

@@ -307,6 +307,7 @@ impl<T> Link<T> {
         let options = Options {
             codec,
             admin_known,
+            may_be_f1: settings.dialect == Dialect::Auto,
             key,
             limits: settings.frame_limits,
             heartbeat: settings.heartbeat.map(|heartbeat| heartbeat.every),
@@ -350,6 +351,7 @@ impl<T> Link<T> {
             Arrival::AdminRevision(Ok(())) => self.release_admin_calls(),
             Arrival::AdminRevision(Err(error)) => self.fail_admin_calls(&error),
             Arrival::Answer { work, response } => self.handle_answer(now, work, response),
+            Arrival::Again(work) => self.send_again(now, work),
             Arrival::Push(push) => self.handle_push(now, push),
             Arrival::Goodbye(text) => {
                 let text = if text.is_empty() {

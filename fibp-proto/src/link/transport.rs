@@ -350,6 +350,7 @@ impl<T> Link<T> {
                 Ok(Some(Arrival::Answer { work, response })) if !matches!(work, Work::Subscribe) => {
                     self.handle_answer(now, work, response);
                 }
+                Ok(Some(Arrival::Again(work))) => self.send_again(now, work),
                 Ok(Some(_)) => {}
                 // One that cannot be decoded does not hide the next.
                 Err(_) if connection.decoder().pending().len() < pending => {}

@@ -2,10 +2,10 @@
 
 mod opening;
 
-use crate::dialect::{Codec, Dialect, EncodeError, RequestFault};
+use crate::dialect::{Codec, Dialect, EncodeError, MalformedRequest};
 use crate::frame::{
-    DEFAULT_MAX_LENGTH, Decoder, HEADER_LEN, Item, Limits, OutBuf, Oversize, PREFIX_LEN, ReadBuffer, Reassembler,
-    Transmit,
+    DEFAULT_MAX_LENGTH, Decoder, HEADER_LEN, Item, Layout, Limits, OutBuf, Oversize, PREFIX_LEN, ReadBuffer,
+    Reassembler, Transmit,
 };
 use crate::message::Secret;
 use crate::request::{Op, Request};
@@ -138,7 +138,7 @@ impl ServerConnection {
         Self {
             state: State::Opening,
             codec: None,
-            decoder: Decoder::new(config.limits).oversize(Oversize::Refuse),
+            decoder: Decoder::new(Layout::FlagsFirst, config.limits).oversize(Oversize::Refuse),
             reassembler: Reassembler::new(config.max_reassembled),
             out: OutBuf::new(),
             writing: None,
@@ -247,7 +247,7 @@ impl ServerConnection {
                     id: RequestId { id, op: request.op() },
                     request,
                 }),
-                Err(RequestFault { op, answer }) => Some(ServerEvent::Malformed { id, op, answer }),
+                Err(MalformedRequest { op, answer, .. }) => Some(ServerEvent::Malformed { id, op, answer }),
             };
         }
     }
@@ -389,7 +389,7 @@ impl ServerConnection {
     fn end(&mut self) {
         if self.state != State::Over {
             self.state = State::Over;
-            self.decoder = Decoder::new(self.config.limits);
+            self.decoder = Decoder::new(Layout::FlagsFirst, self.config.limits);
             self.reassembler = Reassembler::new(0);
         }
     }

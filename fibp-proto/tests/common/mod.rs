@@ -40,7 +40,7 @@ pub(crate) fn bytes(text: &str) -> Vec<u8> {
 /// The one frame that `bytes` are.
 #[track_caller]
 pub(crate) fn frame(dialect: Dialect, bytes: &[u8]) -> Frame {
-    let mut decoder = Decoder::new(Limits::default()).layout(dialect.layout());
+    let mut decoder = Decoder::new(dialect.layout(), Limits::default());
     decoder.feed(bytes);
     match decoder.next_item() {
         Ok(Some(Item::Frame(frame))) => {

@@ -18,6 +18,7 @@ mod flow;
 mod harness;
 mod host;
 mod liveness;
+mod numbers;
 mod opening;
 mod producers;
 mod reconnect;

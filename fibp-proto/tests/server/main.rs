@@ -199,7 +199,7 @@ fn raw(dialect: Dialect, opcode: u8, flags: u8, id: u32, body: impl Into<Bytes>)
 
 /// The frames that a server wrote.
 fn frames(dialect: Dialect, bytes: &[u8]) -> Vec<Frame> {
-    let mut decoder = Decoder::new(Limits::default()).layout(dialect.layout());
+    let mut decoder = Decoder::new(dialect.layout(), Limits::default());
     decoder.feed(bytes);
     let mut frames = Vec::new();
     while let Some(item) = decoder.next_item().expect("well formed") {

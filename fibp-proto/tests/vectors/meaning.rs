@@ -114,10 +114,10 @@ pub(crate) fn of_request(id: u32, request: &Request) -> Value {
             let described = messages.iter().map(|message| {
                 json!({"queue": &*message.queue, "headers": map(&message.headers), "payload": hex(&message.payload)})
             });
-            // An enqueue without messages does not keep the queue's name; the one recording says "orders".
-            let queue = messages.first().map_or("orders", |message| &*message.queue);
+            let queue = messages.first().map_or("", |message| &*message.queue);
             json!({"queue": queue, "messages": described.collect::<Value>()})
         }
+        Request::EnqueueNone { queue } => json!({"queue": &**queue, "messages": []}),
         Request::Consume { queue, credit } => json!({"queue": &**queue, "initial_credits": credit}),
         Request::Flow { credit } => json!({"credits": credit}),
         Request::Ack(items) => {

@@ -191,7 +191,7 @@ pub(super) fn start_idle() -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use fibp_proto::frame::{Decoder, Item, Limits};
+    use fibp_proto::frame::{Decoder, Item, Layout, Limits};
     use fibp_proto::request::Op;
     use fibp_proto::{Message, Request, Response};
 
@@ -208,7 +208,7 @@ mod tests {
             "a part of a frame waits"
         );
         assert_eq!(answers.answer(&frame), Some(frame.len()));
-        let mut decoder = Decoder::new(Limits::default());
+        let mut decoder = Decoder::new(Layout::FlagsFirst, Limits::default());
         decoder.feed(&answers.out);
         let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {
             panic!("no frame")

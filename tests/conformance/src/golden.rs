@@ -196,7 +196,7 @@ impl Machine {
             link,
             now,
             dialect,
-            decoder: Decoder::new(Limits::default()).layout(dialect.layout()),
+            decoder: Decoder::new(dialect.layout(), Limits::default()),
             opened: false,
             sent: Vec::new(),
             answers: VecDeque::new(),

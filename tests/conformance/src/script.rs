@@ -194,7 +194,7 @@ impl Conversation {
         Self {
             stream,
             dialect,
-            decoder: Decoder::new(limits).layout(dialect.layout()),
+            decoder: Decoder::new(dialect.layout(), limits),
             received: Vec::new(),
             consume_id: 0,
             ended: false,

@@ -61,7 +61,7 @@ pub(super) fn from_code(code: u8, text: impl Into<String>) -> ServerError {
 }
 
 /// The code to send for a refusal: its own, or the one that its kind calls for.
-fn code_of(error: &ServerError) -> u8 {
+pub(super) fn code_of(error: &ServerError) -> u8 {
     if let Some(code) = error.code().and_then(|code| u8::try_from(code).ok()) {
         return code;
     }
@@ -108,7 +108,13 @@ impl Body for ErrorBody<'_> {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         let error = self.0;
         to.u8(code_of(error));
-        to.str16("error text", error.text())?;
+        // What says that an opcode is unknown is told by its text alone.
+        if error.kind() == ErrorKind::Unsupported && error.code().is_none() && !error.text().starts_with(UNKNOWN_OPCODE)
+        {
+            to.str16("error text", &format!("{UNKNOWN_OPCODE}{}", error.text()))?;
+        } else {
+            to.str16("error text", error.text())?;
+        }
         // Servers do not announce a leader that listens on every address.
         let leader = error
             .leader()

@@ -6,15 +6,17 @@ use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::opening::FRAMED_VERSION;
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::Secret;
+use crate::request::Request;
 
 /// What a client opens with. No `Debug`: it holds the key.
 pub(super) struct Handshake<'a> {
+    pub(super) version: u16,
     pub(super) key: Option<&'a str>,
 }
 
 impl Body for Handshake<'_> {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        to.u16(FRAMED_VERSION);
+        to.u16(self.version);
         encode_option(to, "API key", self.key)
     }
 }
@@ -37,13 +39,20 @@ pub(crate) fn read_first_frame(frame: &Frame) -> FirstFrame {
     if frame.header.opcode != HANDSHAKE {
         return FirstFrame::NoHandshake;
     }
-    let mut body = Reader::new(&frame.body);
-    let fields = (|| Ok::<_, DecodeError>((body.u16()?, read_option(&mut body)?)))();
-    match fields {
-        Ok((FRAMED_VERSION, key)) => FirstFrame::Handshake(key.map(Secret::from)),
+    match read(frame) {
+        Ok(Request::Handshake { version, key }) if version == FRAMED_VERSION => FirstFrame::Handshake(key),
         Ok(_) => FirstFrame::OtherVersion,
         Err(_) => FirstFrame::Malformed,
     }
+}
+
+/// Reads a Handshake of any version.
+pub(super) fn read(frame: &Frame) -> Result<Request, DecodeError> {
+    let mut body = Reader::new(&frame.body);
+    Ok(Request::Handshake {
+        version: body.u16()?,
+        key: read_option(&mut body)?.map(Secret::from),
+    })
 }
 
 /// What a server accepts a Handshake with.

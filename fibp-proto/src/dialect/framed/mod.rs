@@ -66,7 +66,16 @@ impl Codec for Framed {
     }
 
     fn encode_opening(&self, key: Option<&str>, out: &mut OutBuf) -> Result<(), EncodeError> {
-        encode_frame(LAYOUT, header(HANDSHAKE, 0), &Handshake { key }, u32::MAX, out)
+        encode_frame(
+            LAYOUT,
+            header(HANDSHAKE, 0),
+            &Handshake {
+                version: FRAMED_VERSION,
+                key,
+            },
+            u32::MAX,
+            out,
+        )
     }
 
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
@@ -126,19 +135,27 @@ impl Codec for Framed {
         String::from_utf8_lossy(&frame.body).into_owned()
     }
 
-    fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault> {
+    fn decode_opening(&self, frame: &Frame) -> Option<Result<Request, DecodeError>> {
+        (frame.header.opcode == HANDSHAKE).then(|| handshake::read(frame))
+    }
+
+    fn decode_request(&self, frame: &Frame) -> Result<Request, MalformedRequest> {
         let opcode = frame.header.opcode;
-        let Some(op) = self.numbers.op_of_request(opcode) else {
-            return Err(fault(None, format!("{UNKNOWN_OPCODE}0x{opcode:02x}")));
+        // An open connection is not opened again.
+        let known = self.numbers.op_of_request(opcode).filter(|op| *op != Op::Handshake);
+        let Some(op) = known else {
+            let text = unknown_opcode(opcode);
+            return Err(malformed(None, Malformed::UnknownOpcode { opcode }, text));
         };
         request::decode(op, frame).map_err(|error| {
-            let reason = match error {
+            let reason = match &error {
                 DecodeError::UnexpectedEnd { needed, available, .. } => {
                     format!("incomplete frame: need {needed} bytes, have {available}")
                 }
                 other => other.to_string(),
             };
-            fault(Some(op), format!("invalid {} frame: {reason}", request::name(op)))
+            let text = format!("invalid {} frame: {reason}", request::name(op));
+            malformed(Some(op), Malformed::Body(error), text)
         })
     }
 
@@ -204,11 +221,32 @@ fn encode_empty(opcode: u8, id: u32, out: &mut OutBuf) {
     crate::frame::encode_header(LAYOUT, header(opcode, id), 0, out);
 }
 
-fn fault(op: Option<Op>, text: String) -> RequestFault {
-    RequestFault {
+fn malformed(op: Option<Op>, reason: Malformed, text: String) -> MalformedRequest {
+    MalformedRequest {
         op,
+        reason,
         answer: Some(errors::from_code(INVALID_FRAME, text)),
     }
+}
+
+/// Whether an answer to `op`, asked with the numbers of F2, can only come from a server with those of F1.
+pub(crate) fn is_answer_of_f1(op: Op, frame: &Frame) -> bool {
+    (op == Op::Consume && Numbers::F1.answer(op) == Some(frame.header.opcode)) || refuses_f2_number(op, frame)
+}
+
+/// Whether a server with the numbers of F1 refuses the number that F2 has for `op`.
+pub(crate) fn refuses_f2_number(op: Op, frame: &Frame) -> bool {
+    let Some(number) = Numbers::F2.request(op).filter(|_| matches!(op, Op::Ack | Op::Nack)) else {
+        return false;
+    };
+    frame.header.opcode == opcode::ERROR
+        && errors::decode(&frame.body)
+            .is_ok_and(|error| error.code() == Some(INVALID_FRAME.into()) && error.text() == unknown_opcode(number))
+}
+
+/// How servers refuse a number they do not know.
+fn unknown_opcode(opcode: u8) -> String {
+    format!("{UNKNOWN_OPCODE}0x{opcode:02x}")
 }
 
 /// The refusal of a Handshake of another version.

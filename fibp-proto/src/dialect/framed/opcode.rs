@@ -24,6 +24,7 @@ impl Numbers {
     /// The opcode that asks for `op`, if the dialect has it.
     pub(super) const fn request(self, op: Op) -> Option<u8> {
         Some(match op {
+            Op::Handshake => HANDSHAKE,
             Op::Heartbeat => PING,
             Op::Goodbye => DISCONNECT,
             Op::Enqueue => 0x10,
@@ -69,7 +70,9 @@ impl Numbers {
             Op::ListApiKeys => 0xE8,
             Op::SetAcl => 0xE6,
             Op::GetAcl => 0xE4,
-            Op::CancelConsume | Op::Goodbye | Op::Flow | Op::Authenticate | Op::ProbeAdmin => return None,
+            Op::Handshake | Op::CancelConsume | Op::Goodbye | Op::Flow | Op::Authenticate | Op::ProbeAdmin => {
+                return None;
+            }
         })
     }
 
@@ -107,7 +110,7 @@ mod tests {
                 .into_iter()
                 .flat_map(|op| [numbers.request(op), numbers.answer(op)])
                 .flatten()
-                .chain([HANDSHAKE, HANDSHAKE_OK, ERROR, numbers.delivery()])
+                .chain([HANDSHAKE_OK, ERROR, numbers.delivery()])
                 .collect();
             let count = used.len();
             used.sort_unstable();

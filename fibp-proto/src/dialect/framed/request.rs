@@ -1,10 +1,12 @@
 //! Requests: which body belongs to which.
 
+use super::handshake::Handshake;
 use super::{admin, data};
 use crate::dialect::EncodeError;
 use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::{encode_admin_request, read_admin_request};
 use crate::frame::{DecodeError, Frame, Reader};
+use crate::message::Secret;
 use crate::request::{Op, Request};
 
 /// The body of a request that the dialect has an opcode for.
@@ -14,6 +16,12 @@ impl Body for RequestBody<'_> {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         match self.0 {
             Request::Enqueue(messages) => data::encode_enqueue(to, messages),
+            // Each message names its own queue here.
+            Request::EnqueueNone { .. } => data::encode_enqueue(to, &[]),
+            Request::Handshake { version, key } => {
+                let key = key.as_ref().map(Secret::expose);
+                Handshake { version: *version, key }.encode(to)
+            }
             Request::Ack(items) => data::encode_settlements(to, items),
             Request::Nack(items) => data::encode_settlements(to, items),
             Request::Consume { queue, .. } => to.str16("queue name", queue),
@@ -46,6 +54,7 @@ pub(super) fn decode(op: Op, frame: &Frame) -> Result<Request, DecodeError> {
 /// What a server calls the frame when it cannot read it.
 pub(super) const fn name(op: Op) -> &'static str {
     match op {
+        Op::Handshake => "handshake",
         Op::Enqueue => "enqueue",
         Op::Consume => "consume",
         Op::CancelConsume => "cancel_consume",

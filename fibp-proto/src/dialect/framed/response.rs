@@ -24,7 +24,12 @@ impl<'a> ResponseBody<'a> {
     /// The opcode and the body of an answer to `op`.
     pub(super) fn of(numbers: Numbers, op: Op, response: &'a Response) -> Result<(u8, Self), EncodeError> {
         if let Response::Error(error) = response {
-            return Ok(match (errors::inline_code(op, error), numbers.answer(op)) {
+            let inline = match error.was_inline() {
+                // What came from a server goes out in the form it had.
+                Some(inline) => (inline && op.is_admin()).then(|| errors::code_of(error)),
+                None => errors::inline_code(op, error),
+            };
+            return Ok(match (inline, numbers.answer(op)) {
                 (Some(code), Some(opcode)) => (opcode, Self::Inline(op, code, error)),
                 _ => (ERROR, Self::Error(error)),
             });
@@ -95,7 +100,7 @@ fn encode_result<E: Encoder>(to: &mut E, response: &Response) -> Result<(), Enco
 pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
     let opcode = frame.header.opcode;
     if opcode == ERROR {
-        return errors::decode(&frame.body).map(Response::Error);
+        return errors::decode(&frame.body).map(|error| Response::Error(error.arrived(false)));
     }
     if numbers.answer(op) != Some(opcode) {
         return Err(DecodeError::UnexpectedOpcode { opcode });
@@ -122,7 +127,7 @@ fn decode_admin(op: Op, frame: &Frame) -> Result<Response, DecodeError> {
             Op::CreateQueue => body.str16()?,
             _ => "",
         };
-        return Ok(Response::Error(errors::from_code(code, text)));
+        return Ok(Response::Error(errors::from_code(code, text).arrived(true)));
     }
     let body = &mut body;
     Ok(match op {

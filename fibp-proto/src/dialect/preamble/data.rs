@@ -28,12 +28,17 @@ pub(super) struct EnqueueBody<'a> {
 
 impl<'a> EnqueueBody<'a> {
     pub(super) fn new(messages: &'a [Message]) -> Result<Self, EncodeError> {
-        // No message names no queue; servers refuse the empty name without harm.
+        // Where no message names a queue there is `EnqueueNone`; servers refuse the empty name without harm.
         let queue = messages.first().map_or("", |first| &*first.queue);
         if messages.iter().any(|message| *message.queue != *queue) {
             return Err(EncodeError::MixedQueues);
         }
         Ok(Self { queue, messages })
+    }
+
+    /// No message for `queue`.
+    pub(super) fn none(queue: &'a str) -> Self {
+        Self { queue, messages: &[] }
     }
 }
 
@@ -59,6 +64,9 @@ pub(super) fn decode_enqueue(body: &Bytes) -> Result<Request, DecodeError> {
     let mut reader = Reader::new(body);
     let queue: QueueName = reader.str16()?.into();
     let count = usize::from(reader.u16()?);
+    if count == 0 && !queue.is_empty() {
+        return Ok(Request::EnqueueNone { queue });
+    }
     let mut contents = Contents::with_capacity(reader.capacity_for(count, size_of::<Message>()));
     for _ in 0..count {
         let headers = usize::from(reader.u8()?);

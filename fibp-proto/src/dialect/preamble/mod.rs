@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::encode::{Body, Measure, encode_frame};
 use super::opening::{MAGIC, PREAMBLE_MAJOR};
 use super::records::encode_settled;
-use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, RequestFault, Rules};
+use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Malformed, MalformedRequest, Rules};
 use crate::frame::{self, DecodeError, Frame, FrameHeader, Layout, OutBuf};
 use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
@@ -42,9 +42,10 @@ struct Preamble(AdminRevision);
 
 impl Preamble {
     fn opcode(&self, op: Op) -> Result<u8, EncodeError> {
-        opcode::of(self.0, op).ok_or(EncodeError::Unsupported(
-            "the preamble dialect cannot cancel a consumer: close its connection",
-        ))
+        opcode::of(self.0, op).ok_or(EncodeError::Unsupported(match op {
+            Op::Handshake => "the preamble dialect opens with six bytes, not with a frame",
+            _ => "the preamble dialect cannot cancel a consumer: close its connection",
+        }))
     }
 
     fn decode_known(&self, op: Op, body: &Bytes) -> Result<Request, DecodeError> {
@@ -98,6 +99,7 @@ impl Codec for Preamble {
         let to = To { opcode, id, limit, out };
         match request {
             Request::Enqueue(messages) => to.write(&data::EnqueueBody::new(messages)?),
+            Request::EnqueueNone { queue } => to.write(&data::EnqueueBody::none(queue)),
             Request::Consume { queue, credit } => to.write(&data::ConsumeBody { queue, credit: *credit }),
             Request::Flow { credit } => to.write(&credit.to_be_bytes()[..]),
             Request::Ack(items) => to.write(items.as_slice()),
@@ -171,24 +173,27 @@ impl Codec for Preamble {
         String::from_utf8_lossy(&frame.body).into_owned()
     }
 
-    fn decode_request(&self, frame: &Frame) -> Result<Request, RequestFault> {
+    fn decode_request(&self, frame: &Frame) -> Result<Request, MalformedRequest> {
         let opcode = frame.header.opcode;
         if self.0 == AdminRevision::P1 && opcode::STUBS_OF_P1.contains(&opcode) {
-            return Err(RequestFault {
+            return Err(MalformedRequest {
                 op: (opcode == opcode::PROBE).then_some(Op::ProbeAdmin),
+                reason: Malformed::UnknownOpcode { opcode },
                 answer: Some(errors::not_implemented(opcode)),
             });
         }
         let Some(op) = opcode::operation(self.0, opcode) else {
-            return Err(RequestFault {
+            return Err(MalformedRequest {
                 op: None,
+                reason: Malformed::UnknownOpcode { opcode },
                 answer: Some(errors::unknown_operation(opcode)),
             });
         };
-        self.decode_known(op, &frame.body).map_err(|error| RequestFault {
+        self.decode_known(op, &frame.body).map_err(|error| MalformedRequest {
             op: Some(op),
             // Only admin bodies are complained about; for all others the connection is closed.
             answer: op.is_admin().then(|| errors::malformed_admin_body(&error)),
+            reason: Malformed::Body(error),
         })
     }
 

@@ -425,6 +425,8 @@ impl BrokerMachine {
         }
         match request {
             Request::Enqueue(messages) => self.enqueue(now, connection, messages, touched).into(),
+            // Even of a queue that does not exist.
+            Request::EnqueueNone { .. } => Reaction::Answer(Response::Enqueue(Vec::new())),
             Request::Consume { queue, credit } => self.consume(now, connection, id.id, queue, credit, touched).into(),
             Request::CancelConsume => {
                 self.cancel(connection, touched);

@@ -23,7 +23,7 @@ fn edges(env: &Env, bytes: &[u8]) -> Vec<usize> {
         0
     };
     let mut ends = vec![0, opening];
-    let mut decoder = Decoder::new(Limits::default()).layout(env.dialect().layout());
+    let mut decoder = Decoder::new(env.dialect().layout(), Limits::default());
     decoder.feed(&bytes[opening..]);
     while let Ok(Some(Item::Frame(frame))) = decoder.next_item() {
         let last = ends.last().copied().unwrap_or_default();

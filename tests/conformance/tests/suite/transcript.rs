@@ -1,7 +1,7 @@
 //! What the adapters put on the wire is what the core says, byte for byte.
 
 use fibp_proto::Request;
-use fibp_proto::frame::{Decoder, Item, Limits};
+use fibp_proto::frame::{Decoder, Item, Layout, Limits};
 use fila_conformance::broker::{FRAMED, P1, P3};
 use fila_conformance::cases;
 use fila_conformance::env::{self, PATIENCE};
@@ -41,7 +41,7 @@ fn the_golden_transcript_holds_the_session() {
     for bytes in [&requests, &consumer] {
         let (opening, frames) = bytes.split_at(PREAMBLE.len());
         assert_eq!(opening, PREAMBLE);
-        let mut decoder = Decoder::new(Limits::default());
+        let mut decoder = Decoder::new(Layout::FlagsFirst, Limits::default());
         decoder.feed(frames);
         while let Some(Item::Frame(frame)) = decoder.next_item().expect("frames") {
             operations.push(Request::decode(P1, &frame).expect("a request").op());
