@@ -7,8 +7,12 @@
 #[macro_export]
 macro_rules! consumer_options {
     () => {
-        /// How many decoded deliveries may wait in the client, where they hold at most twice the memory of their payloads.
-        /// 256.
+        /// P3: how many deliveries may be leased and not settled; P1, P2 and framed: how many may wait in the client before
+        /// nothing more is read. 256.
+        ///
+        /// A slow handler needs a `prefetch` at which `prefetch` × handling time stays below the queue's visibility timeout;
+        /// on P1, P2 and the framed dialect, whose servers lease ahead of that, also a stated
+        /// [`visibility_timeout`](Self::visibility_timeout).
         pub fn prefetch(mut self, deliveries: usize) -> Self {
             self.settings = self.settings.prefetch(deliveries);
             self

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::client::{Deliveries, Input, settled};
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::link::{Lease, Settle};
+use fibp_proto::link::{Lease, LeaseGuard, Settle};
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
 use crate::client::Client;
@@ -195,7 +195,11 @@ impl Delivery {
     pub fn into_parts(self) -> (Received, Acker) {
         let Self { lease, client } = self;
         let ack = lease.settle(None);
-        let acker = Acker { ack, client };
+        let acker = Acker {
+            ack,
+            _guard: lease.guard,
+            client,
+        };
         (lease.received, acker)
     }
 }
@@ -204,6 +208,7 @@ impl Delivery {
 #[derive(Debug)]
 pub struct Acker {
     ack: Settle,
+    _guard: Option<LeaseGuard>,
     client: Client,
 }
 

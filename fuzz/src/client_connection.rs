@@ -126,6 +126,9 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
                     told.deliveries.push(format!("{sequence} {received:?}"));
                 }
                 // What was taken is done with.
+                for lease in &leases {
+                    link.release_delivery(lease.sequence);
+                }
                 link.wait_delivery(now, waiters.token());
             }
             drain(&mut link, &mut told);

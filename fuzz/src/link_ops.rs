@@ -126,6 +126,9 @@ impl Driver {
                 let mut leases = VecDeque::new();
                 let taken = self.link.take_deliveries(self.now, input.below(30), &mut leases);
                 assert_eq!(taken, leases.len());
+                for lease in leases.iter().filter(|_| input.byte() > 20) {
+                    self.link.release_delivery(lease.sequence);
+                }
             }
             35 => {
                 let call = self.link.wait_delivery(self.now, self.waiters.token());

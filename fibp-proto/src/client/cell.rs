@@ -14,7 +14,7 @@ use super::waiter::{Wait, Waiter, complete};
 use crate::error::{Error, ErrorKind, Outcome, SendError};
 use crate::fault::Fault;
 use crate::frame::Transmit;
-use crate::link::{CallId, CloseReport, Lease, Link, ProducerId, Reply};
+use crate::link::{CallId, CloseReport, Lease, LeaseGuard, Link, ProducerId, ReleaseDelivery, Reply};
 use crate::message::{Message, MessageId};
 use crate::response::Response;
 
@@ -188,21 +188,6 @@ impl<S> LinkCell<S> {
         }
     }
 
-    /// Takes up to `max` deliveries, or begins to wait for some.
-    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Arrival<S> {
-        self.with(|link| {
-            if link.take_deliveries(now, max, into) > 0 {
-                return Arrival::Taken;
-            }
-            if let Some(end) = link.poll_consumer_end() {
-                return Arrival::Ended(end);
-            }
-            let (waiter, wait) = Waiter::pair();
-            let id = link.wait_delivery(now, waiter);
-            Arrival::Later(self.call(id, wait))
-        })
-    }
-
     fn call(self: &Arc<Self>, id: CallId, wait: Wait) -> Call<S> {
         Call {
             cell: Arc::clone(self),
@@ -222,6 +207,37 @@ impl<S> LinkCell<S> {
         // A driver that is a task looks in any case: by the time it runs the answer may be there, and it is spared the
         // way through the reactor.
         !self.eager || locked.needs_driver_after_write()
+    }
+}
+
+impl<S: Send + Sync + 'static> LinkCell<S> {
+    /// Takes up to `max` deliveries, or begins to wait for some.
+    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Arrival<S> {
+        let taken = self.with(|link| {
+            if link.take_deliveries(now, max, into) > 0 {
+                return Arrival::Taken;
+            }
+            if let Some(end) = link.poll_consumer_end() {
+                return Arrival::Ended(end);
+            }
+            let (waiter, wait) = Waiter::pair();
+            let id = link.wait_delivery(now, waiter);
+            Arrival::Later(self.call(id, wait))
+        });
+        for lease in into
+            .iter_mut()
+            .filter(|lease| lease.is_counted && lease.guard.is_none())
+        {
+            let cell = Arc::clone(self);
+            lease.guard = Some(LeaseGuard::new(lease.sequence, cell));
+        }
+        taken
+    }
+}
+
+impl<S: Send + Sync> ReleaseDelivery for LinkCell<S> {
+    fn release_delivery(&self, sequence: u64) {
+        self.with(|link| link.release_delivery(sequence));
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Deliveries<S> {
     ended: bool,
 }
 
-impl<S> Deliveries<S> {
+impl<S: Send + Sync + 'static> Deliveries<S> {
     /// The deliveries of the link under `cell`; at most half of its prefetch is taken at a time.
     #[must_use]
     pub fn new(cell: Arc<LinkCell<S>>, prefetch: usize) -> Self {

@@ -353,8 +353,9 @@ pub enum Credit {
     /// server's send buffer (4 MiB on Linux, unless told otherwise) hold; and 64 frames of up to 64 messages and 128
     /// more in the server. With the defaults 4,700 messages of 16 KiB or 31,000 of 128 bytes were measured.
     Standing,
-    /// A window of `prefetch` deliveries: at most 128 more are leased, by the server for its own queue. Servers with
-    /// the credit bug (P1, P2) lose messages to their visibility timeout under it.
+    /// A window of `prefetch` deliveries: so many are leased and not settled, and at most 128 more by the server for its
+    /// own queue. The credit of a delivery comes back when it is settled or dropped. Servers with the credit bug (P1, P2)
+    /// lose messages to their visibility timeout under it.
     Window,
 }
 
@@ -362,10 +363,17 @@ pub enum Credit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerSettings {
-    /// How many decoded deliveries may wait in the client: from here on nothing more is read. A pushed frame is
-    /// decoded as a whole, so the rest of one (64 messages at most, on real servers) may come on top. They hold at
-    /// most twice the memory of their payloads, and the connection holds the frame that arrives: 5.1 MiB were
-    /// measured for 256 messages of 16 KiB. 256.
+    /// P3: how many deliveries may be leased and not settled; P1, P2 and framed: how many may wait in the client before
+    /// nothing more is read. 256.
+    ///
+    /// A lease runs from the moment the server hands a message out. So a slow handler needs a `prefetch` at which
+    /// `prefetch` × handling time stays below the queue's visibility timeout. On P1, P2 and the framed dialect servers
+    /// lease ahead of that (see [`Credit::Standing`]): there it also needs a stated
+    /// [`visibility_timeout`](Self::visibility_timeout), by which deliveries that expired while they waited are skipped.
+    ///
+    /// A pushed frame is decoded as a whole, so the rest of one (64 messages at most, on real servers) may come on top.
+    /// Deliveries hold at most twice the memory of their payloads, and the connection holds the frame that arrives:
+    /// 5.1 MiB were measured for 256 messages of 16 KiB.
     pub prefetch: usize,
     /// How deliveries are paid for. The framed dialect has no credit: a consumer that does not read has leased what
     /// the client and both sockets hold (see [`Credit::Standing`]) and 320 messages in the server (docs/protocol/framed.md 5).

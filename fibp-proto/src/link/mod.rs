@@ -42,7 +42,7 @@ mod work;
 pub use completion::{Action, CallId, CloseReport, Completion, DialId, Reply};
 pub use nodes::Nodes;
 pub use submit::Parcel;
-pub use subscription::Lease;
+pub use subscription::{Lease, LeaseGuard, ReleaseDelivery};
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -1,6 +1,8 @@
 //! The consumer of a link: subscribing, credit, deliveries and their leases.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Link;
@@ -31,6 +33,44 @@ pub struct Lease {
     pub deadline: Option<Instant>,
     /// Counts deliveries of this consumer: tells redeliveries of one id apart.
     pub sequence: u64,
+    /// Its credit comes back with [`Link::release_delivery`], once it is settled or dropped.
+    pub is_counted: bool,
+    /// Does that when the last clone of the lease is gone, if the adapter puts it there.
+    pub guard: Option<LeaseGuard>,
+}
+
+/// Tells a consumer's link that a delivery was settled or dropped, when the last clone is dropped.
+#[derive(Clone)]
+pub struct LeaseGuard(#[expect(dead_code, reason = "kept for its drop")] Arc<OnRelease>);
+
+struct OnRelease {
+    sequence: u64,
+    release: Arc<dyn ReleaseDelivery>,
+}
+
+/// What passes a delivery's end on to [`Link::release_delivery`].
+pub trait ReleaseDelivery: Send + Sync {
+    /// The delivery with this number was settled or dropped.
+    fn release_delivery(&self, sequence: u64);
+}
+
+impl Drop for OnRelease {
+    fn drop(&mut self) {
+        self.release.release_delivery(self.sequence);
+    }
+}
+
+impl LeaseGuard {
+    /// A guard for the delivery with this number.
+    pub fn new(sequence: u64, release: Arc<dyn ReleaseDelivery>) -> Self {
+        Self(Arc::new(OnRelease { sequence, release }))
+    }
+}
+
+impl fmt::Debug for LeaseGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaseGuard")
+    }
 }
 
 /// The consumer's side of a link.
@@ -43,8 +83,9 @@ pub(super) struct Subscription<T> {
     lent: usize,
     sequence: u64,
     credit: Ledger,
-    /// Deliveries up to this one were not paid for on this connection.
-    credit_from: u64,
+    /// With a window: the deliveries that are not settled or dropped, of this connection and of earlier ones. They are
+    /// leased, so they take up the window.
+    unsettled: BTreeSet<u64>,
     /// The server confirmed this connection's consumer.
     active: bool,
     /// A consumer was confirmed before.
@@ -73,12 +114,19 @@ enum Ledger {
     None,
     /// Top up what was received, when half of the grant is gone.
     Standing { used: u32 },
-    /// Top up what the consumer took, so that no more than the window is ever on its way.
-    Window { size: u32, taken: u32 },
+    /// Top up what was settled or dropped, so that no more than the window is ever leased and unsettled.
+    Window {
+        size: u32,
+        /// Credit that the server has not used yet.
+        open: u32,
+        /// Settled or dropped, and not granted again yet.
+        released: u32,
+    },
 }
 
 impl Ledger {
-    fn new(settings: &ConsumerSettings, rules: Rules) -> Self {
+    /// `unsettled`: how much of a window is taken up already.
+    fn new(settings: &ConsumerSettings, rules: Rules, unsettled: usize) -> Self {
         let window = match settings.credit {
             Credit::Auto => rules.credit_window,
             Credit::Standing => false,
@@ -87,11 +135,13 @@ impl Ledger {
         if !rules.credit {
             Self::None
         } else if window {
+            let size = u32::try_from(settings.prefetch)
+                .unwrap_or(STANDING_CREDIT)
+                .clamp(1, STANDING_CREDIT);
             Self::Window {
-                size: u32::try_from(settings.prefetch)
-                    .unwrap_or(STANDING_CREDIT)
-                    .clamp(1, STANDING_CREDIT),
-                taken: 0,
+                size,
+                open: size.saturating_sub(u32::try_from(unsettled).unwrap_or(u32::MAX)),
+                released: 0,
             }
         } else {
             Self::Standing { used: 0 }
@@ -102,24 +152,39 @@ impl Ledger {
         match self {
             Self::None => 0,
             Self::Standing { .. } => STANDING_CREDIT,
-            Self::Window { size, .. } => size,
+            Self::Window { open, .. } => open,
         }
+    }
+
+    fn is_window(self) -> bool {
+        matches!(self, Self::Window { .. })
     }
 
     /// Deliveries were received; what to grant for them now.
     fn received(&mut self, n: usize) -> Option<u32> {
         match self {
             Self::Standing { used } => top_up(used, n, STANDING_CREDIT / 2),
-            Self::None | Self::Window { .. } => None,
+            Self::Window { open, .. } => {
+                *open = open.saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
+                None
+            }
+            Self::None => None,
         }
     }
 
-    /// Deliveries were taken by the consumer; what to grant for them now.
-    fn taken(&mut self, n: usize) -> Option<u32> {
-        match self {
-            Self::Window { size, taken } => top_up(taken, n, size.div_ceil(2)),
-            Self::None | Self::Standing { .. } => None,
+    /// A delivery was settled or dropped; what to grant for it now. `starving`: the consumer waits for a delivery, so
+    /// that all others may be held for long, and half of a window may never come together.
+    fn released(&mut self, n: u32, starving: bool) -> Option<u32> {
+        let Self::Window { size, open, released } = self else {
+            return None;
+        };
+        *released = released.saturating_add(n);
+        let half = size.div_ceil(2);
+        if *released == 0 || !(*released >= half || (starving && *open < half)) {
+            return None;
         }
+        *open = open.saturating_add(*released);
+        Some(std::mem::take(released))
     }
 }
 
@@ -137,7 +202,7 @@ impl<T> Subscription<T> {
             lent: 0,
             sequence: 0,
             credit: Ledger::None,
-            credit_from: 0,
+            unsettled: BTreeSet::new(),
             active: false,
             was_open: false,
             end: End::Open,
@@ -211,20 +276,27 @@ impl<T> Link<T> {
         let n = max.min(subscription.deliveries.len());
         into.extend(subscription.deliveries.drain(..n));
         // What was lent before is used up, or the consumer would not ask for more.
-        let current = into
-            .iter()
-            .rev()
-            .take(n)
-            .filter(|lease| lease.sequence > subscription.credit_from)
-            .count();
-        let grant = subscription.credit.taken(current);
         subscription.lent = n;
-        self.grant(grant);
         if was_full {
             self.resume(now);
         }
         self.note_change();
         n
+    }
+
+    /// A delivery was settled or dropped: where a window of credit bounds what is leased, the server may send another.
+    /// Only deliveries that [are counted](Lease::is_counted) need it. A number that was released before, or never
+    /// delivered, does nothing.
+    pub fn release_delivery(&mut self, sequence: u64) {
+        let Some(subscription) = &mut self.subscription else {
+            return;
+        };
+        if subscription.unsettled.remove(&sequence) {
+            let starving = subscription.ready.is_some();
+            let grant = subscription.credit.released(1, starving);
+            self.grant(grant);
+            self.note_change();
+        }
     }
 
     /// The state of the consumer when no delivery waits: `None` while more may come, `Some(None)` after a clean
@@ -255,6 +327,8 @@ impl<T> Link<T> {
                     });
                 }
                 subscription.wake(&mut self.completions);
+                let grant = subscription.credit.released(0, subscription.ready.is_some());
+                self.grant(grant);
                 if was_full {
                     self.resume(now);
                 }
@@ -309,8 +383,8 @@ impl<T> Link<T> {
         let (Some(subscription), Some(connection)) = (&mut self.subscription, &mut self.connection) else {
             return;
         };
-        subscription.credit = Ledger::new(&subscription.settings, connection.rules());
-        subscription.credit_from = subscription.sequence;
+        let unsettled = subscription.unsettled.len();
+        subscription.credit = Ledger::new(&subscription.settings, connection.rules(), unsettled);
         subscription.rearm(now, self.shared.config().settings().connect_timeout);
         let request = Request::Consume {
             queue: subscription.queue.clone(),
@@ -413,10 +487,16 @@ impl<T> Link<T> {
         let n = push.deliveries.len();
         for received in push.deliveries {
             subscription.sequence += 1;
+            let is_counted = subscription.credit.is_window();
+            if is_counted {
+                subscription.unsettled.insert(subscription.sequence);
+            }
             subscription.deliveries.push_back(Lease {
                 received,
                 deadline,
                 sequence: subscription.sequence,
+                is_counted,
+                guard: None,
             });
         }
         self.stats.deliveries += n as u64;
@@ -519,18 +599,48 @@ mod tests {
         let mut ledger = Ledger::Standing { used: 0 };
         let half = (STANDING_CREDIT / 2) as usize;
         assert_eq!(ledger.received(half - 1), None);
-        assert_eq!(ledger.taken(1_000), None, "taking costs nothing");
+        assert_eq!(ledger.released(1_000, true), None, "settling costs nothing");
         assert_eq!(ledger.received(1), Some(STANDING_CREDIT / 2));
         assert_eq!(ledger.received(1), None);
     }
 
     #[test]
-    fn windows_are_granted_anew_by_halves() {
-        let mut ledger = Ledger::Window { size: 5, taken: 0 };
+    fn windows_are_granted_again_by_halves() {
+        let window = |size, open| Ledger::Window {
+            size,
+            open,
+            released: 0,
+        };
+        let mut ledger = window(5, 5);
         assert_eq!(ledger.received(5), None, "receiving frees nothing");
-        assert_eq!(ledger.taken(2), None);
-        assert_eq!(ledger.taken(1), Some(3));
-        assert_eq!(ledger.taken(2), None);
-        assert_eq!(Ledger::Window { size: 1, taken: 0 }.taken(1), Some(1));
+        assert_eq!(ledger.released(2, false), None);
+        assert_eq!(ledger.released(1, false), Some(3));
+        assert_eq!(ledger.released(2, false), None);
+        assert_eq!(window(1, 0).released(1, false), Some(1));
+    }
+
+    #[test]
+    fn a_consumer_that_waits_is_granted_what_there_is() {
+        let mut ledger = Ledger::Window {
+            size: 10,
+            open: 4,
+            released: 0,
+        };
+        assert_eq!(ledger.released(0, true), None, "nothing is free");
+        assert_eq!(ledger.released(1, false), None);
+        assert_eq!(ledger.released(0, true), Some(1));
+        assert_eq!(ledger.released(1, true), None, "half of the window is open");
+    }
+
+    #[test]
+    fn what_is_held_from_earlier_connections_takes_up_the_window() {
+        let rules = crate::Dialect::Preamble(crate::AdminRevision::P3)
+            .codec()
+            .unwrap()
+            .rules();
+        let settings = ConsumerSettings::default().prefetch(10);
+        for (held, initial) in [(0, 10), (4, 6), (10, 0), (12, 0)] {
+            assert_eq!(Ledger::new(&settings, rules, held).initial(), initial);
+        }
     }
 }

@@ -200,9 +200,19 @@ impl Sim {
         into.into()
     }
 
-    /// Payloads of up to `max` waiting deliveries.
+    /// These deliveries are settled or dropped.
+    pub(crate) fn release(&mut self, leases: &[Lease]) {
+        for lease in leases {
+            self.link.release_delivery(lease.sequence);
+        }
+        self.settle();
+    }
+
+    /// Payloads of up to `max` waiting deliveries, which are dropped.
     pub(crate) fn payloads(&mut self, max: usize) -> Vec<String> {
-        self.take(max)
+        let leases = self.take(max);
+        self.release(&leases);
+        leases
             .iter()
             .map(|lease| String::from_utf8_lossy(&lease.received.payload).into_owned())
             .collect()

@@ -37,47 +37,72 @@ fn standing_credit_is_large_and_topped_up_by_what_was_received() {
 }
 
 #[test]
-fn a_window_is_topped_up_by_what_was_taken() {
+fn a_window_is_topped_up_by_what_was_settled_or_dropped() {
     for (dialect, credit) in [(P3, Credit::Auto), (P1, Credit::Window)] {
         in_every_mode(|mode| {
             let mut sim = subscribed(prefetch(10).credit(credit), dialect, mode);
             assert_eq!(grants(&sim), [10]);
             sim.push(&["m"; 10]);
             sim.settle();
-            assert_eq!(grants(&sim), [10], "nothing is free before it is taken");
-            assert_eq!(sim.take(4).len(), 4);
-            sim.settle();
+            let leases = sim.take(10);
+            assert_eq!(leases.len(), 10);
+            assert!(leases.iter().all(|lease| lease.is_counted));
+            assert!(!sim.wait_delivery());
+            assert_eq!(grants(&sim), [10], "what was taken is leased as before");
+            sim.release(&leases[..4]);
             assert_eq!(grants(&sim), [10]);
-            assert_eq!(sim.take(2).len(), 2);
+            sim.release(&leases[3..5]);
+            assert_eq!(grants(&sim), [10, 5], "from half of the window on, each once");
+            sim.release(&leases);
+            assert_eq!(grants(&sim), [10, 5, 5]);
+            sim.release(&leases);
+            sim.link.release_delivery(1_000);
             sim.settle();
-            assert_eq!(grants(&sim), [10, 6], "from half of the window on");
-            assert_eq!(sim.take(10).len(), 4);
-            sim.settle();
-            sim.push(&["n"; 6]);
-            sim.settle();
-            assert_eq!(sim.take(10).len(), 6);
-            sim.settle();
-            let total: u32 = grants(&sim).iter().sum();
-            assert_eq!(total, 26, "never more than the window on its way");
+            assert_eq!(grants(&sim), [10, 5, 5]);
             sim
         });
     }
 }
 
 #[test]
-fn a_windows_credit_is_its_own_connections() {
+fn what_is_held_for_long_does_not_stop_the_rest() {
+    let mut sim = subscribed(prefetch(10), P3, Mode::Whole);
+    sim.push(&["m"; 10]);
+    sim.settle();
+    let held = sim.take(10);
+    // Eight are held for ever. The other two are less than half of the window, but the consumer waits.
+    let waiting = sim.token();
+    sim.link.wait_delivery(sim.now, waiting);
+    sim.release(&held[..1]);
+    assert_eq!(grants(&sim), [10, 1]);
+    sim.release(&held[1..2]);
+    assert_eq!(grants(&sim), [10, 1, 1]);
+    sim.push(&["n"; 2]);
+    sim.settle();
+    let next = sim.take(10);
+    sim.release(&next);
+    assert_eq!(grants(&sim), [10, 1, 1], "the consumer is busy");
+    assert!(!sim.wait_delivery());
+    assert_eq!(grants(&sim), [10, 1, 1, 2], "now it waits");
+    sim.finish();
+}
+
+#[test]
+fn a_window_counts_what_is_held_from_an_earlier_connection() {
     let mut sim = subscribed(prefetch(10), P3, Mode::Whole);
     sim.push(&["old"; 10]);
     sim.settle();
     sim.socket().end(End::Reset);
     // Paused: the loss shows when it reads again.
-    assert_eq!(sim.take(5).len(), 5);
+    let held = sim.take(5);
     assert!(sim.wait_delivery());
     sim.advance_secs(1);
     assert_eq!(sim.dials.len(), 2);
     assert_eq!(sim.take(10).len(), 5, "what was received stays");
     sim.settle();
-    assert_eq!(grants(&sim), [10, 5, 10], "not credited to the new connection");
+    assert_eq!(grants(&sim), [10, 0], "all of the window is leased");
+    sim.release(&held);
+    assert_eq!(grants(&sim), [10, 0, 5]);
     sim.finish();
 }
 

@@ -84,6 +84,11 @@ impl World {
             Consuming::Away(_) => self.open_consumer(index),
             Consuming::Busy(port, _, leases) => {
                 let client = consumer.client;
+                if let Some(link) = self.link(port) {
+                    for lease in &leases {
+                        link.release_delivery(lease.sequence);
+                    }
+                }
                 self.settle_leases(client, leases);
                 if self.phase == Phase::Storm && self.random.chance(3) {
                     self.stop(port);
