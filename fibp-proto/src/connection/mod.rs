@@ -343,8 +343,12 @@ impl<W> Connection<W> {
             }
         }
         loop {
-            // A second preamble would be taken for the length of a frame of more than a gigabyte.
-            if self.codec.layout() == Layout::FlagsFirst && self.decoder.pending().starts_with(b"FIBP") {
+            // A second preamble would be taken for the length of a frame of more than a gigabyte. What is skipped may
+            // hold the same bytes at any place.
+            if self.codec.layout() == Layout::FlagsFirst
+                && !self.decoder.is_skipping()
+                && self.decoder.pending().starts_with(b"FIBP")
+            {
                 return Err(Broken::protocol("the server sent its preamble twice"));
             }
             let item = match self.decoder.next_item() {

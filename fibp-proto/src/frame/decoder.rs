@@ -244,6 +244,11 @@ impl Decoder {
         })))
     }
 
+    /// Whether the bytes to come belong to a frame that is too long.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skip > 0
+    }
+
     /// The header of the frame that has begun to arrive and will be returned whole.
     pub(crate) fn next_header(&self) -> Option<FrameHeader> {
         let header = self.pending().get(PREFIX_LEN..)?.first_chunk::<HEADER_LEN>()?;

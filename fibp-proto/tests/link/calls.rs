@@ -264,6 +264,39 @@ fn an_oversized_answer_fails_its_call_alone() {
 }
 
 #[test]
+fn the_body_of_an_oversized_answer_may_hold_anything_anywhere() {
+    // Read in one piece, the skipped body begins with what looks like a preamble, or a frame.
+    for magic in [
+        &b"FIBP\x01\0"[..],
+        b"\0\0\0\x01",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
+        let mut sim = mute(config().max_frame_size(4096, 4096), Mode::Whole);
+        let big = sim.call(GetConfig { key: "big".to_owned() });
+        let small = sim.call(GetConfig {
+            key: "small".to_owned(),
+        });
+        sim.settle();
+        let asked = std::mem::take(&mut sim.asked);
+        let value = "x".repeat(5_000);
+        sim.answer(&asked[0], &Response::GetConfig { value });
+        sim.socket().arrivals = Some(1_000);
+        sim.settle();
+        for (place, byte) in magic.iter().enumerate() {
+            sim.socket().to_client[place] = *byte;
+        }
+        sim.socket().arrivals = None;
+        sim.settle();
+        sim.answer(&asked[1], &Response::GetConfig { value: "y".to_owned() });
+        sim.settle();
+        assert_eq!(sim.response(big).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(sim.output::<GetConfig>(small).unwrap(), "y");
+        assert_eq!(sim.dials.len(), 1);
+        sim.finish();
+    }
+}
+
+#[test]
 fn an_oversized_answer_to_a_call_that_is_gone_is_passed_over() {
     in_every_mode(|mode| {
         let mut sim = mute(config().max_frame_size(4096, 4096), mode);
