@@ -130,7 +130,7 @@ impl<S> Clients<S> {
     pub fn reroute(self: &Arc<Self>, endpoint: Option<Endpoint>, now: Instant, parcel: Parcel<Waiter>) {
         let (cell, evicted) = match (endpoint, self.main.get()) {
             (Some(endpoint), _) => self.node(endpoint, now),
-            (None, Some(main)) => (Arc::clone(main), None),
+            (None, Some(main)) => (Arc::clone(main), Vec::new()),
             // The main link is there before any other; the parcel's waiters are told when it is dropped.
             (None, None) => return,
         };
@@ -142,7 +142,7 @@ impl<S> Clients<S> {
         if self.closed.load(Ordering::Acquire) {
             self.abandon_link(&cell);
         }
-        if let Some(evicted) = evicted {
+        for evicted in evicted {
             self.abandon_link(&evicted);
         }
     }
@@ -152,16 +152,18 @@ impl<S> Clients<S> {
         self.watchers.notify(self.shared.event_count());
     }
 
-    /// The link to a node, and one that had to make room for it.
-    fn node(self: &Arc<Self>, endpoint: Endpoint, now: Instant) -> (Arc<LinkCell<S>>, Option<Arc<LinkCell<S>>>) {
+    /// The link to a node, and those that end for it.
+    fn node(self: &Arc<Self>, endpoint: Endpoint, now: Instant) -> (Arc<LinkCell<S>>, Vec<Arc<LinkCell<S>>>) {
         let mut nodes = lock(&self.nodes);
-        nodes.retain(|cell| cell.lock().link.takes_parcels());
-        if let Some(cell) = nodes.find(&endpoint) {
-            return (Arc::clone(cell), None);
+        if let Some(cell) = nodes.find(now, &endpoint)
+            && cell.lock().link.takes_parcels()
+        {
+            return (Arc::clone(cell), Vec::new());
         }
+        nodes.retain(|cell| cell.lock().link.takes_parcels());
         let link = Link::requests_to(&self.shared, endpoint.clone(), now, (self.sources.seed)());
         let cell = (self.spawn)(self, link, None);
-        let evicted = nodes.insert(endpoint, Arc::clone(&cell));
+        let evicted = nodes.insert(now, endpoint, Arc::clone(&cell));
         (cell, evicted)
     }
 
