@@ -72,7 +72,7 @@ impl Client {
     /// Dropping the future closes the connection.
     pub async fn from_env() -> Result<Self, Error> {
         Self::connect(Config::from_vars(
-            |name| std::env::var(name).ok(),
+            |name| std::env::var_os(name),
             |file| std::fs::read(file),
         )?)
         .await

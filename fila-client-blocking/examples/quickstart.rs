@@ -13,7 +13,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> Result<()> {
     let mut embedded = None;
     let config = if std::env::var_os("FILA_URL").is_some() {
-        Config::from_vars(|name| std::env::var(name).ok(), |file| std::fs::read(file))?
+        Config::from_vars(|name| std::env::var_os(name), |file| std::fs::read(file))?
     } else {
         println!("FILA_URL is not set: starting a broker in this process");
         Config::new(embedded.insert(Broker::builder().start()?).addr())

@@ -65,7 +65,7 @@ impl Client {
     /// cannot be read.
     pub fn from_env() -> Result<Self, Error> {
         Self::connect(Config::from_vars(
-            |name| std::env::var(name).ok(),
+            |name| std::env::var_os(name),
             |file| std::fs::read(file),
         )?)
     }

@@ -1,5 +1,6 @@
 //! Configuration by variables.
 
+use std::ffi::OsString;
 use std::fmt;
 
 use super::options::Load;
@@ -22,18 +23,23 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`] as for [`Config::from_url`], for a variable that repeats what the URL says, for
+    /// [`ErrorKind::Config`] as for [`Config::from_url`], for a variable that is not valid UTF-8 or repeats what the URL says, for
     /// files given with a URL that means no TLS, and for a certificate without its key or the reverse.
     pub fn from_vars<E: fmt::Display>(
-        lookup: impl Fn(&str) -> Option<String>,
+        lookup: impl Fn(&str) -> Option<OsString>,
         load: impl Fn(&str) -> Result<Vec<u8>, E>,
     ) -> Result<Self, Error> {
         let load: Load<'_> = &|name| load(name).map_err(|error| format!("cannot read \"{name}\": {error}"));
-        let lookup = |name| lookup(name).filter(|value| !value.is_empty());
+        let lookup = |name| match lookup(name).map(OsString::into_string) {
+            Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
+            // The value may be a key.
+            Some(Err(_)) => Err(Error::new(ErrorKind::Config, format!("{name} is not valid UTF-8"))),
+            None => Ok(None),
+        };
 
-        let url = lookup(URL);
+        let url = lookup(URL)?;
         let (mut draft, encrypted) = url::parse(url.as_deref().unwrap_or(DEFAULT_URL), load)?;
-        if let Some(key) = lookup(API_KEY) {
+        if let Some(key) = lookup(API_KEY)? {
             if !draft.settings.credentials.is_none() {
                 return Err(repeated(API_KEY));
             }
@@ -45,7 +51,7 @@ impl Config {
             (CLIENT_CERT_FILE, &mut draft.tls.cert),
             (CLIENT_KEY_FILE, &mut draft.tls.key),
         ] {
-            let Some(file) = lookup(name) else { continue };
+            let Some(file) = lookup(name)? else { continue };
             if slot.is_some() {
                 return Err(repeated(name));
             }
@@ -71,7 +77,7 @@ mod tests {
         Config::from_vars(
             |name| {
                 let found = vars.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| (*value).to_owned())
+                found.map(|(_, value)| OsString::from(*value))
             },
             |file| match file {
                 "good.pem" => Ok(b"pem".to_vec()),
@@ -86,6 +92,21 @@ mod tests {
             let config = read(vars).unwrap();
             assert_eq!(config.to_url(), "fila://127.0.0.1:5555");
             assert!(config.settings().credentials.is_none());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_an_error() {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        for name in [URL, API_KEY, CA_FILE, CLIENT_CERT_FILE, CLIENT_KEY_FILE] {
+            let lookup = |asked: &str| (asked == name).then(|| OsString::from_vec(b"hunter2\xff".to_vec()));
+            let error = Config::from_vars(lookup, |_| Err("no such file")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains(name) && shown.contains("UTF-8"), "{shown}");
+            assert!(!shown.contains("hunter2"), "{shown}");
         }
     }
 

@@ -62,7 +62,7 @@ impl Target {
     /// The variables are malformed, ask for TLS (there are no bare loops for that), or the server cannot be reached.
     pub(super) fn external() -> Option<Self> {
         std::env::var("FILA_URL").ok().filter(|url| !url.is_empty())?;
-        let lookup = |name: &str| std::env::var(name).ok();
+        let lookup = |name: &str| std::env::var_os(name);
         let config = Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions");
         assert!(config.settings().tls.is_none(), "bare loops need a plaintext FILA_URL");
         let admin = Client::connect(config.clone()).expect("the server that FILA_URL names");

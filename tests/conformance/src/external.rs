@@ -109,8 +109,8 @@ fn url() -> String {
 
 fn read(instead: Option<&str>) -> Config {
     let lookup = |name: &str| match instead {
-        Some(addresses) if name == "FILA_URL" => Some(with_addresses(&url(), addresses)),
-        _ => std::env::var(name).ok(),
+        Some(addresses) if name == "FILA_URL" => Some(with_addresses(&url(), addresses).into()),
+        _ => std::env::var_os(name),
     };
     Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions")
 }
