@@ -103,6 +103,12 @@ pub enum Event {
         /// The host.
         endpoint: Endpoint,
     },
+    /// A setting endangers something, or is not in force as it was asked for
+    /// ([`Config::warnings`](crate::Config::warnings)). Every subscriber sees these first.
+    Warning {
+        /// What is to be known.
+        text: &'static str,
+    },
     /// This subscriber was too slow: events were lost.
     Lagged {
         /// How many.
@@ -112,7 +118,12 @@ pub enum Event {
 
 /// A subscriber's place in the ring.
 #[derive(Debug, Clone, Copy)]
-pub struct Cursor(u64);
+pub struct Cursor {
+    /// The number of the next event.
+    next: u64,
+    /// How many warnings were seen.
+    warnings: usize,
+}
 
 /// The last events, numbered.
 #[derive(Debug, Default)]
@@ -120,9 +131,19 @@ pub(crate) struct Ring {
     events: VecDeque<Event>,
     /// The number of the first event in `events`.
     first: u64,
+    /// What every subscriber is shown first.
+    warnings: Vec<&'static str>,
 }
 
 impl Ring {
+    /// A ring whose subscribers are shown these warnings before anything else.
+    pub(crate) fn new(warnings: Vec<&'static str>) -> Self {
+        Self {
+            warnings,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn push(&mut self, event: Event) {
         if self.events.len() >= RING {
             self.events.pop_front();
@@ -133,18 +154,25 @@ impl Ring {
 
     /// A cursor that sees what comes from now on.
     pub(crate) fn cursor(&self) -> Cursor {
-        Cursor(self.first + self.events.len() as u64)
+        Cursor {
+            next: self.first + self.events.len() as u64,
+            warnings: 0,
+        }
     }
 
     pub(crate) fn next(&self, cursor: &mut Cursor) -> Option<Event> {
-        if cursor.0 < self.first {
-            let missed = self.first - cursor.0;
-            cursor.0 = self.first;
+        if let Some(text) = self.warnings.get(cursor.warnings) {
+            cursor.warnings += 1;
+            return Some(Event::Warning { text });
+        }
+        if cursor.next < self.first {
+            let missed = self.first - cursor.next;
+            cursor.next = self.first;
             return Some(Event::Lagged { missed });
         }
-        let index = usize::try_from(cursor.0 - self.first).ok()?;
+        let index = usize::try_from(cursor.next - self.first).ok()?;
         let event = self.events.get(index)?.clone();
-        cursor.0 += 1;
+        cursor.next += 1;
         Some(event)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, KEY_OVER_PLAINTEXT};
 use crate::directory::{Directory, Purpose};
 use crate::error::Error;
 use crate::event::{Cursor, Event, Ring, State, Stats};
@@ -48,13 +48,23 @@ impl Shared {
             Some(tls) => Some(TlsContext::new(tls, settings.dialect)?),
             None => None,
         };
+        let mut warnings = config.warnings();
+        // That one has an event of its own, when the key is sent.
+        warnings.retain(|text| *text != KEY_OVER_PLAINTEXT);
+        for text in &warnings {
+            crate::trace::event(&Event::Warning { text });
+        }
+        let record = Record {
+            ring: Ring::new(warnings),
+            ..Record::default()
+        };
         Ok(Self(Arc::new(Inner {
             tls,
             config,
             directory: Mutex::default(),
             in_cluster: AtomicBool::new(false),
             knows_leaders: AtomicBool::new(false),
-            record: Mutex::default(),
+            record: Mutex::new(record),
             events: AtomicU64::new(0),
         })))
     }
@@ -77,7 +87,7 @@ impl Shared {
         self.record().stats
     }
 
-    /// A cursor that sees the events from now on.
+    /// A cursor that sees the configuration's warnings, and the events from now on.
     #[must_use]
     pub fn subscribe(&self) -> Cursor {
         self.record().ring.cursor()

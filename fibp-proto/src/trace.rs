@@ -40,6 +40,7 @@ mod real {
             Event::KeyOverPlaintext { endpoint } => {
                 tracing::warn!(%endpoint, "the API key travels over plaintext: use TLS");
             }
+            Event::Warning { text } => tracing::warn!("{text}"),
             Event::Lagged { missed } => tracing::warn!(missed, "events lost"),
         }
     }

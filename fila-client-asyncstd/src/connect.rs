@@ -35,7 +35,7 @@ pub(crate) async fn dial(
     #[cfg(unix)]
     {
         let socket = socket2::SockRef::from(&stream);
-        if let Some(idle) = settings.keepalive {
+        if let Some(idle) = settings.keepalive_idle() {
             let keepalive = socket2::TcpKeepalive::new().with_time(idle);
             socket.set_tcp_keepalive(&keepalive).map_err(fault)?;
         }

@@ -44,7 +44,7 @@ pub(crate) fn connect(
                 .collect()
         }
     };
-    let keepalive = settings.keepalive;
+    let keepalive = settings.keepalive_idle();
     let mut race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
     let (results, arrivals) = mpsc::channel();
     loop {

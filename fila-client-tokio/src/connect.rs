@@ -31,7 +31,7 @@ pub(crate) async fn dial(
     let open = |address| open(address, receive_buffer);
     let stream = race(addresses, Instant::now, open, |until| sleep_until(until.into())).await?;
     stream.set_nodelay(true).map_err(fault)?;
-    if let Some(idle) = settings.keepalive {
+    if let Some(idle) = settings.keepalive_idle() {
         SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))
             .map_err(fault)?;

@@ -23,6 +23,10 @@ use crate::error::Error;
 use crate::frame::Limits;
 use crate::message::Secret;
 use crate::tls::Tls;
+use settings::KEEPALIVE;
+
+/// A warning that is an event of its own when it comes true.
+pub(crate) const KEY_OVER_PLAINTEXT: &str = "the API key travels unencrypted: use TLS";
 
 /// How to reach a server and how to behave towards it. Cheap to clone.
 ///
@@ -93,7 +97,10 @@ impl Config {
         }
     }
 
-    /// The settings that work but endanger something, in words. Adapters log them when connecting.
+    /// The settings that work but endanger something, or not as asked for, in words. Each connected client records them:
+    /// with `tracing` when it connects, and to every subscriber as its first events
+    /// ([`Event::Warning`](crate::Event::Warning)); a key in plaintext as
+    /// [`Event::KeyOverPlaintext`](crate::Event::KeyOverPlaintext), when it is sent.
     #[must_use]
     pub fn warnings(&self) -> Vec<&'static str> {
         let mut warnings = Vec::new();
@@ -104,7 +111,12 @@ impl Config {
             ..
         } = self.settings();
         if tls.is_none() && !credentials.is_none() && !endpoints.iter().all(Endpoint::is_loopback) {
-            warnings.push("the API key travels unencrypted: use TLS");
+            warnings.push(KEY_OVER_PLAINTEXT);
+        }
+        if self.settings().keepalive.is_some_and(|idle| !KEEPALIVE.contains(&idle)) {
+            warnings.push(
+                "keepalive is outside of what operating systems accept: it is taken for the next of 1 s and 32767 s",
+            );
         }
         warnings
     }
@@ -228,7 +240,8 @@ impl Config {
         self.with(|settings| settings.producer.buffer = bytes)
     }
 
-    /// Sets the idle time after which TCP probes the peer. 60 s by default; `None` leaves it off.
+    /// Sets the idle time after which TCP probes the peer. 60 s by default; `None` leaves it off. Sockets take whole
+    /// seconds from 1 s to 32767 s: what is outside is brought into that range, with a [warning](Self::warnings).
     #[must_use]
     pub fn keepalive(self, idle: impl Into<Option<Duration>>) -> Self {
         let idle = idle.into();
@@ -297,6 +310,27 @@ mod tests {
         assert_eq!(remote().api_key("k").warnings().len(), 1);
         assert!(remote().api_key("k").tls(Tls::platform()).warnings().is_empty());
         assert!(Config::new("localhost").api_key("k").warnings().is_empty());
+    }
+
+    #[test]
+    fn a_keepalive_that_kernels_refuse_is_brought_into_their_range_and_warned_of() {
+        for (asked, set) in [
+            (Duration::from_nanos(1), 1),
+            (Duration::from_millis(999), 1),
+            (Duration::from_millis(1_001), 2),
+            (Duration::from_secs(60), 60),
+            (Duration::from_secs(32_767), 32_767),
+            (Duration::from_millis(32_767_001), 32_767),
+            (Duration::MAX, 32_767),
+        ] {
+            let config = Config::new("broker").keepalive(asked);
+            assert!(config.validate().is_ok());
+            let idle = config.settings().keepalive_idle().unwrap();
+            assert_eq!(idle, Duration::from_secs(set), "{asked:?}");
+            let clamped = asked < Duration::from_secs(1) || asked > Duration::from_secs(32_767);
+            assert_eq!(config.warnings().len(), usize::from(clamped), "{asked:?}");
+        }
+        assert_eq!(Config::new("broker").keepalive(None).settings().keepalive_idle(), None);
     }
 
     #[test]

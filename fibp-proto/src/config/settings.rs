@@ -1,6 +1,7 @@
 //! The values behind [`Config`](super::Config): what the machines and adapters read.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub struct Settings {
     pub frame_limits: Limits,
     /// Batching of `Client::enqueue`, and the defaults of its producers.
     pub producer: ProducerSettings,
-    /// The idle time after which TCP probes the peer. 60 s; `None` leaves it off.
+    /// The idle time after which TCP probes the peer, as it was asked for. 60 s; `None` leaves it off. Sockets get
+    /// [`keepalive_idle`](Self::keepalive_idle).
     pub keepalive: Option<Duration>,
     /// How long to wait for one address before the next is tried beside it (RFC 8305). 250 ms.
     pub happy_eyeballs_delay: Duration,
@@ -51,6 +53,21 @@ pub struct Settings {
     /// How long a cluster is asked again for a queue that it says it does not know, as its nodes learn of a new queue one
     /// after another (docs/protocol/clusters.md 2). 2 s; zero takes the first answer.
     pub queue_ready_timeout: Duration,
+}
+
+/// The idle times that all operating systems take for TCP keepalive: Linux counts whole seconds in 15 bits, and refuses
+/// what is beyond with an error that would end every attempt to connect.
+pub(super) const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+
+impl Settings {
+    /// The idle time to set on a socket: [`keepalive`](Self::keepalive) in whole seconds, brought into the range that
+    /// operating systems accept, which is 1 s to 32767 s.
+    #[must_use]
+    pub fn keepalive_idle(&self) -> Option<Duration> {
+        let idle = self.keepalive?.clamp(*KEEPALIVE.start(), *KEEPALIVE.end());
+        let begun = u64::from(idle.subsec_nanos() > 0);
+        Some(Duration::from_secs(idle.as_secs() + begun))
+    }
 }
 
 impl Default for Settings {

@@ -194,3 +194,24 @@ fn the_shortest_of_several_closes_counts() {
     assert!(sim.settled(sent).is_err());
     sim.finish();
 }
+
+#[test]
+fn every_subscriber_is_shown_first_what_is_not_in_force_as_asked_for() {
+    let config = config().keepalive(Duration::MAX);
+    let [warning] = config.warnings()[..] else {
+        panic!("{:?}", config.warnings())
+    };
+    let sim = connected(config, Mode::Whole, P1);
+    for _ in 0..2 {
+        let mut cursor = sim.shared.subscribe();
+        assert!(matches!(sim.shared.next_event(&mut cursor), Some(Event::Warning { text }) if text == warning));
+        assert!(sim.shared.next_event(&mut cursor).is_none());
+    }
+    sim.finish();
+
+    // A key in plaintext has an event of its own, when it is sent.
+    let sim = Sim::requests(Config::new("10.0.0.1:5555").api_key("key"), Mode::Whole);
+    let mut cursor = sim.shared.subscribe();
+    assert!(sim.shared.next_event(&mut cursor).is_none());
+    sim.finish();
+}
