@@ -131,6 +131,31 @@ macro_rules! delivery_accessors {
     };
 }
 
+/// What an acker tells of its message; its field `ack` is a [`Settle`](crate::link::Settle).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! acker_accessors {
+    () => {
+        /// The server's id of the message.
+        #[must_use]
+        pub fn id(&self) -> &$crate::MessageId {
+            &self.ack.id
+        }
+
+        /// The queue it came from.
+        #[must_use]
+        pub fn queue(&self) -> &str {
+            &self.ack.queue
+        }
+
+        /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
+        #[must_use]
+        pub fn lease_deadline(&self) -> Option<::std::time::Instant> {
+            self.ack.lease_deadline
+        }
+    };
+}
+
 /// The option methods of a producer's builder, whose field `settings` is a [`ProducerSettings`](crate::config::ProducerSettings).
 #[doc(hidden)]
 #[macro_export]

@@ -32,7 +32,7 @@ mod trace;
 
 #[doc(hidden)]
 pub use bytes::Bytes;
-pub use config::{Config, Endpoint};
+pub use config::{Config, Credit, Endpoint};
 pub use dialect::{AdminRevision, Dialect};
 pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
 pub use event::{Event, LinkName, State, Stats};

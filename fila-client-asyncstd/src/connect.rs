@@ -1,88 +1,25 @@
 //! Opening TCP connections.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
 
-use async_std::future::timeout;
-use async_std::net::{TcpStream, ToSocketAddrs};
-use async_std::task::sleep;
-use fibp_proto::client::{Sources, race};
-use fibp_proto::config::{Config, Endpoint};
-use fibp_proto::dial::AddressRace;
-use fibp_proto::{Error, Fault, FaultKind, Secret};
+use async_std::net::TcpStream;
+use fibp_proto::client::SocketOptions;
 
-/// A connection, and the API key to present on it.
-pub(crate) type Dialed = (TcpStream, Result<Option<Secret>, Error>);
-
-/// Resolves `endpoint` and connects to the address that answers first. Dropping the future gives up.
-pub(crate) async fn dial(
-    config: Config,
-    endpoint: Endpoint,
-    deadline: Option<Instant>,
-    receive_buffer: Option<u32>,
-) -> Result<Dialed, Fault> {
-    let settings = config.settings();
-    let key = settings.credentials.key();
-    let addresses = resolve(&endpoint, deadline).await?;
-    let addresses = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
-    let open = |address| async move { TcpStream::connect(address).await.map_err(fault) };
-    let wait = |until: Instant| sleep(until.saturating_duration_since(Instant::now()));
-    let stream = race(addresses, Instant::now, open, wait).await?;
-    stream.set_nodelay(true).map_err(fault)?;
+pub(crate) async fn connect(address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     #[cfg(unix)]
     {
         let socket = socket2::SockRef::from(&stream);
-        if let Some(idle) = settings.keepalive_idle() {
-            let keepalive = socket2::TcpKeepalive::new().with_time(idle);
-            socket.set_tcp_keepalive(&keepalive).map_err(fault)?;
+        if let Some(idle) = options.keepalive {
+            socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle))?;
         }
-        if let Some(size) = receive_buffer.and_then(|size| usize::try_from(size).ok()) {
-            socket.set_recv_buffer_size(size).map_err(fault)?;
+        if let Some(size) = options.receive_buffer.and_then(|size| usize::try_from(size).ok()) {
+            socket.set_recv_buffer_size(size)?;
         }
     }
     #[cfg(not(unix))]
-    let _ = receive_buffer;
-    Ok((stream, key))
+    let _ = options;
+    Ok(stream)
 }
-
-async fn resolve(endpoint: &Endpoint, deadline: Option<Instant>) -> Result<Vec<SocketAddr>, Fault> {
-    if let Some(ip) = endpoint.ip() {
-        return Ok(vec![SocketAddr::new(ip, endpoint.port)]);
-    }
-    let lookup = (endpoint.host.as_str(), endpoint.port).to_socket_addrs();
-    let found = match deadline {
-        Some(deadline) => timeout(deadline.saturating_duration_since(Instant::now()), lookup).await,
-        None => Ok(lookup.await),
-    };
-    match found {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
-        Ok(Err(error)) => Err(Fault::from_source(FaultKind::Resolve, error)),
-        Err(_) => Err(Fault::new(
-            FaultKind::TimedOut,
-            format!("no answer in time for the name \"{}\"", endpoint.host),
-        )),
-    }
-}
-
-/// What an operating system's error means to the core.
-pub(crate) fn fault(error: io::Error) -> Fault {
-    let kind = match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            FaultKind::Reset
-        }
-        io::ErrorKind::ConnectionRefused => FaultKind::Refused,
-        io::ErrorKind::TimedOut => FaultKind::TimedOut,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => FaultKind::Unreachable,
-        _ => FaultKind::Other,
-    };
-    Fault::from_source(kind, error)
-}
-
-/// The clock, and seeds that differ in every process and for every link.
-pub(crate) const SOURCES: Sources = Sources {
-    now: Instant::now,
-    seed: || RandomState::new().build_hasher().finish(),
-};

@@ -45,22 +45,16 @@
 //! * `tls-platform-roots` (default), `tls-webpki-roots`: what [`Tls::platform`] and [`Tls::webpki`] trust.
 //! * `tracing`: spans and events; never a payload or a key.
 
-mod admin;
-mod client;
 mod connect;
-mod consumer;
-mod driver;
-mod producer;
+mod runtime;
 
-pub use admin::Admin;
-pub use client::{Client, Events};
-pub use consumer::{AckError, AckReceipt, Acker, Consumer, ConsumerBuilder, Delivery};
-pub use producer::{Producer, ProducerBuilder, Receipt};
+pub use runtime::AsyncStd;
 
 pub use fibp_proto::admin::{
     Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, PermissionKind, QueueInfo, QueueList, QueueSpec,
     QueueStats, ThrottleStats,
 };
+pub use fibp_proto::client::Events;
 pub use fibp_proto::config::{Backoff, Batching, Config, Credit, Endpoint, IntoEndpoints, OnFull, Reconnect, Replay};
 pub use fibp_proto::link::CloseReport;
 pub use fibp_proto::request::{AckItem, NackItem};
@@ -68,6 +62,105 @@ pub use fibp_proto::{
     AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,
     SendError, State, Stats, Tls,
 };
+
+/// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
+///
+/// Clones are cheap and share the connection. All methods are documented at [`fibp_proto::client::Client`].
+///
+/// ```no_run
+/// use fila_client_asyncstd::{Client, Config, Error, Message};
+///
+/// # async fn example() -> Result<(), Error> {
+/// let client = Client::connect(Config::new("localhost:5555").api_key("secret")).await?;
+/// let id = client.enqueue(Message::new("orders", "two apples")).await?;
+/// println!("stored as {id}");
+/// client.close(std::time::Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
+pub type Client = fibp_proto::client::Client<AsyncStd>;
+
+/// Administrative operations; see [`Client::admin`].
+///
+/// ```no_run
+/// # async fn example(client: fila_client_asyncstd::Client) -> Result<(), fila_client_asyncstd::Error> {
+/// let admin = client.admin();
+/// admin.create_queue("orders").await?;
+/// println!("{} messages wait", admin.queue_stats("orders").await?.depth);
+/// # Ok(())
+/// # }
+/// ```
+pub type Admin = fibp_proto::client::Admin<AsyncStd>;
+
+/// Sends messages through a buffer of its own, in batches. Clones share the buffer.
+///
+/// ```no_run
+/// use fila_client_asyncstd::{Client, Error, Message};
+///
+/// # async fn example(client: Client) -> Result<(), Error> {
+/// let producer = client.producer().max_messages(100).build()?;
+/// let mut receipts = Vec::new();
+/// for n in 0..1_000 {
+///     receipts.push(producer.send(Message::new("orders", format!("order {n}"))).await?);
+/// }
+/// for receipt in receipts {
+///     if let Err(failed) = receipt.await {
+///         eprintln!("{} for {}: not stored: {failed}", failed.kind(), failed.message.queue);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub type Producer = fibp_proto::client::Producer<AsyncStd>;
+
+/// Options of a [`Producer`].
+pub type ProducerBuilder = fibp_proto::client::ProducerBuilder<AsyncStd>;
+
+/// A message on its way: a future that is ready when the broker has answered. A failure gives the message back.
+pub type Receipt = fibp_proto::client::Receipt<AsyncStd>;
+
+/// The deliveries of one queue: a stream, on a connection of its own.
+///
+/// ```no_run
+/// # async fn example(client: fila_client_asyncstd::Client) -> Result<(), fila_client_asyncstd::Error> {
+/// let mut consumer = client.consumer("orders").prefetch(32).open().await?;
+/// while let Some(delivery) = consumer.next().await {
+///     let delivery = delivery?;
+///     match delivery.payload().is_empty() {
+///         true => delivery.nack("nothing in it").await?,
+///         false => delivery.ack().await?,
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub type Consumer = fibp_proto::client::Consumer<AsyncStd>;
+
+/// Options of a [`Consumer`].
+pub type ConsumerBuilder = fibp_proto::client::ConsumerBuilder<AsyncStd>;
+
+/// A message leased to a [`Consumer`], to be acked or nacked before its lease ends.
+pub type Delivery = fibp_proto::client::Delivery<AsyncStd>;
+
+/// Settles the message of a [`Delivery`] that was taken apart.
+///
+/// ```no_run
+/// use fila_client_asyncstd::{Delivery, Error};
+///
+/// # async fn example(delivery: Delivery) -> Result<(), Error> {
+/// let (received, acker) = delivery.into_parts();
+/// println!("{} bytes", received.payload.len());
+/// acker.ack().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub type Acker = fibp_proto::client::Acker<AsyncStd>;
+
+/// A queued ack or nack: a future that is ready when the broker has answered.
+pub type AckReceipt = fibp_proto::client::AckReceipt<AsyncStd>;
+
+/// Why an ack or a nack is not confirmed, with the delivery (or its acker), to try again with.
+pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

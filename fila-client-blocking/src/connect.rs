@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fibp_proto::Endpoint;
-use fibp_proto::client::{Job, News, SLICE};
+use fibp_proto::client::{Job, News, SLICE, fault};
 use fibp_proto::config::Settings;
 use fibp_proto::dial::AddressRace;
 use fibp_proto::fault::{Fault, FaultKind};
@@ -186,18 +186,4 @@ fn in_time(mut call: impl FnMut() -> io::Result<usize>) -> Result<Option<usize>,
             },
         }
     }
-}
-
-/// The core's name for a failure.
-pub(crate) fn fault(error: io::Error) -> Fault {
-    let kind = match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            FaultKind::Reset
-        }
-        io::ErrorKind::ConnectionRefused => FaultKind::Refused,
-        io::ErrorKind::TimedOut => FaultKind::TimedOut,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => FaultKind::Unreachable,
-        _ => FaultKind::Other,
-    };
-    Fault::from_source(kind, error)
 }

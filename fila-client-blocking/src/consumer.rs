@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use fibp_proto::client::{Deliveries, Input, settled};
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::{Lease, LeaseGuard, Settle};
+use fibp_proto::request::AckItem;
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
 use crate::client::Client;
@@ -184,11 +185,14 @@ impl Delivery {
 
     /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
     pub fn ack_queued(self) -> AckReceipt {
-        let Self { lease, client } = self;
-        let settle = lease.settle(None);
-        let (now, timeout, main) = (Instant::now(), client.timeout, client.handle.main());
-        let call = main.queue(|link, waiter| link.settle(now, settle, timeout, waiter));
-        AckReceipt(Pending::new(client, call.detached(), settled))
+        let settle = self.lease.settle(None);
+        AckReceipt::new(self.client, settle)
+    }
+
+    /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
+    pub fn nack_queued(self, why: &str) -> AckReceipt {
+        let settle = self.lease.settle(Some(why));
+        AckReceipt::new(self.client, settle)
     }
 
     /// The message, and what settles it: for handing them to different threads.
@@ -204,6 +208,13 @@ impl Delivery {
     }
 }
 
+impl From<&Delivery> for AckItem {
+    /// For [`Client::ack_many`], which settles many deliveries in one call.
+    fn from(delivery: &Delivery) -> Self {
+        delivery.lease.settle(None).into()
+    }
+}
+
 /// Settles the message of a [`Delivery`] that was taken apart.
 #[derive(Debug)]
 pub struct Acker {
@@ -214,6 +225,8 @@ pub struct Acker {
 
 #[expect(clippy::result_large_err, reason = "the error gives the acker back")]
 impl Acker {
+    fibp_proto::acker_accessors!();
+
     /// As [`Delivery::ack`].
     ///
     /// # Errors
@@ -232,9 +245,23 @@ impl Acker {
         self.settle(Some(why))
     }
 
+    /// As [`Delivery::ack_queued`].
+    pub fn ack_queued(self) -> AckReceipt {
+        AckReceipt::new(self.client, self.ack)
+    }
+
+    /// As [`Delivery::nack_queued`].
+    pub fn nack_queued(self, why: &str) -> AckReceipt {
+        let settle = self.ack.into_nack(why);
+        AckReceipt::new(self.client, settle)
+    }
+
     fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
-        let mut settle = self.ack.clone();
-        settle.nack = nack.map(str::to_owned);
+        let ack = self.ack.clone();
+        let settle = match nack {
+            Some(why) => ack.into_nack(why),
+            None => ack,
+        };
         match self.client.settle(settle) {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
@@ -245,12 +272,18 @@ impl Acker {
 /// Why an ack or a nack is not confirmed, with the delivery (or its acker), to try again with.
 pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 
-/// A queued ack. Keeps the client alive; if it is dropped, the ack still goes.
+/// A queued ack or nack. Keeps the client alive; if it is dropped, the ack still goes.
 #[derive(Debug)]
 #[must_use = "without the receipt, nobody learns of a failed ack"]
 pub struct AckReceipt(Pending<Result<(), Error>>);
 
 impl AckReceipt {
+    fn new(client: Client, settle: Settle) -> Self {
+        let (now, timeout, main) = (Instant::now(), client.timeout, client.handle.main());
+        let call = main.queue(|link, waiter| link.settle(now, settle, timeout, waiter));
+        Self(Pending::new(client, call.detached(), settled))
+    }
+
     /// Waits until the server has answered.
     ///
     /// # Errors

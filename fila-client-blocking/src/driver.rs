@@ -6,7 +6,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use fibp_proto::Endpoint;
-use fibp_proto::client::{Clients, Job, LinkCell, News, Sources, Spawn, TryWrite, Worker};
+use fibp_proto::client::{Clients, Job, LinkCell, News, Sources, Spawn, TryWrite, Worker, presented_key};
 use fibp_proto::link::DialId;
 
 use crate::connect::{Stream, connect, spawn};
@@ -56,9 +56,10 @@ impl Threads {
     fn read(&self, id: DialId, endpoint: &Endpoint, deadline: Option<Instant>) {
         let settings = self.clients.shared.config().settings();
         // Asks the caller's closure: before anything is locked.
-        let key = settings.credentials.key();
-        let result = connect(endpoint, deadline, settings, self.receive_buffer);
-        let result = result.map(|stream| (Arc::new(stream), key));
+        let result = presented_key(settings).and_then(|key| {
+            let stream = connect(endpoint, deadline, settings, self.receive_buffer)?;
+            Ok((Arc::new(stream), key))
+        });
         let notifier = Arc::new(Notifier::default());
         let worker = Worker::reader(&self.clients, &self.line, Waker::from(Arc::clone(&notifier)));
         self.work(worker, &notifier, News::Dialed { id, result });

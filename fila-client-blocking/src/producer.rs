@@ -99,7 +99,7 @@ impl Producer {
 
     fn receipt(&self, call: Call<Stream>) -> Receipt {
         let client = self.0.client.clone();
-        Receipt(Pending::new(client, call, |reply| enqueued(reply).map_err(Error::from)))
+        Receipt(Pending::new(client, call, enqueued))
     }
 }
 
@@ -113,25 +113,25 @@ impl Drop for Inner {
 /// event.
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
-pub struct Receipt(Pending<Result<MessageId, Error>>);
+pub struct Receipt(Pending<Result<MessageId, SendError>>);
 
 impl Receipt {
     /// Waits until the broker has answered.
     ///
     /// # Errors
     ///
-    /// Why the message is not confirmed.
-    pub fn wait(self) -> Result<MessageId, Error> {
+    /// Why the message is not confirmed, with the message.
+    pub fn wait(self) -> Result<MessageId, SendError> {
         self.0.wait()
     }
 
     /// Waits until the broker has answered, for `timeout` at most; `None` if it has not. The message goes on.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<MessageId, Error>> {
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<MessageId, SendError>> {
         self.0.wait_timeout(timeout)
     }
 
     /// The result, if the broker has answered.
-    pub fn try_wait(&mut self) -> Option<Result<MessageId, Error>> {
+    pub fn try_wait(&mut self) -> Option<Result<MessageId, SendError>> {
         self.0.wait_timeout(Duration::ZERO)
     }
 }

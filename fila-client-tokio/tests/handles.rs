@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use fibp_proto::Op;
-use fila_client_tokio::{Client, ErrorKind, Event, Message, OnFull, State};
+use fila_client_tokio::{Client, Config, ErrorKind, Event, Message, OnFull, State, Tokio};
 use fila_test_broker::{Broker, Faults};
 use tokio::runtime::{Builder, Runtime};
 
@@ -52,6 +52,28 @@ fn connecting_outside_a_runtime_is_an_error() {
     };
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("runtime"), "{error}");
+}
+
+#[test]
+fn connecting_on_a_runtime_without_time_or_io_is_an_error() {
+    let without_time = Builder::new_current_thread().enable_io().build().unwrap();
+    let without_io = Builder::new_current_thread().enable_time().build().unwrap();
+    for (runtime, missing) in [(without_time, "time"), (without_io, "IO")] {
+        let error = runtime.block_on(Client::connect("fila://localhost:1")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(&format!("without {missing}")), "{error}");
+    }
+}
+
+#[test]
+fn a_client_is_made_on_the_runtime_that_is_named() {
+    let broker = broker();
+    let served = runtime();
+    let tokio = Tokio::new(served.handle().clone()).unwrap();
+    let bare = Builder::new_current_thread().build().unwrap();
+    let config = Config::new(broker.addr().to_string());
+    let client = bare.block_on(Client::connect_on(tokio, config)).unwrap();
+    assert!(bare.block_on(client.enqueue(message("one"))).is_ok());
 }
 
 #[test]

@@ -5,21 +5,27 @@
 //! driver task of the adapter's own runtime feeds it with bytes. Where there is no runtime, threads share that work, each
 //! as a [`Worker`].
 
+mod asynchronous;
 mod cell;
 mod clients;
 mod deliveries;
 mod lead;
 mod locked;
 mod race;
+mod transport;
 mod waiter;
 mod watchers;
 mod worker;
 
+pub use asynchronous::{
+    AckReceipt, Acker, Admin, Client, Consumer, ConsumerBuilder, Delivery, Events, Producer, ProducerBuilder, Receipt,
+    Runtime, SocketOptions,
+};
 pub use cell::{Arrival, Call, LinkCell, TryWrite, enqueued, settled};
 pub use clients::{Clients, Handle, Sources, Spawn};
 pub use deliveries::Deliveries;
 pub use locked::Locked;
-pub use race::race;
+pub use transport::{fault, presented_key};
 pub use waiter::{Wait, Waiter, complete};
 pub use watchers::{Subscription, Watchers};
 pub use worker::{Dialed, Input, Job, News, SLICE, Worker};

@@ -16,7 +16,7 @@ use crate::fault::Fault;
 /// # Errors
 ///
 /// The race's fault when every attempt failed or the deadline passed.
-pub async fn race<S, O, W>(
+pub(super) async fn race<S, O, W>(
     mut race: AddressRace,
     now: impl Fn() -> Instant,
     open: impl Fn(SocketAddr) -> O,

@@ -22,6 +22,25 @@ impl Settle {
             ..Self::ack(queue, id)
         }
     }
+
+    /// The nack of the same delivery, and why.
+    #[must_use]
+    pub fn into_nack(self, why: impl Into<String>) -> Self {
+        Self {
+            nack: Some(why.into()),
+            ..self
+        }
+    }
+}
+
+impl From<Settle> for AckItem {
+    /// An ack of the same message, whatever the settling was.
+    fn from(settle: Settle) -> Self {
+        Self {
+            queue: settle.queue,
+            id: settle.id,
+        }
+    }
 }
 
 impl From<AckItem> for Settle {

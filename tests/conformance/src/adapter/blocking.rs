@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 
+use fibp_proto::event::Event;
+
 use super::Adapter;
 
 macro_rules! wait {
@@ -43,17 +45,16 @@ impl Adapter for Blocking {
     }
 }
 
-fn ack_queued(delivery: fila_client_blocking::Delivery) -> Wait<'static, Result<(), Error>> {
-    let receipt = delivery.ack_queued();
+fn receipt(receipt: fila_client_blocking::AckReceipt) -> Wait<'static, Result<(), Error>> {
     Box::pin(async move { receipt.wait() })
 }
 
 impl Receipt for fila_client_blocking::Receipt {
-    fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, Error>> {
+    fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, SendError>> {
         Box::pin(async move { Self::wait(*self) })
     }
 
-    fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, Error>>> {
+    fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, SendError>>> {
         let mut receipt = *self;
         Box::pin(async move { Self::wait_timeout(&mut receipt, timeout) })
     }

@@ -13,7 +13,7 @@ macro_rules! wrap_adapter {
             Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats,
         };
         use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
-        use fibp_proto::event::{Event, State, Stats};
+        use fibp_proto::event::{State, Stats};
         use fibp_proto::link::CloseReport;
         use fibp_proto::request::{AckItem, NackItem};
         use fibp_proto::{Error, Message, MessageId, Received, SendError};
@@ -197,7 +197,28 @@ macro_rules! wrap_adapter {
                 (received, Box::pin(ack))
             }
             fn ack_queued(self: Box<Self>) -> Wait<'static, Result<(), Error>> {
-                ack_queued(self.delivery)
+                receipt(self.delivery.ack_queued())
+            }
+            fn nack_queued(self: Box<Self>, why: &str) -> Wait<'static, Result<(), Error>> {
+                receipt(self.delivery.nack_queued(why))
+            }
+            fn settle_queued_by_parts(self: Box<Self>, nack: Option<&str>) -> Wait<'static, Result<(), Error>> {
+                let (_, acker) = self.delivery.into_parts();
+                receipt(match nack {
+                    Some(why) => acker.nack_queued(why),
+                    None => acker.ack_queued(),
+                })
+            }
+            fn ack_item(&self) -> AckItem {
+                AckItem::from(&self.delivery)
+            }
+            fn acker(self: Box<Self>) -> (MessageId, String, Option<Instant>) {
+                let (_, acker) = self.delivery.into_parts();
+                (
+                    acker.id().clone(),
+                    acker.queue().to_owned(),
+                    acker.lease_deadline(),
+                )
             }
         }
     };
@@ -206,15 +227,15 @@ macro_rules! wrap_adapter {
 /// What is a future or a stream in the asynchronous adapters.
 macro_rules! wrap_async {
     ($krate:ident, $timeout:ident) => {
-        fn ack_queued(delivery: $krate::Delivery) -> Wait<'static, Result<(), Error>> {
-            Box::pin(delivery.ack_queued())
+        fn receipt(receipt: $krate::AckReceipt) -> Wait<'static, Result<(), Error>> {
+            Box::pin(receipt)
         }
 
         impl Receipt for $krate::Receipt {
-            fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, Error>> {
+            fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, SendError>> {
                 Box::pin(*self)
             }
-            fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, Error>>> {
+            fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, SendError>>> {
                 Box::pin($timeout(timeout, *self))
             }
         }
@@ -228,12 +249,6 @@ macro_rules! wrap_async {
             }
             fn drain(&mut self) -> Wait<'_, ()> {
                 Box::pin($krate::Consumer::drain(self))
-            }
-        }
-
-        impl Events for $krate::Events {
-            fn next(&mut self) -> Wait<'_, Option<Event>> {
-                Box::pin($krate::Events::next(self))
             }
         }
     };

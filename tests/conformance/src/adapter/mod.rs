@@ -18,6 +18,7 @@ use fibp_proto::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, 
 use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::link::CloseReport;
+use fibp_proto::request::AckItem;
 use fibp_proto::{Error, Message, MessageId, Received, SendError};
 
 /// What a call returns: awaiting it waits for the result.
@@ -131,9 +132,9 @@ pub trait Producer: Send + Sync {
 
 /// See the adapters' `Receipt`.
 pub trait Receipt: Send {
-    fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, Error>>;
+    fn wait(self: Box<Self>) -> Wait<'static, Result<MessageId, SendError>>;
     /// The result, if it comes in time; waiting goes no further after that.
-    fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, Error>>>;
+    fn wait_timeout(self: Box<Self>, timeout: Duration) -> Wait<'static, Option<Result<MessageId, SendError>>>;
 }
 
 /// See the adapters' `Consumer`.
@@ -152,6 +153,14 @@ pub trait Delivery: Send {
     fn nack(self: Box<Self>, why: &'static str) -> Wait<'static, Settled>;
     /// The receipt is waited for by awaiting the inner value; dropping it does not take the ack back.
     fn ack_queued(self: Box<Self>) -> Wait<'static, Result<(), Error>>;
+    /// As [`ack_queued`](Self::ack_queued), for a nack.
+    fn nack_queued(self: Box<Self>, why: &str) -> Wait<'static, Result<(), Error>>;
+    /// The same by the acker of the delivery.
+    fn settle_queued_by_parts(self: Box<Self>, nack: Option<&str>) -> Wait<'static, Result<(), Error>>;
+    /// What `ack_many` takes.
+    fn ack_item(&self) -> AckItem;
+    /// Id, queue and lease deadline that the acker of the delivery tells.
+    fn acker(self: Box<Self>) -> (MessageId, String, Option<Instant>);
     /// Takes the delivery apart, and acks by the part that can.
     fn ack_by_parts(self: Box<Self>) -> (Received, Wait<'static, Result<(), Error>>);
 }
@@ -159,4 +168,10 @@ pub trait Delivery: Send {
 /// See the adapters' `Events`.
 pub trait Events: Send {
     fn next(&mut self) -> Wait<'_, Option<Event>>;
+}
+
+impl Events for fibp_proto::client::Events {
+    fn next(&mut self) -> Wait<'_, Option<Event>> {
+        Box::pin(Self::next(self))
+    }
 }

@@ -32,8 +32,9 @@ cases! {
         assert_eq!(report.flushed, 0);
         assert_eq!(report.failed + report.unknown, 10, "{report:?}");
         let mut unknown = 0;
-        for receipt in receipts {
+        for (n, receipt) in (0u8..).zip(receipts) {
             let error = receipt.wait().await.expect_err("never answered");
+            assert_eq!(error.message.payload.as_ref(), [n], "the message comes back");
             assert!(matches!(error.kind(), ErrorKind::Closed | ErrorKind::Timeout), "{error}");
             unknown += u64::from(error.outcome() == Outcome::Unknown);
         }

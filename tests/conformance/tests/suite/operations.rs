@@ -127,6 +127,30 @@ cases! {
         }).await;
     }
 
+    /// Queued nacks come back, whole or from their parts; ackers tell what they settle.
+    async fn deliveries_are_nacked_without_waiting(env: &Env) {
+        let client = env.client().await;
+        let queue = env.queue(&client).await;
+        let id = client.enqueue(Message::new(queue.as_str(), "again")).await.expect("confirmed");
+        let mut consumer = env.consumer(&client, &queue).await;
+        next(&mut consumer).await.nack_queued("not yet").await.expect("nacked");
+        let second = next(&mut consumer).await;
+        assert_eq!(second.received().attempt_count, 1);
+        second.settle_queued_by_parts(Some("nor now")).await.expect("nacked");
+        let third = next(&mut consumer).await;
+        assert_eq!(third.received().attempt_count, 2);
+
+        let item = third.ack_item();
+        assert_eq!((&*item.queue, &item.id), (queue.as_str(), &id));
+        let lease_deadline = third.lease_deadline();
+        assert!(lease_deadline.is_some());
+        assert_eq!(third.acker(), (id.clone(), queue.clone(), lease_deadline));
+        client.nack(&queue, &id, "once more").await.expect("nacked");
+        let fourth = next(&mut consumer).await;
+        fourth.settle_queued_by_parts(None).await.expect("acked");
+        assert_eq!(client.queue_stats(&queue).await.expect("stats").depth, 0);
+    }
+
     /// Row 30: messages for several queues travel together; each result is that of its own message.
     async fn row_30_enqueue_many_over_queues_keeps_input_order(env: &Env) {
         let client = env.client().await;

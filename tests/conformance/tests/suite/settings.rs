@@ -485,4 +485,31 @@ cases! {
         drop(client);
         env.finish(server).await;
     }
+
+    /// A credentials closure that panics fails one dial, not the client: the next dial asks again.
+    async fn a_credentials_closure_may_panic(env: &Env) {
+        let server = Scripted::start(P1, |number, conversation| {
+            if !conversation.open() {
+                return;
+            }
+            let asked = conversation.expect(Op::Authenticate);
+            conversation.answer(&asked, &healthy(&asked.request, 1).expect("an answer"));
+            if number == 0 {
+                return conversation.close();
+            }
+            conversation.serve(|request| healthy(request, 1));
+        });
+        let asked = AtomicU32::new(0);
+        let config = env::config(server.addr()).dialect(P1).credentials(move || {
+            // The first dial of the client, and the first after a loss.
+            let count = asked.fetch_add(1, Ordering::SeqCst);
+            assert!(![0, 2].contains(&count), "no key at hand");
+            Secret::from("key")
+        });
+        let client = env.connect(config).await.expect("a client");
+        env.eventually("a second connection", async || client.stats().connections > 1).await;
+        client.enqueue(Message::new("q", "x")).await.expect("confirmed");
+        drop(client);
+        env.finish(server).await;
+    }
 }

@@ -1,9 +1,10 @@
 //! Administration.
 
-use fibp_proto::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
-use fibp_proto::{Error, operation as op};
-
-use crate::client::Client;
+use super::client::Client;
+use super::runtime::Runtime;
+use crate::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
+use crate::error::Error;
+use crate::operation as op;
 
 /// Administrative operations; see [`Client::admin`].
 ///
@@ -11,13 +12,13 @@ use crate::client::Client;
 ///
 /// Each fails with the server's refusal, or with why there is no answer.
 #[derive(Debug, Clone)]
-pub struct Admin {
-    client: Client,
+pub struct Admin<R: Runtime> {
+    client: Client<R>,
 }
 
 #[expect(clippy::missing_errors_doc, reason = "the same for all, and told once above")]
-impl Admin {
-    pub(crate) fn new(client: Client) -> Self {
+impl<R: Runtime> Admin<R> {
+    pub(super) fn new(client: Client<R>) -> Self {
         Self { client }
     }
 

@@ -1,28 +1,21 @@
 //! The task that moves a link's bytes.
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use fibp_proto::client::{Clients, LinkCell, Locked, Spawn, Waiter, complete};
-use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::link::{Action, Completion, DialId};
-use fibp_proto::{Error, ErrorKind, Fault};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep_until};
-
-use crate::connect::{Dialed, dial, fault};
-
-/// The half of the socket that callers may write to.
-pub(crate) type Socket = OwnedWriteHalf;
-
-type Dialing = Pin<Box<dyn Future<Output = Result<Dialed, Fault>> + Send>>;
+use super::dial::{Dialed, Dialing, dial};
+use super::runtime::Runtime;
+use crate::client::cell::LinkCell;
+use crate::client::clients::{Clients, Spawn};
+use crate::client::locked::Locked;
+use crate::client::transport::fault;
+use crate::client::waiter::{Waiter, complete};
+use crate::fault::Fault;
+use crate::frame::{ReadBuffer, Transmit};
+use crate::link::{Action, Completion, DialId};
 
 /// How many turns a driver takes before it lets other tasks run.
 const MAX_TURNS: usize = 16;
@@ -33,13 +26,17 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// The most slices of one vectored write.
 const MAX_SLICES: usize = 32;
 
-/// What starts drivers, on the runtime of the task that asks.
-pub(crate) fn spawner() -> Result<Spawn<Socket>, Error> {
-    let runtime = Handle::try_current()
-        .map_err(|error| Error::new(ErrorKind::Config, error.to_string()).with_source(Arc::new(error)))?;
-    Ok(Box::new(move |clients, link, receive_buffer| {
-        let cell = Arc::new(LinkCell::new(link, |socket, _, transmit| write_some(socket, transmit)));
+/// What starts drivers on `runtime`.
+pub(super) fn spawner<R: Runtime>(runtime: R) -> Spawn<R::Writer> {
+    Box::new(move |clients, link, receive_buffer| {
+        let cell = Arc::new(LinkCell::new(link, |writer, cx, transmit| {
+            match written(transmit, |slices| R::try_write(writer, cx, slices)) {
+                Poll::Ready(result) => result,
+                Poll::Pending => Ok(0),
+            }
+        }));
         runtime.spawn(Driver {
+            runtime: runtime.clone(),
             clients: Arc::clone(clients),
             cell: Arc::clone(&cell),
             receive_buffer,
@@ -54,22 +51,23 @@ pub(crate) fn spawner() -> Result<Spawn<Socket>, Error> {
             collecting: false,
         });
         cell
-    }))
+    })
 }
 
 /// Waits for whatever the link waits for. Dropped with its runtime, it fails all calls.
-struct Driver {
-    clients: Arc<Clients<Socket>>,
-    cell: Arc<LinkCell<Socket>>,
+struct Driver<R: Runtime> {
+    runtime: R,
+    clients: Arc<Clients<R::Writer>>,
+    cell: Arc<LinkCell<R::Writer>>,
     receive_buffer: Option<u32>,
-    dialing: Option<(DialId, Dialing)>,
-    reader: Option<OwnedReadHalf>,
-    writer: Option<Arc<Socket>>,
+    dialing: Option<(DialId, Dialing<R>)>,
+    reader: Option<R::Reader>,
+    writer: Option<Arc<R::Writer>>,
     /// Where to read into, while reading is wanted.
     buffer: Option<ReadBuffer>,
     /// What is being written.
     transmit: Transmit,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<R::Timer>,
     /// When the timer fires. It is moved only to be earlier: a spurious timeout is cheaper than a timer per call.
     armed: Option<Instant>,
     completions: Vec<Completion<Waiter>>,
@@ -78,15 +76,23 @@ struct Driver {
 }
 
 /// What happened to the transport, found out without the lock.
-#[derive(Default)]
-struct News {
-    dialed: Option<(DialId, Result<Dialed, Fault>)>,
+struct News<R: Runtime> {
+    dialed: Option<(DialId, Result<Dialed<R>, Fault>)>,
     timeout: bool,
     written: Option<Result<usize, Fault>>,
     read: Option<Result<usize, Fault>>,
 }
 
-impl News {
+impl<R: Runtime> News<R> {
+    fn none() -> Self {
+        Self {
+            dialed: None,
+            timeout: false,
+            written: None,
+            read: None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.dialed.is_none() && !self.timeout && self.written.is_none() && self.read.is_none()
     }
@@ -101,7 +107,7 @@ enum Turn {
     Done,
 }
 
-impl Future for Driver {
+impl<R: Runtime> Future for Driver<R> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -123,10 +129,10 @@ impl Future for Driver {
     }
 }
 
-impl Driver {
+impl<R: Runtime> Driver<R> {
     /// Everything that can make progress without the lock; what can't has the task's waker afterwards.
-    fn poll_news(&mut self, cx: &mut Context<'_>) -> News {
-        let mut news = News::default();
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> News<R> {
+        let mut news = News::none();
         if let Some((id, dialing)) = &mut self.dialing
             && let Poll::Ready(result) = dialing.as_mut().poll(cx)
         {
@@ -135,19 +141,19 @@ impl Driver {
         }
         if let Some(writer) = &self.writer
             && !self.transmit.is_empty()
-            && let Poll::Ready(result) = poll_write(writer, &self.transmit, cx)
+            && let Poll::Ready(result) = written(&self.transmit, |slices| R::poll_write(writer, cx, slices))
         {
             news.written = Some(result);
         }
         if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer)
-            && let Poll::Ready(result) = poll_read(reader, buffer, cx)
+            && let Poll::Ready(result) = R::poll_read(reader, cx, buffer.unfilled())
         {
-            news.read = Some(result);
+            news.read = Some(result.map_err(fault).inspect(|n| buffer.advance(*n)));
         }
         // Not worth its price while there is something else to do: looked at before the driver sleeps.
         if let (Some(_), Some(timer)) = (self.armed, &mut self.timer)
             && news.is_empty()
-            && timer.as_mut().poll(cx).is_ready()
+            && Pin::new(timer).poll(cx).is_ready()
         {
             news.timeout = true;
         }
@@ -155,9 +161,9 @@ impl Driver {
     }
 
     /// Tells the link what happened and takes what is to be done.
-    fn turn(&mut self, news: News) -> Turn {
+    fn turn(&mut self, news: News<R>) -> Turn {
         let cell = Arc::clone(&self.cell);
-        let now = Instant::now();
+        let now = R::now();
         // Closed, woken and handed on after unlocking.
         let mut sockets = Vec::new();
         let mut dials = Vec::new();
@@ -170,7 +176,7 @@ impl Driver {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
                     let config = self.clients.shared.config().clone();
-                    let dialing: Dialing = Box::pin(dial(config, endpoint, deadline, self.receive_buffer));
+                    let dialing = dial(self.runtime.clone(), config, endpoint, deadline, self.receive_buffer);
                     dials.extend(self.dialing.replace((id, dialing)));
                 }
                 Action::HalfClose => half_close = true,
@@ -184,7 +190,6 @@ impl Driver {
                     }
                 }
                 Action::Reroute { endpoint, parcel } => reroutes.push((endpoint, parcel)),
-                _ => {}
             }
         }
         locked.link.drain_completions(&mut self.completions);
@@ -204,9 +209,9 @@ impl Driver {
         drop(locked);
 
         drop((sockets, dials));
-        if let (true, Some(reader)) = (half_close, &self.reader) {
+        if let (true, Some(writer)) = (half_close, &self.writer) {
             // Fails only if the connection is lost already, which reading will tell.
-            let _ = SockRef::from(reader.as_ref()).shutdown(Shutdown::Write);
+            let _ = R::shut_down_write(writer);
         }
         if self.collecting {
             cell.collect_calls();
@@ -224,10 +229,9 @@ impl Driver {
         }
     }
 
-    fn feed(&mut self, locked: &mut Locked<Socket>, now: Instant, news: News) {
+    fn feed(&mut self, locked: &mut Locked<R::Writer>, now: Instant, news: News<R>) {
         match news.dialed {
-            Some((id, Ok((stream, key)))) => {
-                let (reader, writer) = stream.into_split();
+            Some((id, Ok(Dialed { reader, writer, key }))) => {
                 let writer = Arc::new(writer);
                 self.reader = Some(reader);
                 self.writer = Some(Arc::clone(&writer));
@@ -258,16 +262,16 @@ impl Driver {
         };
         self.armed = Some(timeout);
         match &mut self.timer {
-            Some(timer) => timer.as_mut().reset(timeout.into()),
-            none => *none = Some(Box::pin(sleep_until(timeout.into()))),
+            Some(timer) => self.runtime.reset_timer(timer, timeout),
+            none => *none = Some(self.runtime.timer(timeout)),
         }
     }
 }
 
-impl Drop for Driver {
+impl<R: Runtime> Drop for Driver<R> {
     fn drop(&mut self) {
         let mut locked = self.cell.lock();
-        locked.link.abort(Instant::now());
+        locked.link.abort(R::now());
         locked.link.drain_completions(&mut self.completions);
         let socket = locked.socket.take();
         drop(locked);
@@ -277,38 +281,20 @@ impl Drop for Driver {
     }
 }
 
-fn poll_read(reader: &mut OwnedReadHalf, buffer: &mut ReadBuffer, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
-    let mut into = ReadBuf::new(buffer.unfilled());
-    let result = ready!(Pin::new(reader).poll_read(cx, &mut into));
-    let n = into.filled().len();
-    buffer.advance(n);
-    Poll::Ready(result.map(|()| n).map_err(fault))
-}
-
-fn poll_write(writer: &Socket, transmit: &Transmit, cx: &mut Context<'_>) -> Poll<Result<usize, Fault>> {
-    loop {
-        ready!(writer.as_ref().poll_write_ready(cx)).map_err(fault)?;
-        match write_some(writer, transmit) {
-            // Not ready after all, which the socket knows by now.
-            Ok(0) => {}
-            result => return Poll::Ready(result),
-        }
-    }
-}
-
-/// Writes what the socket takes at once: nothing if it would block.
-fn write_some(writer: &Socket, transmit: &Transmit) -> Result<usize, Fault> {
+/// Has `write` write what there is, as far as one call of it goes.
+fn written(
+    transmit: &Transmit,
+    write: impl FnOnce(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+) -> Poll<Result<usize, Fault>> {
     let chunk = transmit.chunk();
     let result = if chunk.len() == transmit.len() {
-        writer.try_write(chunk)
+        write(&[IoSlice::new(chunk)])
     } else {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        writer.try_write_vectored(transmit.slices(&mut slices))
+        write(transmit.slices(&mut slices))
     };
-    match result {
+    result.map(|result| match result {
         Ok(0) => Err(fault(io::ErrorKind::WriteZero.into())),
-        Ok(n) => Ok(n),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(error) => Err(fault(error)),
-    }
+        result => result.map_err(fault),
+    })
 }

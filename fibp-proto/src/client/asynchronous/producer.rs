@@ -3,38 +3,37 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
-use fibp_proto::client::{Call, enqueued};
-use fibp_proto::config::ProducerSettings;
-use fibp_proto::link::ProducerId;
-use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
-
-use crate::client::Client;
-use crate::driver::Socket;
+use super::client::Client;
+use super::runtime::Runtime;
+use crate::client::cell::{Call, enqueued};
+use crate::config::ProducerSettings;
+use crate::error::{Error, ErrorKind, SendError};
+use crate::link::ProducerId;
+use crate::message::{Message, MessageId};
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct ProducerBuilder {
-    client: Client,
+pub struct ProducerBuilder<R: Runtime> {
+    client: Client<R>,
     settings: ProducerSettings,
 }
 
-impl ProducerBuilder {
-    pub(crate) fn new(client: Client) -> Self {
+impl<R: Runtime> ProducerBuilder<R> {
+    pub(super) fn new(client: Client<R>) -> Self {
         let settings = client.handle.clients().shared.config().settings().producer;
         Self { client, settings }
     }
 
-    fibp_proto::producer_options!();
+    crate::producer_options!();
 
     /// Makes the producer.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Config`] for options that contradict each other.
-    pub fn build(self) -> Result<Producer, Error> {
+    pub fn build(self) -> Result<Producer<R>, Error> {
         let Self { client, settings } = self;
         settings.validate()?;
         let id = client.handle.main().with(|link| link.open_producer(settings));
@@ -46,27 +45,27 @@ impl ProducerBuilder {
 ///
 /// When the last clone is dropped, what the buffer holds is still sent.
 #[derive(Debug, Clone)]
-pub struct Producer(Arc<Inner>);
+pub struct Producer<R: Runtime>(Arc<Inner<R>>);
 
 #[derive(Debug)]
-struct Inner {
-    client: Client,
+struct Inner<R: Runtime> {
+    client: Client<R>,
     id: ProducerId,
 }
 
-impl Producer {
+impl<R: Runtime> Producer<R> {
     /// Hands over a message, waiting for room in the buffer only. The receipt tells when it is confirmed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Overloaded`] when the buffer is full and [`OnFull::Fail`](crate::OnFull::Fail) is set, [`ErrorKind::Timeout`] if
+    /// [`ErrorKind::Overloaded`] when the buffer is full and [`OnFull::Fail`](crate::config::OnFull::Fail) is set, [`ErrorKind::Timeout`] if
     /// there is no room in time, [`ErrorKind::Closed`], and [`ErrorKind::TooLarge`] or
     /// [`ErrorKind::InvalidArgument`] for a message that cannot be sent; with the message.
     ///
     /// # Cancel safety
     ///
     /// A message whose future is dropped before it is ready is not sent.
-    pub async fn send(&self, message: Message) -> Result<Receipt, SendError> {
+    pub async fn send(&self, message: Message) -> Result<Receipt<R>, SendError> {
         // Nearly always there is room, and one waiter is enough.
         let message = match self.try_send(message) {
             Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
@@ -74,7 +73,7 @@ impl Producer {
         };
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let (admission, confirmation) = main.send(Instant::now(), *id, message, client.timeout);
+        let (admission, confirmation) = main.send(R::now(), *id, message, client.timeout);
         admission.admitted().await?;
         Ok(self.receipt(confirmation))
     }
@@ -84,10 +83,10 @@ impl Producer {
     /// # Errors
     ///
     /// As for [`send`](Self::send); [`ErrorKind::Overloaded`] whenever the buffer is full.
-    pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
+    pub fn try_send(&self, message: Message) -> Result<Receipt<R>, SendError> {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let call = main.try_send(Instant::now(), *id, message, client.timeout)?;
+        let call = main.try_send(R::now(), *id, message, client.timeout)?;
         Ok(self.receipt(call))
     }
 
@@ -103,13 +102,13 @@ impl Producer {
     pub async fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let now = Instant::now();
+        let now = R::now();
         main.queue(|link, waiter| link.flush(now, *id, client.timeout, waiter))
             .flushed()
             .await
     }
 
-    fn receipt(&self, call: Call<Socket>) -> Receipt {
+    fn receipt(&self, call: Call<R::Writer>) -> Receipt<R> {
         Receipt {
             call,
             _client: self.0.client.clone(),
@@ -117,7 +116,7 @@ impl Producer {
     }
 }
 
-impl Drop for Inner {
+impl<R: Runtime> Drop for Inner<R> {
     fn drop(&mut self) {
         self.client.handle.main().with(|link| link.close_producer(self.id));
     }
@@ -127,16 +126,16 @@ impl Drop for Inner {
 /// still goes, and its failure is an event.
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
-pub struct Receipt {
-    call: Call<Socket>,
-    _client: Client,
+pub struct Receipt<R: Runtime> {
+    call: Call<R::Writer>,
+    _client: Client<R>,
 }
 
-impl Future for Receipt {
-    type Output = Result<MessageId, Error>;
+impl<R: Runtime> Future for Receipt<R> {
+    /// The message's id, or why it is not confirmed, with the message.
+    type Output = Result<MessageId, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = Pin::new(&mut self.call).poll(cx);
-        reply.map(|reply| enqueued(reply).map_err(Error::from))
+        Pin::new(&mut self.call).poll(cx).map(enqueued)
     }
 }

@@ -1,49 +1,50 @@
 //! The client.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Call, Handle, Subscription, Waiter};
-use fibp_proto::config::Config;
-use fibp_proto::event::{Event, State, Stats};
-use fibp_proto::link::{CallId, CloseReport, Link, Settle};
-use fibp_proto::operation::Operation;
-use fibp_proto::request::{AckItem, NackItem};
-use fibp_proto::{Error, Message, MessageId, SendError, Shared};
-use futures_core::Stream;
-
-use crate::admin::Admin;
-use crate::connect::SOURCES;
-use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::driver::{Socket, spawner};
-use crate::producer::ProducerBuilder;
+use super::admin::Admin;
+use super::consumer::{Consumer, ConsumerBuilder};
+use super::driver::spawner;
+use super::events::Events;
+use super::producer::ProducerBuilder;
+use super::runtime::Runtime;
+use crate::client::cell::Call;
+use crate::client::clients::{Handle, Sources};
+use crate::client::waiter::Waiter;
+use crate::client::watchers::Subscription;
+use crate::config::Config;
+use crate::error::{Error, SendError};
+use crate::event::{State, Stats};
+use crate::link::{CallId, CloseReport, Link, Settle};
+use crate::message::{Message, MessageId};
+use crate::operation::Operation;
+use crate::request::{AckItem, NackItem};
+use crate::shared::Shared;
 
 /// A connection to a Fila broker, or to a cluster of them, that mends itself.
 ///
-/// Clones are cheap and share the connection, which stays open while a clone, a [`Producer`](crate::Producer), a
-/// [`Consumer`], a [`Receipt`](crate::Receipt) or a [`Delivery`](crate::Delivery) is left. When the last one is
+/// Clones are cheap and share the connection, which stays open while a clone, a [`Producer`](super::Producer), a
+/// [`Consumer`], a [`Receipt`](super::Receipt) or a [`Delivery`](super::Delivery) is left. When the last one is
 /// dropped, what producers were given is still sent for a few seconds in the background; use
 /// [`close`](Self::close) to know what became of it.
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
-#[derive(Debug, Clone)]
-pub struct Client {
-    pub(crate) handle: Handle<Socket>,
+#[derive(Debug)]
+pub struct Client<R: Runtime> {
+    pub(super) handle: Handle<R::Writer>,
     /// Instead of the configured request timeout.
-    pub(crate) timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
 }
 
-impl Client {
+impl<R: Runtime> Client<R> {
     /// Connects, and waits until the broker is ready for requests.
     ///
     /// `config` is a [`Config`], or the text of a URL such as `"fila://localhost:5555"`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for a bad configuration or outside a tokio runtime; otherwise why there is no
-    /// connection within `connect_timeout`.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for a bad configuration, or if there is no runtime that
+    /// can serve connections ([`Runtime::current`]); otherwise why there is no connection within `connect_timeout`.
     ///
     /// # Cancel safety
     ///
@@ -53,8 +54,26 @@ impl Client {
         C: TryInto<Config>,
         C::Error: Into<Error>,
     {
-        let shared = Shared::new(config.try_into().map_err(Into::into)?)?;
-        let (handle, wait) = Handle::open(shared, SOURCES, spawner()?);
+        let config = config.try_into().map_err(Into::into)?;
+        Self::connect_on(R::current()?, config).await
+    }
+
+    /// As [`connect`](Self::connect), on a runtime that the caller names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn connect_on(runtime: R, config: Config) -> Result<Self, Error> {
+        let shared = Shared::new(config)?;
+        let sources = Sources {
+            now: R::now,
+            seed: R::seed,
+        };
+        let (handle, wait) = Handle::open(shared, sources, spawner(runtime));
         let client = Self { handle, timeout: None };
         wait.opened().await?;
         Ok(client)
@@ -71,11 +90,7 @@ impl Client {
     ///
     /// Dropping the future closes the connection.
     pub async fn from_env() -> Result<Self, Error> {
-        Self::connect(Config::from_vars(
-            |name| std::env::var_os(name),
-            |file| std::fs::read(file),
-        )?)
-        .await
+        Self::connect(Config::from_vars(R::var, R::read_file)?).await
     }
 
     /// Enqueues one message and waits for the broker's confirmation. Messages of concurrent calls share frames.
@@ -105,7 +120,7 @@ impl Client {
             .await
     }
 
-    /// Acks a message by its id. [`Delivery::ack`](crate::Delivery::ack) is the usual way.
+    /// Acks a message by its id. [`Delivery::ack`](super::Delivery::ack) is the usual way.
     ///
     /// # Errors
     ///
@@ -162,12 +177,12 @@ impl Client {
     }
 
     /// A producer, with options.
-    pub fn producer(&self) -> ProducerBuilder {
+    pub fn producer(&self) -> ProducerBuilder<R> {
         ProducerBuilder::new(self.clone())
     }
 
     /// A consumer, with options.
-    pub fn consumer(&self, queue: &str) -> ConsumerBuilder {
+    pub fn consumer(&self, queue: &str) -> ConsumerBuilder<R> {
         ConsumerBuilder::new(self.clone(), queue)
     }
 
@@ -180,13 +195,13 @@ impl Client {
     /// # Cancel safety
     ///
     /// Dropping the future closes the consumer's connection.
-    pub async fn consume(&self, queue: &str) -> Result<Consumer, Error> {
+    pub async fn consume(&self, queue: &str) -> Result<Consumer<R>, Error> {
         self.consumer(queue).open().await
     }
 
     /// Administration: queues, configuration, API keys.
     #[must_use]
-    pub fn admin(&self) -> Admin {
+    pub fn admin(&self) -> Admin<R> {
         Admin::new(self.clone())
     }
 
@@ -219,13 +234,13 @@ impl Client {
         self.handle.close(deadline).await
     }
 
-    pub(crate) async fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
+    pub(super) async fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
         let request = operation.into_request();
         let call = self.submit(|link, now, timeout, waiter| link.call(now, request, timeout, waiter));
         O::output(call.response().await?)
     }
 
-    pub(crate) async fn settle(&self, settle: Settle) -> Result<(), Error> {
+    pub(super) async fn settle(&self, settle: Settle) -> Result<(), Error> {
         self.submit(|link, now, timeout, waiter| link.settle(now, settle, timeout, waiter))
             .settled()
             .await
@@ -240,34 +255,19 @@ impl Client {
     fn submit(
         &self,
         call: impl FnOnce(&mut Link<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
-    ) -> Call<Socket> {
-        let now = Instant::now();
+    ) -> Call<R::Writer> {
+        let now = R::now();
         let main = self.handle.main();
         main.submit(now, |link, waiter| call(link, now, self.timeout, waiter))
     }
 }
 
-/// The events of a client's connections, from the moment of subscribing. Ends when the client is closed.
-///
-/// A subscriber that is too slow misses events, and is told how many ([`Event::Lagged`]).
-#[derive(Debug)]
-pub struct Events(Subscription);
-
-impl Events {
-    /// The next event; `None` after the client was closed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Event> {
-        poll_fn(|cx| self.0.poll(cx)).await
-    }
-}
-
-impl Stream for Events {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.poll(cx)
+// Derived, it would ask for sockets that can be cloned.
+impl<R: Runtime> Clone for Client<R> {
+    fn clone(&self) -> Self {
+        Self {
+            handle: self.handle.clone(),
+            timeout: self.timeout,
+        }
     }
 }

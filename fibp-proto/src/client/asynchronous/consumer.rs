@@ -1,0 +1,130 @@
+//! Receiving.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+
+use super::client::Client;
+use super::delivery::Delivery;
+use super::runtime::Runtime;
+use crate::client::deliveries::Deliveries;
+use crate::config::ConsumerSettings;
+use crate::error::Error;
+use crate::message::QueueName;
+
+/// Options of a [`Consumer`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ConsumerBuilder<R: Runtime> {
+    client: Client<R>,
+    queue: QueueName,
+    settings: ConsumerSettings,
+}
+
+impl<R: Runtime> ConsumerBuilder<R> {
+    pub(super) fn new(client: Client<R>, queue: &str) -> Self {
+        Self {
+            client,
+            queue: queue.into(),
+            settings: ConsumerSettings::default(),
+        }
+    }
+
+    crate::consumer_options!();
+
+    /// Opens the consumer, on a connection of its own, and waits for the server's confirmation.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an option that cannot work, the server's refusal ([`ErrorKind::Forbidden`](crate::ErrorKind::Forbidden), [`ErrorKind::QueueNotFound`](crate::ErrorKind::QueueNotFound) where servers check), or why there
+    /// is no connection within `connect_timeout`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the consumer's connection. Messages it was sent already come back when their leases
+    /// expire.
+    pub async fn open(self) -> Result<Consumer<R>, Error> {
+        let Self {
+            client,
+            queue,
+            settings,
+        } = self;
+        settings.validate()?;
+        if settings.verify_queue {
+            client.admin().queue_stats(&queue).await?;
+        }
+        let (cell, wait) = client.handle.clients().open_consumer(queue, settings);
+        let consumer = Consumer {
+            client,
+            deliveries: Deliveries::new(cell, settings.prefetch),
+        };
+        wait.opened().await?;
+        Ok(consumer)
+    }
+}
+
+/// The deliveries of one queue: a stream, on a connection of its own.
+///
+/// A lost connection is mended and the subscription renewed; both are [events](super::Events), not items. An `Err` item
+/// is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it holds
+/// come back to the queue when their leases expire.
+#[derive(Debug)]
+pub struct Consumer<R: Runtime> {
+    client: Client<R>,
+    deliveries: Deliveries<R::Writer>,
+}
+
+impl<R: Runtime> Consumer<R> {
+    /// The next delivery; `None` after the consumer has ended.
+    ///
+    /// # Errors
+    ///
+    /// What ended the consumer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Delivery<R>, Error>> {
+        poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the consumer stops even if the future is dropped.
+    pub async fn drain(&mut self) {
+        self.deliveries.drain(R::now()).await;
+    }
+
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<R>, Error>>> {
+        let Self { client, deliveries } = self;
+        deliveries.poll(R::now, cx).map_ok(|lease| Delivery {
+            lease,
+            client: client.clone(),
+        })
+    }
+}
+
+impl<R: Runtime> Stream for Consumer<R> {
+    type Item = Result<Delivery<R>, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_delivery(cx)
+    }
+}
+
+impl<R: Runtime> FusedStream for Consumer<R> {
+    fn is_terminated(&self) -> bool {
+        self.deliveries.is_terminated()
+    }
+}
+
+impl<R: Runtime> Drop for Consumer<R> {
+    fn drop(&mut self) {
+        self.deliveries.abort(R::now());
+    }
+}

@@ -1,0 +1,180 @@
+//! Settling.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::client::Client;
+use super::runtime::Runtime;
+use crate::client::cell::{Call, settled};
+use crate::error::{AckError, Error};
+use crate::link::{Lease, LeaseGuard, Settle};
+use crate::message::Received;
+use crate::request::AckItem;
+
+/// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
+/// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
+#[derive(Debug)]
+#[must_use = "a delivery that is not settled comes back"]
+pub struct Delivery<R: Runtime> {
+    pub(super) lease: Lease,
+    pub(super) client: Client<R>,
+}
+
+impl<R: Runtime> Delivery<R> {
+    crate::delivery_accessors!();
+
+    /// Tells the server that the message is done, and waits for the confirmation.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not confirmed, with the delivery. [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) or [`ErrorKind::MessageNotFound`](crate::ErrorKind::MessageNotFound): the lease
+    /// has ended, and the message is or was delivered again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future withdraws an ack that is not sent yet, and drops the delivery.
+    pub async fn ack(self) -> Result<(), AckError<Self>> {
+        self.settle(None).await
+    }
+
+    /// Tells the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
+    /// goes to the dead-letter queue.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ack`](Self::ack).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`ack`](Self::ack).
+    pub async fn nack(self, why: &str) -> Result<(), AckError<Self>> {
+        self.settle(Some(why)).await
+    }
+
+    async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
+        let settle = self.lease.settle(nack);
+        match self.client.settle(settle).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(AckError { delivery: self, error }),
+        }
+    }
+
+    /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
+    pub fn ack_queued(self) -> AckReceipt<R> {
+        let settle = self.lease.settle(None);
+        AckReceipt::new(self.client, settle)
+    }
+
+    /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
+    pub fn nack_queued(self, why: &str) -> AckReceipt<R> {
+        let settle = self.lease.settle(Some(why));
+        AckReceipt::new(self.client, settle)
+    }
+
+    /// The message, and what settles it: for handing them to different tasks.
+    pub fn into_parts(self) -> (Received, Acker<R>) {
+        let Self { lease, client } = self;
+        let ack = lease.settle(None);
+        let acker = Acker {
+            ack,
+            _guard: lease.guard,
+            client,
+        };
+        (lease.received, acker)
+    }
+}
+
+impl<R: Runtime> From<&Delivery<R>> for AckItem {
+    /// For [`Client::ack_many`], which settles many deliveries in one call.
+    fn from(delivery: &Delivery<R>) -> Self {
+        delivery.lease.settle(None).into()
+    }
+}
+
+/// Settles the message of a [`Delivery`] that was taken apart.
+#[derive(Debug)]
+pub struct Acker<R: Runtime> {
+    ack: Settle,
+    _guard: Option<LeaseGuard>,
+    client: Client<R>,
+}
+
+impl<R: Runtime> Acker<R> {
+    crate::acker_accessors!();
+
+    /// As [`Delivery::ack`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Delivery::ack`], with this acker.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Delivery::ack`].
+    pub async fn ack(self) -> Result<(), AckError<Self>> {
+        self.settle(None).await
+    }
+
+    /// As [`Delivery::nack`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Delivery::nack`], with this acker.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Delivery::nack`].
+    pub async fn nack(self, why: &str) -> Result<(), AckError<Self>> {
+        self.settle(Some(why)).await
+    }
+
+    /// As [`Delivery::ack_queued`].
+    pub fn ack_queued(self) -> AckReceipt<R> {
+        AckReceipt::new(self.client, self.ack)
+    }
+
+    /// As [`Delivery::nack_queued`].
+    pub fn nack_queued(self, why: &str) -> AckReceipt<R> {
+        let settle = self.ack.into_nack(why);
+        AckReceipt::new(self.client, settle)
+    }
+
+    async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
+        let ack = self.ack.clone();
+        let settle = match nack {
+            Some(why) => ack.into_nack(why),
+            None => ack,
+        };
+        match self.client.settle(settle).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(AckError { delivery: self, error }),
+        }
+    }
+}
+
+/// A queued ack or nack: ready when the server has answered. Keeps the client alive; if it is dropped, the ack still goes.
+#[derive(Debug)]
+#[must_use = "without the receipt, nobody learns of a failed ack"]
+pub struct AckReceipt<R: Runtime> {
+    call: Call<R::Writer>,
+    _client: Client<R>,
+}
+
+impl<R: Runtime> AckReceipt<R> {
+    fn new(client: Client<R>, settle: Settle) -> Self {
+        let main = client.handle.main();
+        let call = main.queue(|link, waiter| link.settle(R::now(), settle, client.timeout, waiter));
+        Self {
+            call: call.detached(),
+            _client: client,
+        }
+    }
+}
+
+impl<R: Runtime> Future for AckReceipt<R> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.call).poll(cx).map(settled)
+    }
+}

@@ -1,0 +1,35 @@
+//! What happens to the connections.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use crate::client::watchers::Subscription;
+use crate::event::Event;
+
+/// The events of a client's connections, from the moment of subscribing. Ends when the client is closed.
+///
+/// A subscriber that is too slow misses events, and is told how many ([`Event::Lagged`]).
+#[derive(Debug)]
+pub struct Events(pub(super) Subscription);
+
+impl Events {
+    /// The next event; `None` after the client was closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        poll_fn(|cx| self.0.poll(cx)).await
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll(cx)
+    }
+}
