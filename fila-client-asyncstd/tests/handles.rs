@@ -183,6 +183,29 @@ fn a_send_dropped_before_it_is_ready_sends_nothing() {
 }
 
 #[test]
+fn a_send_dropped_when_there_is_room_but_before_it_is_polled_sends_nothing() {
+    let broker = broker();
+    block_on(async {
+        let client = Client::connect(broker.url().as_str()).await.unwrap();
+        let producer = client.producer().buffer(100).max_bytes(100).build().unwrap();
+        broker.set_faults(Faults::default().stall(Op::Enqueue));
+        let first = producer.send(Message::new("orders", vec![0; 90])).await.unwrap();
+        let mut dropped = Box::pin(producer.send(message("withdrawn")));
+        assert!(give_up(dropped.as_mut()).await.is_none());
+        let mut next = Box::pin(producer.send(Message::new("orders", vec![2; 90])));
+        assert!(give_up(next.as_mut()).await.is_none());
+        broker.set_faults(Faults::default());
+        // Its answer makes room for the one that waits, which is not polled any more.
+        first.await.unwrap();
+        drop(dropped);
+        let second = next.await.unwrap();
+        second.await.unwrap();
+        producer.flush().await.unwrap();
+        assert_eq!(broker.queue_depth("orders"), 2);
+    });
+}
+
+#[test]
 fn a_dropped_close_closes() {
     let broker = broker();
     block_on(async {

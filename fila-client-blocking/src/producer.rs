@@ -69,9 +69,11 @@ impl Producer {
         };
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let (admission, confirmation) = main.send(Instant::now(), *id, message, client.timeout);
-        client.wait(admission.admitted())?;
-        Ok(self.receipt(confirmation))
+        let room = main.reserve(Instant::now(), *id, &message, client.timeout);
+        match client.wait(room.room()) {
+            Ok(room) => Ok(self.receipt(main.send_reserved(Instant::now(), *id, room, message)?)),
+            Err(error) => Err(SendError { message, error }),
+        }
     }
 
     /// Hands over a message if there is room for it now.

@@ -155,18 +155,34 @@ impl<S> LinkCell<S> {
         self.call(id, wait)
     }
 
-    /// Hands a message to a producer: the wait for its admission and the wait for its confirmation.
-    pub fn send(
+    /// Waits for room for a producer's message, which the caller keeps until then.
+    pub fn reserve(
         self: &Arc<Self>,
         now: Instant,
         producer: ProducerId,
-        message: Message,
+        message: &Message,
         timeout: Option<Duration>,
-    ) -> (Call<S>, Call<S>) {
-        let (admitted, admission) = Waiter::pair();
+    ) -> Call<S> {
+        self.queue(|link, waiter| link.reserve(now, producer, message, timeout, waiter))
+    }
+
+    /// Hands a message to a producer, into room that was reserved for it: the wait for its confirmation.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Link::send_reserved`].
+    pub fn send_reserved(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        room: CallId,
+        message: Message,
+    ) -> Result<Call<S>, SendError> {
         let (receipt, confirmation) = Waiter::pair();
-        let id = self.with(|link| link.send(now, producer, message, timeout, admitted, receipt));
-        (self.call(id, admission), self.call(id, confirmation))
+        match self.with(|link| link.send_reserved(now, producer, room, message, receipt)) {
+            Ok(id) => Ok(self.call(id, confirmation)),
+            Err((error, _receipt)) => Err(error),
+        }
     }
 
     /// Hands a message to a producer that has room: the wait for its confirmation.
@@ -322,16 +338,16 @@ impl<S> Call<S> {
         }
     }
 
-    /// Waits until the message is in the producer's buffer.
+    /// Waits for room. It is kept for [`LinkCell::send_reserved`], to be called with no wait in between.
     ///
     /// # Errors
     ///
-    /// Why it is not, with the message.
-    pub async fn admitted(self) -> Result<(), SendError> {
-        match self.await {
-            Ok(Reply::Admitted(result)) => result.map_err(|refused| refused.0),
-            Ok(_) => Err(without_message(mismatch())),
-            Err(error) => Err(without_message(error)),
+    /// Why there is none.
+    pub async fn room(self) -> Result<CallId, Error> {
+        let id = self.id;
+        match self.await? {
+            Reply::Room(result) => result.map(|()| id),
+            _ => Err(mismatch()),
         }
     }
 

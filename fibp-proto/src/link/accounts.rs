@@ -20,6 +20,8 @@ pub(super) struct Account<T> {
     requests: usize,
     bytes: usize,
     parked: VecDeque<Parked<T>>,
+    /// Room that was given to callers who have not used it yet; their bytes are charged.
+    reserved: Vec<Reserved>,
     soonest: Soonest,
     flushes: Flushes<T>,
     /// The producer's last handle is gone.
@@ -34,6 +36,15 @@ pub(super) struct Parked<T> {
     pub(super) job: Job<T>,
 }
 
+/// Room for one message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reserved {
+    pub(super) id: CallId,
+    pub(super) cost: usize,
+    /// That of the message, which began with the wait for room.
+    pub(super) deadline: Option<Instant>,
+}
+
 /// Work on its way in.
 #[derive(Debug)]
 pub(super) enum Job<T> {
@@ -45,6 +56,11 @@ pub(super) enum Job<T> {
         item: Item<T>,
         admitted: T,
     },
+    /// Room for a message that its caller keeps meanwhile.
+    Room {
+        room: Reserved,
+        token: T,
+    },
 }
 
 impl<T> Job<T> {
@@ -53,6 +69,7 @@ impl<T> Job<T> {
             Self::Call(_) => 0,
             Self::Many(many) => many.payloads.cost(),
             Self::Item(item) | Self::Send { item, .. } => item.ticket.cost,
+            Self::Room { room, .. } => room.cost,
         }
     }
 }
@@ -80,6 +97,7 @@ impl<T> Account<T> {
             requests: 0,
             bytes: 0,
             parked: VecDeque::new(),
+            reserved: Vec::new(),
             soonest: Soonest::default(),
             flushes: Flushes::default(),
             closed: false,
@@ -94,6 +112,25 @@ impl<T> Account<T> {
         self.parked.len()
     }
 
+    /// How many callers have room that they have not used yet.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved.len()
+    }
+
+    /// Keeps room for a caller.
+    pub(super) fn reserve(&mut self, room: Reserved) {
+        self.charge(false, room.cost);
+        self.reserved.push(room);
+    }
+
+    /// Takes back what was reserved.
+    pub(super) fn redeem(&mut self, id: CallId) -> Option<Reserved> {
+        let place = self.reserved.iter().position(|room| room.id == id)?;
+        let room = self.reserved.swap_remove(place);
+        self.release(false, room.cost);
+        Some(room)
+    }
+
     /// Requests and bytes that are charged.
     #[cfg(feature = "simulation")]
     pub(super) fn charged(&self) -> (usize, usize) {
@@ -106,12 +143,17 @@ impl<T> Account<T> {
 
     /// Whether a job may come in now. One that is larger than the bound itself comes in alone.
     pub(super) fn has_room(&self, job: &Job<T>) -> bool {
-        self.parked.is_empty() && self.fits(job)
+        self.has_room_for(job.cost())
     }
 
-    fn fits(&self, job: &Job<T>) -> bool {
+    /// The same for a job of this cost.
+    pub(super) fn has_room_for(&self, cost: usize) -> bool {
+        self.parked.is_empty() && self.fits(cost)
+    }
+
+    fn fits(&self, cost: usize) -> bool {
         let room = self.max_bytes.saturating_sub(self.bytes);
-        self.requests < self.max_requests && (self.bytes == 0 || job.cost() <= room)
+        self.requests < self.max_requests && (self.bytes == 0 || cost <= room)
     }
 
     pub(super) fn park(&mut self, parked: Parked<T>) {
@@ -121,7 +163,7 @@ impl<T> Account<T> {
 
     /// The first in line, if there is room for it now.
     pub(super) fn next_admitted(&mut self) -> Option<Parked<T>> {
-        if self.fits(&self.parked.front()?.job) {
+        if self.fits(self.parked.front()?.job.cost()) {
             self.parked.pop_front()
         } else {
             None

@@ -76,6 +76,8 @@ pub enum Reply<T> {
     SettledMany(Vec<Result<(), Error>>),
     /// The message is in the producer's buffer; or it is not, and comes back with the receipt's token.
     Admitted(Result<(), Box<(SendError, T)>>),
+    /// There is room for a producer's message, and it is reserved; or why there is none.
+    Room(Result<(), Error>),
     /// Everything handed to the producer before is settled: the first failure since the last flush, if any.
     Flushed(Result<(), Error>),
     /// A delivery waits, or the consumer has ended.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::accounts::{Account, Job, Parked};
+use super::accounts::{Account, Job, Parked, Reserved};
 use super::answers::{ELECTION_PAUSE, Moved};
 use super::closing::Closing;
 use super::completion::{CallId, Completion, Reply};
-use super::work::{Call, Charge, Fate, Item, ItemResult, Many, Payload, Payloads, Ticket, Waiter, Work};
+use super::work::{Call, Charge, Fate, Item, ItemResult, Many, Payload, Payloads, Waiter, Work, cost_of_message};
 use super::{Link, ProducerId, Settle};
 use crate::config::{OnFull, ProducerSettings};
 use crate::directory::Purpose;
@@ -161,26 +161,78 @@ impl<T> Link<T> {
         let fate = Fate::new(self.deadline(now, timeout));
         let item = self.receipt_item(id, producer, message, fate, receipt);
         let refusal = refusal.or_else(|| self.unsendable(&item.payload));
-        let job = Job::Item(item);
-        let error = match (refusal, self.account(producer.0)) {
-            (Some(error), _) => error,
-            (None, Some(account)) if account.has_room(&job) => {
-                self.admit(now, producer.0, job);
-                self.note_change();
-                return Ok(id);
-            }
-            (None, Some(_)) => full(),
-            (None, None) => closed("the producer"),
+        let refusal = refusal.or_else(|| match self.account(producer.0) {
+            Some(account) if account.has_room_for(item.ticket.cost) => None,
+            Some(_) => Some(full()),
+            None => Some(closed("the producer")),
+        });
+        let result = self.take_in(now, producer, item, refusal);
+        if result.is_ok() {
+            self.note_change();
+        }
+        result
+    }
+
+    /// Waits for room for a message of a producer, in line with others; completes with [`Reply::Room`]. The caller keeps the
+    /// message, so that one who goes away before the room is used has sent nothing. The room is kept for
+    /// [`send_reserved`](Self::send_reserved) until it is used or [abandoned](Self::abandon).
+    pub fn reserve(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        message: &Message,
+        timeout: Option<Duration>,
+        token: T,
+    ) -> CallId {
+        let id = self.next_call_id();
+        let deadline = self.deadline(now, timeout);
+        let cost = cost_of_message(message);
+        let room = Reserved { id, cost, deadline };
+        self.submit(now, producer.0, id, deadline, Job::Room { room, token });
+        id
+    }
+
+    /// Hands a message to a producer into room that was [reserved](Self::reserve) for it, also while the link closes.
+    ///
+    /// # Errors
+    ///
+    /// The message and the token back, if the link has ended meanwhile.
+    pub fn send_reserved(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        room: CallId,
+        message: Message,
+        receipt: T,
+    ) -> Result<CallId, (SendError, T)> {
+        let reserved = self.account(producer.0).and_then(|account| account.redeem(room));
+        let id = self.next_call_id();
+        let fate = Fate::new(reserved.and_then(|room| room.deadline));
+        let item = self.receipt_item(id, producer, message, fate, receipt);
+        let refusal = self.session_refusal(now).or_else(|| self.unsendable(&item.payload));
+        let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
+        let result = self.take_in(now, producer, item, refusal);
+        self.settle_accounts(now);
+        self.check_closing(now);
+        self.note_change();
+        result
+    }
+
+    /// Admits a producer's message unless there is a reason not to.
+    fn take_in(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        item: Item<T>,
+        refusal: Option<Error>,
+    ) -> Result<CallId, (SendError, T)> {
+        let id = item.ticket.call;
+        let Some(error) = refusal else {
+            self.admit(now, producer.0, Job::Item(item));
+            return Ok(id);
         };
-        match job {
-            Job::Item(Item {
-                payload: Payload::Message(message),
-                ticket:
-                    Ticket {
-                        waiter: Waiter::One(receipt),
-                        ..
-                    },
-            }) => Err((SendError { message, error }, receipt)),
+        match (item.payload, item.ticket.waiter) {
+            (Payload::Message(message), Waiter::One(receipt)) => Err((SendError { message, error }, receipt)),
             _ => Ok(id),
         }
     }
@@ -380,7 +432,7 @@ impl<T> Link<T> {
         let refusal = self.refusal(now).or_else(|| match &job {
             Job::Send { item, .. } => self.unsendable(&item.payload),
             // Others get their own payloads back with the answer.
-            Job::Call(_) | Job::Item(_) | Job::Many(_) => None,
+            Job::Call(_) | Job::Item(_) | Job::Many(_) | Job::Room { .. } => None,
         });
         match refusal {
             Some(error) => self.fail_job(job, &error),
@@ -418,6 +470,13 @@ impl<T> Link<T> {
                     token: admitted,
                     reply: Reply::Admitted(Ok(())),
                 });
+            }
+            Job::Room { room, token } => {
+                if let Some(account) = self.account(account) {
+                    account.reserve(room);
+                }
+                let reply = Reply::Room(Ok(()));
+                self.completions.push(Completion { token, reply });
             }
         }
     }
@@ -513,6 +572,10 @@ impl<T> Link<T> {
             Job::Call(call) => self.complete_call(call.token, Err(call.fate.judge(error.clone()))),
             Job::Item(item) => self.fail_outside(item, error),
             Job::Many(many) => self.completions.push(many.fail(error)),
+            Job::Room { token, .. } => {
+                let reply = Reply::Room(Err(error.clone()));
+                self.completions.push(Completion { token, reply });
+            }
             Job::Send { item, admitted } => {
                 if let (Payload::Message(message), Waiter::One(receipt)) = (item.payload, item.ticket.waiter) {
                     let error = error.clone();
@@ -565,9 +628,14 @@ impl<T> Link<T> {
             if let Some(token) = account.abandon_flush(id) {
                 return Some(token);
             }
+            if account.redeem(id).is_some() {
+                // The room is free for the next in line.
+                return None;
+            }
             if let Some(parked) = account.withdraw(id) {
                 return match parked.job {
                     Job::Call(call) => call.token,
+                    Job::Room { token, .. } => Some(token),
                     Job::Send { item, admitted } => {
                         self.fail_outside(item, &closed("the wait for room"));
                         Some(admitted)

@@ -297,7 +297,8 @@ impl<T> Link<T> {
     }
 
     pub(super) fn open_work(&self) -> usize {
-        let parked: usize = self.accounts.iter().flatten().map(super::Account::parked).sum();
+        let accounts = self.accounts.iter().flatten();
+        let parked: usize = accounts.map(|account| account.parked() + account.reserved()).sum();
         let in_flight = self.connection.as_deref().map_or(0, Connection::in_flight);
         let subscribing = usize::from(self.subscription.as_ref().is_some_and(Subscription::is_pending));
         let in_flight = in_flight.saturating_sub(subscribing);

@@ -142,7 +142,7 @@ impl Payload {
     }
 }
 
-fn cost_of_message(message: &Message) -> usize {
+pub(super) fn cost_of_message(message: &Message) -> usize {
     let headers: usize = message.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
     ITEM_OVERHEAD
         .saturating_add(message.payload.len())

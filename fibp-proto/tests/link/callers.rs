@@ -74,6 +74,32 @@ impl Sim {
         (admitted, receipt, id)
     }
 
+    /// Waits for room for a message.
+    pub(crate) fn reserve(&mut self, producer: ProducerId, payload: &str) -> (Token, CallId) {
+        let token = self.token();
+        let message = Message::new("orders", payload.to_owned());
+        let id = self.link.reserve(self.now, producer, &message, None, token);
+        (token, id)
+    }
+
+    /// Sends a message into room that was given.
+    pub(crate) fn send_reserved(
+        &mut self,
+        producer: ProducerId,
+        room: CallId,
+        payload: &str,
+    ) -> Result<Token, SendError> {
+        let receipt = self.token();
+        let message = Message::new("orders", payload.to_owned());
+        match self.link.send_reserved(self.now, producer, room, message, receipt) {
+            Ok(_) => Ok(receipt),
+            Err((error, back)) => {
+                self.give_back(back);
+                Err(error)
+            }
+        }
+    }
+
     pub(crate) fn flush(&mut self, producer: ProducerId) -> Token {
         let token = self.token();
         self.link.flush(self.now, producer, None, token);
@@ -187,6 +213,14 @@ impl Sim {
     pub(crate) fn admitted(&self, token: Token) -> Result<(), (SendError, Token)> {
         match self.reply(token) {
             Reply::Admitted(result) => result.map_err(|refused| *refused),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn room(&self, token: Token) -> Result<(), Error> {
+        match self.reply(token) {
+            Reply::Room(result) => result,
             other => panic!("{other:?}"),
         }
     }

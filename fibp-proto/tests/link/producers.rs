@@ -84,6 +84,87 @@ fn sending_waits_for_room_in_order() {
 }
 
 #[test]
+fn room_is_kept_for_whoever_waited_for_it() {
+    in_every_mode(|mode| {
+        let mut sim = mute(config(), mode);
+        let producer = sim.producer(narrow(OnFull::Wait));
+        sim.send(producer, "0");
+        sim.send(producer, "1");
+        let (used, used_room) = sim.reserve(producer, "2");
+        let (dropped, dropped_room) = sim.reserve(producer, "never");
+        let (last, last_room) = sim.reserve(producer, "4");
+        sim.settle();
+        assert!(sim.is_open(used), "there is no room yet");
+        let asked = sim.last_asked();
+        oblige(&mut sim, &asked);
+        assert!(sim.room(used).is_ok());
+        assert!(sim.room(dropped).is_ok());
+        assert!(sim.is_open(last), "the room is taken, though nothing was sent into it");
+        assert_eq!(
+            frames(&sim).len(),
+            1,
+            "a caller who has not looked yet has sent nothing"
+        );
+
+        let flushed = sim.flush(producer);
+        sim.settle();
+        assert!(sim.flushed(flushed).is_ok(), "nothing was handed over");
+        let receipt = sim.send_reserved(producer, used_room, "2").unwrap();
+        // The one that has room is dropped: the next in line has it.
+        assert_eq!(sim.link.abandon(dropped_room), None, "its token came back already");
+        sim.settle();
+        assert!(sim.room(last).is_ok());
+        assert_eq!(frames(&sim).last().unwrap(), &["2"]);
+        let refused = sim.send_reserved(producer, dropped_room, "never").unwrap_err();
+        assert_eq!(
+            (refused.kind(), refused.message.payload.as_ref()),
+            (ErrorKind::Closed, &b"never"[..])
+        );
+        let asked = sim.last_asked();
+        oblige(&mut sim, &asked);
+        assert!(sim.enqueued(receipt).is_ok());
+        sim.send_reserved(producer, last_room, "4").unwrap();
+        sim.settle();
+        assert_eq!(frames(&sim).last().unwrap(), &["4"]);
+        let asked = sim.last_asked();
+        oblige(&mut sim, &asked);
+        sim
+    });
+}
+
+#[test]
+fn waiting_for_room_ends_with_the_deadline_or_the_client() {
+    let mut sim = mute(config().request_timeout(Some(Duration::from_secs(10))), Mode::Whole);
+    let producer = sim.producer(narrow(OnFull::Wait));
+    sim.send(producer, "0");
+    sim.send(producer, "1");
+    let (late, _) = sim.reserve(producer, "late");
+    let failing = sim.producer(narrow(OnFull::Fail));
+    sim.send(failing, "2");
+    sim.send(failing, "3");
+    let (refused, _) = sim.reserve(failing, "refused");
+    sim.settle();
+    assert_eq!(sim.room(refused).unwrap_err().kind(), ErrorKind::Overloaded);
+    sim.advance_secs(10);
+    assert_eq!(sim.room(late).unwrap_err().kind(), ErrorKind::Timeout);
+
+    let (given, room) = sim.reserve(producer, "4");
+    sim.settle();
+    assert!(sim.room(given).is_ok());
+    let closing = sim.close(1_000);
+    sim.settle();
+    assert!(sim.is_open(closing), "a send that has room comes before the end");
+    sim.advance_secs(1);
+    sim.closed(closing);
+    let refused = sim.send_reserved(producer, room, "4").unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.outcome()),
+        (ErrorKind::Closed, Outcome::NotSent)
+    );
+    sim.finish();
+}
+
+#[test]
 fn a_full_buffer_can_refuse() {
     let mut sim = mute(config(), Mode::Whole);
     let producer = sim.producer(narrow(OnFull::Fail));

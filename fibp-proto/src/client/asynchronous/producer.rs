@@ -73,9 +73,11 @@ impl<R: Runtime> Producer<R> {
         };
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
-        let (admission, confirmation) = main.send(R::now(), *id, message, client.timeout);
-        admission.admitted().await?;
-        Ok(self.receipt(confirmation))
+        let room = main.reserve(R::now(), *id, &message, client.timeout);
+        match room.room().await {
+            Ok(room) => Ok(self.receipt(main.send_reserved(R::now(), *id, room, message)?)),
+            Err(error) => Err(SendError { message, error }),
+        }
     }
 
     /// Hands over a message if there is room for it now.
