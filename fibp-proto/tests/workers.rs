@@ -12,8 +12,9 @@ use fibp_proto::client::{Call, Clients, Handle, Input, Job, LinkCell, News, SLIC
 use fibp_proto::fault::Fault;
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::link::DialId;
+use fibp_proto::response::ServerError;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::{AdminRevision, Config, Dialect, Message, MessageId, Request, Response, Shared};
+use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Request, Response, Shared};
 
 const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 const MS: Duration = Duration::from_millis(1);
@@ -116,6 +117,15 @@ impl Wire {
         messages.len()
     }
 
+    /// The server refers the oldest request to another node.
+    fn refer(&self, leader: &str) {
+        let (id, _) = self.asked.lock().unwrap().pop_front().unwrap();
+        let refusal = ServerError::new(ErrorKind::NotLeader, format!("leader_hint:{leader}"));
+        let mut server = self.server.lock().unwrap();
+        server.respond_error(id.id, &refusal);
+        self.flush(&mut server);
+    }
+
     fn read(&self, buffer: &mut ReadBuffer) -> Result<Option<usize>, Fault> {
         let mut arrived = self.arrived.lock().unwrap();
         if arrived.is_empty() {
@@ -151,9 +161,11 @@ fn perform(job: Job<Wire>) -> News<Wire> {
 }
 
 struct World {
-    handle: Handle<Wire>,
+    handle: Cell<Option<Handle<Wire>>>,
     clients: Arc<Clients<Wire>>,
     cell: Arc<LinkCell<Wire>>,
+    /// All links that were opened, the main one first.
+    cells: Arc<Mutex<Vec<Arc<LinkCell<Wire>>>>>,
     opened: Cell<Option<Wait>>,
     now: Cell<Instant>,
 }
@@ -165,24 +177,36 @@ impl World {
 
     fn with(config: Config) -> Self {
         let sources = Sources { now: epoch, seed: || 7 };
-        let spawn = Box::new(|_: &Arc<Clients<Wire>>, link, _| {
+        let cells: Arc<Mutex<Vec<Arc<LinkCell<Wire>>>>> = Arc::default();
+        let known = Arc::clone(&cells);
+        let spawn = Box::new(move |_: &Arc<Clients<Wire>>, link, _| {
             let claimed = |wire: &Wire| {
                 wire.claims.fetch_add(1, Ordering::SeqCst);
             };
-            Arc::new(LinkCell::for_threads(
+            let cell = Arc::new(LinkCell::for_threads(
                 link,
                 |wire: &Wire, _, transmit| wire.write(transmit),
                 claimed,
-            ))
+            ));
+            known.lock().unwrap().push(Arc::clone(&cell));
+            cell
         });
         let (handle, opened) = Handle::open(Shared::new(config).unwrap(), sources, spawn);
         Self {
             clients: Arc::clone(handle.clients()),
             cell: Arc::clone(handle.main()),
-            handle,
+            cells,
+            handle: Cell::new(Some(handle)),
             opened: Cell::new(Some(opened)),
             now: Cell::new(epoch()),
         }
+    }
+
+    /// A handle of the client; the world keeps another.
+    fn handle(&self) -> Handle<Wire> {
+        let handle = self.handle.take().expect("a handle");
+        self.handle.set(Some(handle.clone()));
+        handle
     }
 
     fn step(&self, worker: &mut Worker<'_, Wire>, news: News<Wire>) -> Job<Wire> {
@@ -517,7 +541,8 @@ fn a_dial_that_is_given_up_brings_no_socket() {
 #[test]
 fn closing_ends_both_threads() {
     in_open_world(|world, wire, driver, reader, driver_notifier, _| {
-        let mut close = pin!(world.handle.close(Duration::from_secs(1)));
+        let handle = world.handle();
+        let mut close = pin!(handle.close(Duration::from_secs(1)));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(close.as_mut().poll(&mut cx).is_ready(), "nothing is open");
         assert!(driver_notifier.wakes() > 0);
@@ -567,7 +592,8 @@ fn close_returns_by_its_deadline_while_a_write_stalls() {
         in_open_world(|world, wire, driver, reader, _, _| {
             wire.room.store(room, Ordering::SeqCst);
             let _call = world.enqueue_within(None, large());
-            let mut close = pin!(world.handle.close(LIMIT));
+            let handle = world.handle();
+            let mut close = pin!(handle.close(LIMIT));
             let mut cx = Context::from_waker(Waker::noop());
             let mut report = None;
             let (job, passed) = world.drive(driver, |_| {
@@ -633,4 +659,73 @@ fn connecting_ends_by_its_deadline_while_a_write_stalls() {
         matches!(opened.as_mut().poll(&mut cx), Poll::Ready(Err(_)))
     });
     assert!(in_time(passed, LIMIT), "{passed:?}");
+}
+
+#[test]
+fn what_a_lost_socket_did_not_take_is_not_written_to_the_next() {
+    in_open_world(|world, wire, driver, reader, _, _| {
+        wire.room.store(5, Ordering::SeqCst);
+        let mut call = world.enqueue();
+        assert!(!is_done(&mut call, Waker::noop()));
+        // The connection is lost while most of the frame waits for the driver.
+        wire.over.store(true, Ordering::SeqCst);
+        let mut caller = world.caller(None);
+        let read = world.step(&mut caller, News::Nothing);
+        assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
+        let mut again = world.work(driver, News::Nothing);
+        while let Job::Sleep(Some(until)) = again {
+            world.now.set(until);
+            again = world.work(driver, News::Nothing);
+        }
+        let Job::Dial { id, .. } = again else {
+            panic!("{again:?}")
+        };
+        assert!(matches!(world.work(reader, News::Nothing), Job::End));
+        let next = Wire::new();
+        let (_, waker) = Notifier::waker();
+        let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+        let result = Ok((Arc::clone(&next), Ok(None)));
+        let silent = world.work(&mut reader, News::Dialed { id, result });
+        assert!(is_silent(&silent), "the server knows what it reads: {silent:?}");
+        assert!(matches!(world.work(driver, News::Nothing), Job::Sleep(_)));
+        assert!(
+            is_done(&mut call, Waker::noop()),
+            "nobody knows how much of it was sent"
+        );
+        let _next = world.enqueue();
+        world.work(driver, News::Nothing);
+        assert_eq!(next.answer(), 1);
+    });
+}
+
+#[test]
+fn a_link_that_is_opened_for_the_last_work_of_a_client_ends_with_it() {
+    in_open_world(|world, wire, driver, _, _, _| {
+        let mut call = world.enqueue();
+        // The last handle is gone, the work is not.
+        drop(world.handle.take());
+        wire.refer("node:2");
+        let mut caller = world.caller(None);
+        let read = world.step(&mut caller, News::Nothing);
+        assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
+        world.work(driver, News::Nothing);
+        let cells = world.cells.lock().unwrap().clone();
+        let [_, node] = &cells[..] else {
+            panic!("{} links", cells.len())
+        };
+        let (_, waker) = Notifier::waker();
+        let mut driver = Worker::driver(&world.clients, node, &waker);
+        let id = world.dial(&mut driver);
+        let next = Wire::new();
+        let mut reader = Worker::reader(&world.clients, node, waker);
+        let result = Ok((Arc::clone(&next), Ok(None)));
+        let silent = world.work(&mut reader, News::Dialed { id, result });
+        world.work(&mut driver, News::Nothing);
+        assert_eq!(next.answer(), 1);
+        world.work(&mut reader, perform(silent));
+        assert!(is_done(&mut call, Waker::noop()));
+        let end = world.work(&mut driver, News::Nothing);
+        assert!(matches!(end, Job::End), "{end:?}");
+        assert!(next.over.load(Ordering::SeqCst), "closed");
+    });
 }

@@ -17,6 +17,7 @@ mod deadlines;
 mod flow;
 mod harness;
 mod host;
+mod invariants;
 mod liveness;
 mod numbers;
 mod opening;
