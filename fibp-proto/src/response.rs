@@ -1,6 +1,7 @@
 //! Typed answers and pushes, free of any dialect.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::admin::{Acl, ApiKeyInfo, CreatedApiKey, QueueList, QueueStats};
 use crate::error::ErrorKind;
@@ -112,7 +113,11 @@ pub struct Push {
 /// `kind` and `leader` are what the dialect's table makes of code and text; only code, text and metadata
 /// travel.
 #[derive(Clone)]
-pub struct ServerError {
+pub struct ServerError(Arc<Refusal>);
+
+/// Shared, as an answer may refuse a million items with the same words.
+#[derive(Clone)]
+struct Refusal {
     kind: ErrorKind,
     code: Option<u16>,
     text: String,
@@ -125,14 +130,15 @@ pub struct ServerError {
 /// Equal when they say the same, in whatever form they arrived.
 impl PartialEq for ServerError {
     fn eq(&self, other: &Self) -> bool {
-        let Self {
+        let Refusal {
             kind,
             code,
             text,
             metadata,
             leader,
             inline: _,
-        } = self;
+        } = &*self.0;
+        let other = &*other.0;
         (kind, code, text, metadata, leader) == (&other.kind, &other.code, &other.text, &other.metadata, &other.leader)
     }
 }
@@ -151,85 +157,90 @@ const LOST_TRACK: [&str; 4] = [
 impl ServerError {
     /// A refusal of the given kind.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
-        Self {
+        Self(Arc::new(Refusal {
             kind,
             code: None,
             text: text.into(),
             metadata: Vec::new(),
             leader: None,
             inline: None,
-        }
+        }))
     }
 
     /// It arrived inside a result, or in a frame of its own.
     pub(crate) fn arrived(mut self, inline: bool) -> Self {
-        self.inline = Some(inline);
+        Arc::make_mut(&mut self.0).inline = Some(inline);
         self
+    }
+
+    /// Bytes of memory that it holds, itself and what it shares included; metadata are counted where they are read.
+    pub(crate) fn held(&self) -> usize {
+        (size_of::<Self>() + 2 * size_of::<usize>() + size_of::<Refusal>()).saturating_add(self.0.text.len())
     }
 
     /// How it arrived, if it did.
     pub(crate) fn was_inline(&self) -> Option<bool> {
-        self.inline
+        self.0.inline
     }
 
     /// With the dialect's numeric code.
     #[must_use]
     pub fn with_code(mut self, code: u16) -> Self {
-        self.code = Some(code);
+        Arc::make_mut(&mut self.0).code = Some(code);
         self
     }
 
     /// With metadata (framed dialect).
     #[must_use]
     pub fn with_metadata(mut self, metadata: Vec<(String, String)>) -> Self {
-        self.metadata = metadata;
+        Arc::make_mut(&mut self.0).metadata = metadata;
         self
     }
 
     /// With the address of the node that leads the queue.
     #[must_use]
     pub fn with_leader(mut self, leader: impl Into<String>) -> Self {
-        self.leader = Some(leader.into());
+        Arc::make_mut(&mut self.0).leader = Some(leader.into());
         self
     }
 
     /// What the refusal means.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// The numeric code, where there was one.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
-        self.code
+        self.0.code
     }
 
     /// The text.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The metadata.
     #[must_use]
     pub fn metadata(&self) -> &[(String, String)] {
-        &self.metadata
+        &self.0.metadata
     }
 
     /// Whether the request may have been executed although it was answered with this.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        let text = self.text.strip_prefix("invalid payload: ").unwrap_or(&self.text);
+        let text = self.0.text.strip_prefix("invalid payload: ").unwrap_or(&self.0.text);
         // Names that callers chose are the texts of other kinds.
-        matches!(self.kind, ErrorKind::Server | ErrorKind::Overloaded)
+        matches!(self.0.kind, ErrorKind::Server | ErrorKind::Overloaded)
             && LOST_TRACK.iter().any(|prefix| text.starts_with(prefix))
     }
 
     /// The address of the leader, if the server named one.
     #[must_use]
     pub fn leader(&self) -> Option<&str> {
-        self.leader.as_deref()
+        self.0.leader.as_deref()
     }
 }
 
@@ -344,9 +355,9 @@ impl ServerError {
 
 impl fmt::Debug for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerError({:?}, {:?}, {:?}", self.kind, self.code, self.text)?;
-        if !self.metadata.is_empty() {
-            write!(f, ", {:?}", self.metadata)?;
+        write!(f, "ServerError({:?}, {:?}, {:?}", self.0.kind, self.0.code, self.0.text)?;
+        if !self.0.metadata.is_empty() {
+            write!(f, ", {:?}", self.0.metadata)?;
         }
         f.write_str(")")
     }
@@ -354,9 +365,9 @@ impl fmt::Debug for ServerError {
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.code {
-            Some(code) if self.text.is_empty() => write!(f, "server code {code}"),
-            _ => write!(f, "server says \"{}\"", self.text),
+        match self.0.code {
+            Some(code) if self.0.text.is_empty() => write!(f, "server code {code}"),
+            _ => write!(f, "server says \"{}\"", self.0.text),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::records::shared_len;
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, WireHeaders};
 
@@ -29,7 +30,11 @@ pub(crate) struct Contents {
     arena_len: usize,
 }
 
+/// What is kept of each message until all of them are read.
+pub(crate) const PARTS_SIZE: usize = size_of::<Parts>();
+
 impl Contents {
+    /// The memory of the places, [`PARTS_SIZE`] each, is counted by the caller.
     pub(crate) fn with_capacity(messages: usize) -> Self {
         Self {
             parts: Vec::with_capacity(messages),
@@ -41,10 +46,12 @@ impl Contents {
     pub(crate) fn read(&mut self, header_count: usize, body: &mut Reader<'_>) -> Result<(), DecodeError> {
         let headers = body.str16_pairs(header_count)?;
         let payload = body.bytes32()?;
-        self.arena_len += headers.len();
+        let mut copied = headers.len();
         if payload.len() < SLICE_FROM {
-            self.arena_len += payload.len();
+            copied = copied.saturating_add(payload.len());
         }
+        body.hold(copied)?;
+        self.arena_len = self.arena_len.saturating_add(copied);
         self.parts.push(Parts {
             header_count,
             headers,
@@ -87,11 +94,15 @@ fn take(arena: &mut Bytes, len: usize) -> Bytes {
     }
 }
 
-/// `text` as a shared string: the previous message's if it is equal, as it mostly is.
-pub(crate) fn share(previous: Option<&Arc<str>>, text: &str) -> Arc<str> {
+/// The next `str16` as a shared string: the previous message's if it is equal, as it mostly is.
+pub(crate) fn share(previous: Option<&Arc<str>>, body: &mut Reader<'_>) -> Result<Arc<str>, DecodeError> {
+    let text = body.str16()?;
     match previous {
-        Some(previous) if **previous == *text => Arc::clone(previous),
-        _ => text.into(),
+        Some(previous) if **previous == *text => Ok(Arc::clone(previous)),
+        _ => {
+            body.hold(shared_len(text))?;
+            Ok(text.into())
+        }
     }
 }
 
@@ -169,8 +180,11 @@ mod tests {
 
     #[test]
     fn equal_neighbours_share_a_key() {
-        let first = share(None, "default");
-        assert!(Arc::ptr_eq(&first, &share(Some(&first), "default")));
-        assert_eq!(&*share(Some(&first), "other"), "other");
+        let body = Bytes::from_static(b"\0\x07default\0\x07default\0\x05other\0");
+        let mut body = Reader::new(&body);
+        let first = share(None, &mut body).unwrap();
+        assert!(Arc::ptr_eq(&first, &share(Some(&first), &mut body).unwrap()));
+        assert_eq!(&*share(Some(&first), &mut body).unwrap(), "other");
+        assert!(share(Some(&first), &mut body).is_err());
     }
 }

@@ -5,6 +5,7 @@ use super::EncodeError;
 use super::encode::Encoder;
 use crate::admin::{ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, QueueInfo, ThrottleStats};
 use crate::frame::{DecodeError, Reader};
+use crate::message::MessageId;
 use crate::request::{AckItem, NackItem, Op, Request};
 
 /// One item of a list.
@@ -12,8 +13,24 @@ pub(crate) trait Record: Sized {
     /// What several of it are called in an error.
     const PLURAL: &'static str;
 
+    /// The fewest bytes it takes on the wire.
+    const WIRE_LEN: usize;
+
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError>;
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError>;
+
+    /// Bytes of memory that it holds besides itself.
+    fn held(&self) -> usize;
+}
+
+/// What a shared string holds: its text and two counters.
+pub(crate) fn shared_len(text: &str) -> usize {
+    text.len().saturating_add(2 * size_of::<usize>())
+}
+
+/// What a message id holds besides itself.
+pub(crate) fn id_len(id: &MessageId) -> usize {
+    if id.is_inline() { 0 } else { shared_len(id.as_str()) }
 }
 
 /// `u16` count, then the items.
@@ -30,15 +47,18 @@ pub(crate) fn read_list16<R: Record>(body: &mut Reader<'_>) -> Result<Vec<R>, De
 
 /// `count` items. The count alone reserves little.
 pub(crate) fn read_items<R: Record>(count: usize, body: &mut Reader<'_>) -> Result<Vec<R>, DecodeError> {
-    let mut items = Vec::with_capacity(body.capacity_for(count, size_of::<R>()));
+    let mut items = Vec::with_capacity(body.reserve(count, R::WIRE_LEN, size_of::<R>())?);
     for _ in 0..count {
-        items.push(R::read(body)?);
+        let item = R::read(body)?;
+        body.hold(item.held())?;
+        items.push(item);
     }
     Ok(items)
 }
 
 impl Record for AckItem {
     const PLURAL: &'static str = "acks";
+    const WIRE_LEN: usize = 4;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         encode_settled(to, &self.queue, self.id.as_str(), None)
@@ -50,10 +70,15 @@ impl Record for AckItem {
             id: body.str16()?.into(),
         })
     }
+
+    fn held(&self) -> usize {
+        shared_len(&self.queue).saturating_add(id_len(&self.id))
+    }
 }
 
 impl Record for NackItem {
     const PLURAL: &'static str = "nacks";
+    const WIRE_LEN: usize = 6;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         encode_settled(to, &self.queue, self.id.as_str(), Some(&self.error))
@@ -65,6 +90,12 @@ impl Record for NackItem {
             id: body.str16()?.into(),
             error: body.str16()?.to_owned(),
         })
+    }
+
+    fn held(&self) -> usize {
+        shared_len(&self.queue)
+            .saturating_add(id_len(&self.id))
+            .saturating_add(self.error.len())
     }
 }
 
@@ -82,6 +113,7 @@ pub(crate) fn encode_settled<E: Encoder>(
 
 impl Record for KeyStats {
     const PLURAL: &'static str = "fairness keys";
+    const WIRE_LEN: usize = 22;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("fairness key", &self.key)?;
@@ -99,10 +131,15 @@ impl Record for KeyStats {
             weight: body.u32()?,
         })
     }
+
+    fn held(&self) -> usize {
+        self.key.len()
+    }
 }
 
 impl Record for ThrottleStats {
     const PLURAL: &'static str = "throttles";
+    const WIRE_LEN: usize = 26;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("throttle key", &self.key)?;
@@ -120,10 +157,15 @@ impl Record for ThrottleStats {
             burst: body.f64()?,
         })
     }
+
+    fn held(&self) -> usize {
+        self.key.len()
+    }
 }
 
 impl Record for QueueInfo {
     const PLURAL: &'static str = "queues";
+    const WIRE_LEN: usize = 30;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("queue name", &self.name)?;
@@ -143,10 +185,15 @@ impl Record for QueueInfo {
             leader_node_id: body.u64()?,
         })
     }
+
+    fn held(&self) -> usize {
+        self.name.len()
+    }
 }
 
 impl Record for ApiKeyInfo {
     const PLURAL: &'static str = "API keys";
+    const WIRE_LEN: usize = 21;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("API key id", &self.key_id)?;
@@ -166,10 +213,15 @@ impl Record for ApiKeyInfo {
             superadmin: body.bool()?,
         })
     }
+
+    fn held(&self) -> usize {
+        self.key_id.len().saturating_add(self.name.len())
+    }
 }
 
 impl Record for Permission {
     const PLURAL: &'static str = "permissions";
+    const WIRE_LEN: usize = 4;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("permission kind", self.kind.as_str())?;
@@ -179,11 +231,16 @@ impl Record for Permission {
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self::new(body.str16()?, body.str16()?))
     }
+
+    fn held(&self) -> usize {
+        self.kind.as_str().len().saturating_add(self.pattern.len())
+    }
 }
 
 /// A configuration entry.
 impl Record for (String, String) {
     const PLURAL: &'static str = "config entries";
+    const WIRE_LEN: usize = 4;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("config key", &self.0)?;
@@ -193,10 +250,15 @@ impl Record for (String, String) {
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok((body.str16()?.to_owned(), body.str16()?.to_owned()))
     }
+
+    fn held(&self) -> usize {
+        self.0.len().saturating_add(self.1.len())
+    }
 }
 
 impl Record for CreatedApiKey {
     const PLURAL: &'static str = "API keys";
+    const WIRE_LEN: usize = 5;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.str16("API key id", &self.key_id)?;
@@ -207,6 +269,10 @@ impl Record for CreatedApiKey {
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self::new(body.str16()?, body.str16()?, body.bool()?))
+    }
+
+    fn held(&self) -> usize {
+        self.key_id.len().saturating_add(self.key.expose().len())
     }
 }
 

@@ -18,7 +18,7 @@ pub use continuation::{CONTINUATION, Reassembler, ReassemblyError};
 pub(crate) use continuation::{MAX_REASSEMBLED, Splitter, max_body};
 pub use decoder::{Decoder, FrameError, Item, Oversize};
 pub use reader::DecodeError;
-pub(crate) use reader::Reader;
+pub(crate) use reader::{Budget, Reader};
 
 use std::fmt;
 

@@ -36,9 +36,47 @@ pub enum DecodeError {
         /// How many are allowed.
         limit: u64,
     },
+    /// What the body says in few bytes would take much memory: more than four times the body, and more than 16 MiB.
+    #[error("decoding would take more than {limit} bytes of memory")]
+    TooMuchMemory {
+        /// The most that decoding this body may take, in bytes.
+        limit: usize,
+    },
     /// A field has a value that the protocol does not define.
     #[error("invalid {0}")]
     Invalid(&'static str),
+}
+
+/// What was decoded from a body may hold so many times its length.
+const HELD_PER_BYTE: usize = 4;
+
+/// What was decoded from any body may hold as much, in bytes.
+const HELD_AT_LEAST: usize = 16 * 1024 * 1024;
+
+/// A count of the memory that decoding takes, so that a peer cannot make much of it with few bytes: an empty name takes
+/// two bytes of a body, and a hundred once it is a record of a list.
+///
+/// Whoever keeps something of a body counts it with [`hold`](Self::hold), before or as it is allocated.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: usize,
+    limit: usize,
+}
+
+impl Budget {
+    pub(crate) fn of(body: &[u8]) -> Self {
+        let limit = body.len().saturating_mul(HELD_PER_BYTE).max(HELD_AT_LEAST);
+        Self { left: limit, limit }
+    }
+
+    /// Counts `bytes` of memory.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        self.left = self
+            .left
+            .checked_sub(bytes)
+            .ok_or(DecodeError::TooMuchMemory { limit: self.limit })?;
+        Ok(())
+    }
 }
 
 /// A cursor over a body. Every read is checked; nothing is allocated for announced lengths.
@@ -46,11 +84,16 @@ pub enum DecodeError {
 pub(crate) struct Reader<'a> {
     body: &'a Bytes,
     at: usize,
+    budget: Budget,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(body: &'a Bytes) -> Self {
-        Self { body, at: 0 }
+        Self {
+            body,
+            at: 0,
+            budget: Budget::of(body),
+        }
     }
 
     pub(crate) fn remaining(&self) -> usize {
@@ -133,11 +176,18 @@ impl<'a> Reader<'a> {
         Ok(start..self.at)
     }
 
-    /// How many items of `item_size` bytes of memory to reserve for when `count` are announced: no more than
-    /// four times what has arrived, or 4 KiB.
-    pub(crate) fn capacity_for(&self, count: usize, item_size: usize) -> usize {
-        let memory = self.remaining().saturating_mul(4).max(4096);
-        count.min(memory / item_size.max(1))
+    /// Counts `bytes` of memory that what is read takes; see [`Budget`].
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        self.budget.hold(bytes)
+    }
+
+    /// How many items to make room for when `count` are announced, each of which takes at least `wire_len` bytes of the
+    /// body and `size` bytes of memory besides what it points to. No more than can still come, so that the place never
+    /// grows; the memory is counted.
+    pub(crate) fn reserve(&mut self, count: usize, wire_len: usize, size: usize) -> Result<usize, DecodeError> {
+        let count = count.min(self.remaining() / wire_len.max(1));
+        self.hold(count.saturating_mul(size))?;
+        Ok(count)
     }
 }
 
@@ -146,16 +196,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_alone_reserves_little() {
+    fn a_count_alone_reserves_nothing() {
         let body = Bytes::from_static(&[0; 8]);
         let mut reader = Reader::new(&body);
-        assert_eq!(reader.capacity_for(65_535, 200), 20);
-        assert_eq!(reader.capacity_for(3, 200), 3);
-        assert_eq!(reader.capacity_for(usize::MAX, 0), 4096);
+        assert_eq!(reader.reserve(65_535, 2, 200), Ok(4));
+        assert_eq!(reader.reserve(3, 2, 200), Ok(3));
+        assert_eq!(reader.reserve(usize::MAX, 0, 0), Ok(8));
+        assert!(reader.reserve(usize::MAX, 1, usize::MAX).is_err());
         assert_eq!(reader.u64(), Ok(0));
-        assert_eq!(reader.capacity_for(usize::MAX, 1), 4096);
-        let body = Bytes::from(vec![0; 10_000]);
-        assert_eq!(Reader::new(&body).capacity_for(usize::MAX, 100), 400);
+        assert_eq!(reader.reserve(usize::MAX, 1, 1), Ok(0));
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_by_the_body() {
+        let mut small = Budget::of(&[0; 8]);
+        assert_eq!(small.hold(HELD_AT_LEAST), Ok(()));
+        assert_eq!(small.hold(1), Err(DecodeError::TooMuchMemory { limit: HELD_AT_LEAST }));
+        let large = vec![0; HELD_AT_LEAST];
+        assert_eq!(Budget::of(&large).hold(4 * large.len()), Ok(()));
+        assert!(Budget::of(&large).hold(4 * large.len() + 1).is_err());
     }
 
     #[test]

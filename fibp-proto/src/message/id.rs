@@ -32,6 +32,13 @@ impl MessageId {
     }
 }
 
+impl MessageId {
+    /// Whether it holds no memory besides itself.
+    pub(crate) fn is_inline(&self) -> bool {
+        matches!(self.0, Repr::Inline { .. })
+    }
+}
+
 impl From<&str> for MessageId {
     fn from(id: &str) -> Self {
         let mut bytes = [0; INLINE];

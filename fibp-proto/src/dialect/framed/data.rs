@@ -4,15 +4,20 @@ use bytes::Bytes;
 
 use super::errors::{self, item_code, item_text};
 use crate::dialect::EncodeError;
-use crate::dialect::contents::{Contents, share};
+use crate::dialect::contents::{Contents, PARTS_SIZE, share};
 use crate::dialect::encode::Encoder;
-use crate::dialect::records::{Record, read_items};
+use crate::dialect::records::{Record, id_len, read_items};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
-use crate::response::{ItemResult, Push};
+use crate::response::{ItemResult, Push, ServerError};
 
 /// The most items that a batch may have.
 pub(super) const MAX_ITEMS: u32 = 1_000_000;
+
+/// The fewest bytes of a message, of the result of an enqueue, and of a delivery.
+const MESSAGE_LEN: usize = 8;
+const RESULT_LEN: usize = 3;
+const DELIVERY_LEN: usize = 38;
 
 /// Bytes of a batch's count.
 pub(super) const COUNT_LEN: usize = 4;
@@ -49,11 +54,12 @@ pub(super) fn encode_message<E: Encoder>(to: &mut E, message: &Message) -> Resul
 pub(super) fn read_enqueue(frame: &Frame) -> Result<Vec<Message>, DecodeError> {
     let mut body = Reader::new(&frame.body);
     let count = read_count(&mut body)?;
-    let capacity = body.capacity_for(count, size_of::<Message>());
+    let size = size_of::<QueueName>() + size_of::<Message>() + PARTS_SIZE;
+    let capacity = body.reserve(count, MESSAGE_LEN, size)?;
     let mut queues: Vec<QueueName> = Vec::with_capacity(capacity);
     let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
-        let queue = share(queues.last(), body.str16()?);
+        let queue = share(queues.last(), &mut body)?;
         queues.push(queue);
         let header_count = usize::from(body.u16()?);
         contents.read(header_count, &mut body)?;
@@ -103,14 +109,19 @@ pub(super) fn encode_enqueue_results<E: Encoder>(
 pub(super) fn read_enqueue_results(frame: &Frame) -> Result<Vec<ItemResult<MessageId>>, DecodeError> {
     let mut body = Reader::new(&frame.body);
     let count = read_count(&mut body)?;
-    let capacity = body.capacity_for(count, size_of::<ItemResult<MessageId>>());
+    let capacity = body.reserve(count, RESULT_LEN, size_of::<ItemResult<MessageId>>())?;
     let mut results = Vec::with_capacity(capacity);
+    let mut refusals = Refusals::default();
     for _ in 0..count {
         let code = body.u8()?;
         let id = body.str16()?;
         results.push(match code {
-            errors::OK => Ok(MessageId::from(id)),
-            code => Err(Box::new(errors::from_code(code, id))),
+            errors::OK => {
+                let id = MessageId::from(id);
+                body.hold(id_len(&id))?;
+                Ok(id)
+            }
+            code => Err(refusals.read(code, id, &mut body)?),
         });
     }
     Ok(results)
@@ -127,15 +138,36 @@ pub(super) fn encode_settle_results<E: Encoder>(to: &mut E, results: &[ItemResul
 pub(super) fn read_settle_results(frame: &Frame) -> Result<Vec<ItemResult<()>>, DecodeError> {
     let mut body = Reader::new(&frame.body);
     let count = read_count(&mut body)?;
-    let capacity = body.capacity_for(count, size_of::<ItemResult<()>>());
+    let capacity = body.reserve(count, 1, size_of::<ItemResult<()>>())?;
     let mut results = Vec::with_capacity(capacity);
+    let mut refusals = Refusals::default();
     for _ in 0..count {
         results.push(match body.u8()? {
             errors::OK => Ok(()),
-            code => Err(Box::new(errors::from_code(code, ""))),
+            code => Err(refusals.read(code, "", &mut body)?),
         });
     }
     Ok(results)
+}
+
+/// Refusals of items, which share what they say with the one before: a byte of the wire must not become a hundred.
+#[derive(Default)]
+struct Refusals(Option<ServerError>);
+
+impl Refusals {
+    fn read(&mut self, code: u8, text: &str, body: &mut Reader<'_>) -> Result<Box<ServerError>, DecodeError> {
+        let same = |known: &&ServerError| known.code() == Some(code.into()) && known.text() == text;
+        let refusal = match self.0.as_ref().filter(same) {
+            Some(known) => known.clone(),
+            None => {
+                let refusal = errors::from_code(code, text);
+                body.hold(refusal.held())?;
+                self.0.insert(refusal).clone()
+            }
+        };
+        body.hold(size_of::<ServerError>())?;
+        Ok(Box::new(refusal))
+    }
 }
 
 // ---- deliveries ----
@@ -163,16 +195,17 @@ pub(super) fn encode_deliveries<E: Encoder>(to: &mut E, push: &Push) -> Result<(
 pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
     let mut body = Reader::new(&frame.body);
     let count = read_count(&mut body)?;
-    let capacity = body.capacity_for(count, size_of::<Received>());
+    let capacity = body.reserve(count, DELIVERY_LEN, size_of::<Received>() + PARTS_SIZE)?;
     let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
     let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
         let previous = deliveries.last();
         let id = body.str16()?.into();
-        let queue = share(Some(previous.map_or(queue, |delivery| &delivery.queue)), body.str16()?);
+        body.hold(id_len(&id))?;
+        let queue = share(Some(previous.map_or(queue, |delivery| &delivery.queue)), &mut body)?;
         let header_count = usize::from(body.u16()?);
         contents.read(header_count, &mut body)?;
-        let fairness_key = share(previous.map(|delivery| &delivery.fairness_key), body.str16()?);
+        let fairness_key = share(previous.map(|delivery| &delivery.fairness_key), &mut body)?;
         let weight = body.u32()?;
         let throttle_keys = read_strings(&mut body)?;
         let attempt_count = body.u32()?;
@@ -200,9 +233,11 @@ pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, 
 
 fn read_strings(body: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
     let count = usize::from(body.u16()?);
-    let mut strings = Vec::with_capacity(body.capacity_for(count, size_of::<String>()));
+    let mut strings = Vec::with_capacity(body.reserve(count, 2, size_of::<String>())?);
     for _ in 0..count {
-        strings.push(body.str16()?.to_owned());
+        let text = body.str16()?;
+        body.hold(text.len())?;
+        strings.push(text.to_owned());
     }
     Ok(strings)
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::protobuf as pb;
 use crate::admin::{
@@ -9,7 +10,8 @@ use crate::admin::{
     ThrottleStats,
 };
 use crate::dialect::EncodeError;
-use crate::frame::DecodeError;
+use crate::dialect::records::Record;
+use crate::frame::{Budget, DecodeError};
 use crate::request::{Op, Request};
 use crate::response::Response;
 
@@ -104,10 +106,10 @@ pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeErro
             Request::ListApiKeys
         }
         Op::SetAcl => {
-            let acl = pb::SetAclRequest::decode(body)?;
+            let (acl, permissions) = read_list::<pb::SetAclRequest, _>(body, 2)?;
             Request::SetAcl {
                 key_id: acl.key_id,
-                permissions: taken(acl.permissions),
+                permissions,
             }
         }
         Op::GetAcl => Request::GetAcl {
@@ -172,12 +174,18 @@ pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeEr
             queue_id: pb::CreateQueueResponse::decode(body)?.queue_id,
         },
         Op::DeleteQueue => Response::DeleteQueue,
-        Op::QueueStats => Response::QueueStats(pb::GetStatsResponse::decode(body)?.into()),
+        Op::QueueStats => {
+            let (mut per_key, mut per_throttle) = (List::new(), List::new());
+            let stats: pb::GetStatsResponse = read_lists(body, &mut [(6, &mut per_key), (7, &mut per_throttle)])?;
+            let mut stats = QueueStats::from(stats);
+            (stats.per_key, stats.per_throttle) = (per_key.items, per_throttle.items);
+            Response::QueueStats(stats)
+        }
         Op::ListQueues => {
-            let queues = pb::ListQueuesResponse::decode(body)?;
+            let (list, queues) = read_list::<pb::ListQueuesResponse, _>(body, 1)?;
             Response::ListQueues(QueueList {
-                queues: taken(queues.queues),
-                cluster_node_count: queues.cluster_node_count,
+                queues,
+                cluster_node_count: list.cluster_node_count,
             })
         }
         Op::Redrive => Response::Redrive {
@@ -188,20 +196,20 @@ pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeEr
             value: pb::GetConfigResponse::decode(body)?.value,
         },
         Op::ListConfig => Response::ListConfig {
-            entries: taken(pb::ListConfigResponse::decode(body)?.entries),
+            entries: read_list::<pb::ListConfigResponse, _>(body, 1)?.1,
         },
         Op::CreateApiKey => {
             let created = pb::CreateApiKeyResponse::decode(body)?;
             Response::CreateApiKey(CreatedApiKey::new(created.key_id, created.key, created.is_superadmin))
         }
         Op::RevokeApiKey => Response::RevokeApiKey,
-        Op::ListApiKeys => Response::ListApiKeys(taken(pb::ListApiKeysResponse::decode(body)?.keys)),
+        Op::ListApiKeys => Response::ListApiKeys(read_list::<pb::ListApiKeysResponse, _>(body, 1)?.1),
         Op::SetAcl => Response::SetAcl,
         Op::GetAcl => {
-            let acl = pb::GetAclResponse::decode(body)?;
+            let (acl, permissions) = read_list::<pb::GetAclResponse, _>(body, 2)?;
             Response::GetAcl(Acl {
                 key_id: acl.key_id,
-                permissions: taken(acl.permissions),
+                permissions,
                 superadmin: acl.is_superadmin,
             })
         }
@@ -213,8 +221,126 @@ fn list<'a, T, M: From<&'a T>>(items: &'a [T]) -> Vec<M> {
     items.iter().map(M::from).collect()
 }
 
-fn taken<M, T: From<M>>(messages: Vec<M>) -> Vec<T> {
-    messages.into_iter().map(T::from).collect()
+/// The wire's form of a record.
+trait Wire: Record + From<Self::Message> {
+    type Message: Message + Default;
+}
+
+impl Wire for KeyStats {
+    type Message = pb::PerFairnessKeyStats;
+}
+
+impl Wire for ThrottleStats {
+    type Message = pb::PerThrottleKeyStats;
+}
+
+impl Wire for QueueInfo {
+    type Message = pb::QueueInfo;
+}
+
+impl Wire for (String, String) {
+    type Message = pb::ConfigEntry;
+}
+
+impl Wire for ApiKeyInfo {
+    type Message = pb::ApiKeyInfo;
+}
+
+impl Wire for Permission {
+    type Message = pb::AclPermission;
+}
+
+/// A repeated field as it is read.
+trait Elements {
+    /// Makes room for so many elements.
+    fn reserve(&mut self, count: usize, budget: &mut Budget) -> Result<(), DecodeError>;
+    fn read(&mut self, element: &[u8], budget: &mut Budget) -> Result<(), DecodeError>;
+}
+
+struct List<T> {
+    items: Vec<T>,
+}
+
+impl<T> List<T> {
+    fn new() -> Self {
+        Self { items: Vec::new() }
+    }
+}
+
+impl<T: Wire> Elements for List<T> {
+    fn reserve(&mut self, count: usize, budget: &mut Budget) -> Result<(), DecodeError> {
+        budget.hold(count.saturating_mul(size_of::<T>()))?;
+        self.items.reserve_exact(count);
+        Ok(())
+    }
+
+    fn read(&mut self, element: &[u8], budget: &mut Budget) -> Result<(), DecodeError> {
+        let item = T::from(T::Message::decode(element)?);
+        budget.hold(item.held())?;
+        self.items.push(item);
+        Ok(())
+    }
+}
+
+/// Reads a message whose only repeated field is `tag`.
+fn read_list<M: Message + Default, T: Wire>(body: &[u8], tag: u32) -> Result<(M, Vec<T>), DecodeError> {
+    let mut list = List::new();
+    let message = read_lists(body, &mut [(tag, &mut list)])?;
+    Ok((message, list.items))
+}
+
+/// Reads a message element by element, so that its lists (by their fields) exist once, in places of the right size and
+/// within the budget of the body. All other fields are those of `M`.
+fn read_lists<M: Message + Default>(body: &[u8], lists: &mut [(u32, &mut dyn Elements)]) -> Result<M, DecodeError> {
+    let mut budget = Budget::of(body);
+    for (tag, list) in &mut *lists {
+        let (mut count, mut rest) = (0, body);
+        while let Some(field) = next_field(&mut rest)? {
+            count += usize::from(field.tag == *tag);
+        }
+        list.reserve(count, &mut budget)?;
+    }
+    let mut message = M::default();
+    let mut rest = body;
+    while let Some(field) = next_field(&mut rest)? {
+        match (lists.iter_mut().find(|(tag, _)| *tag == field.tag), field.element) {
+            (Some((_, list)), Some(element)) => list.read(element, &mut budget)?,
+            _ => message.merge(field.whole)?,
+        }
+    }
+    Ok(message)
+}
+
+struct Field<'a> {
+    tag: u32,
+    /// What a field of variable length holds.
+    element: Option<&'a [u8]>,
+    /// The field with its key.
+    whole: &'a [u8],
+}
+
+/// The next field of a message.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<Field<'a>>, DecodeError> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let whole = *rest;
+    let (tag, wire_type) = decode_key(rest)?;
+    let mut content = *rest;
+    skip_field(wire_type, tag, rest, DecodeContext::default())?;
+    let used = whole.len().saturating_sub(rest.len());
+    let element = match wire_type {
+        WireType::LengthDelimited => {
+            let len = usize::try_from(decode_varint(&mut content)?).unwrap_or(usize::MAX);
+            content.get(..len)
+        }
+        _ => None,
+    };
+    Ok(Some(Field {
+        tag,
+        element,
+        whole: whole.get(..used).unwrap_or_default(),
+    }))
 }
 
 impl From<&QueueSpec> for pb::CreateQueueRequest {
@@ -252,8 +378,8 @@ impl From<pb::GetStatsResponse> for QueueStats {
             quantum: stats.quantum,
             leader_node_id: stats.leader_node_id,
             replication_count: stats.replication_count,
-            per_key: taken(stats.per_key_stats),
-            per_throttle: taken(stats.per_throttle_stats),
+            per_key: Vec::new(),
+            per_throttle: Vec::new(),
         }
     }
 }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::errors;
 use crate::dialect::EncodeError;
-use crate::dialect::contents::{self, Contents};
+use crate::dialect::contents::{self, Contents, PARTS_SIZE};
 use crate::dialect::encode::{Body, Encoder};
-use crate::dialect::records::{encode_list16, read_list16};
+use crate::dialect::records::{encode_list16, id_len, read_list16};
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
 use crate::request::{AckItem, NackItem, Op, Request};
@@ -19,6 +19,12 @@ pub(super) const fn enqueue_base_len(queue: &str) -> usize {
 
 /// Body bytes that an ack or nack has before its first item.
 pub(super) const SETTLE_BASE_LEN: usize = 2;
+
+/// The fewest bytes of a message in an enqueue.
+const MESSAGE_LEN: usize = 5;
+
+/// The fewest bytes of a delivery.
+const DELIVERY_LEN: usize = 13;
 
 /// Messages of one queue.
 pub(super) struct EnqueueBody<'a> {
@@ -67,7 +73,8 @@ pub(super) fn decode_enqueue(body: &Bytes) -> Result<Request, DecodeError> {
     if count == 0 && !queue.is_empty() {
         return Ok(Request::EnqueueNone { queue });
     }
-    let mut contents = Contents::with_capacity(reader.capacity_for(count, size_of::<Message>()));
+    let capacity = reader.reserve(count, MESSAGE_LEN, size_of::<Message>() + PARTS_SIZE)?;
+    let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
         let headers = usize::from(reader.u8()?);
         contents.read(headers, &mut reader)?;
@@ -139,7 +146,9 @@ impl Outcome for MessageId {
     }
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(body.str16()?.into())
+        let id = body.str16()?.into();
+        body.hold(id_len(&id))?;
+        Ok(id)
     }
 }
 
@@ -173,13 +182,15 @@ impl<T: Outcome> Body for [ItemResult<T>] {
 pub(super) fn decode_results<T: Outcome>(op: Op, body: &Bytes) -> Result<Vec<ItemResult<T>>, DecodeError> {
     let mut body = Reader::new(body);
     let count = usize::from(body.u16()?);
-    let mut results = Vec::with_capacity(body.capacity_for(count, size_of::<ItemResult<T>>()));
+    let mut results = Vec::with_capacity(body.reserve(count, 1, size_of::<ItemResult<T>>())?);
     for _ in 0..count {
         results.push(match body.u8()? {
             1 => Ok(T::read(&mut body)?),
             0 => {
                 let code = body.u16()?;
-                Err(Box::new(errors::item_refusal(op, code, body.str16()?)))
+                let refusal = errors::item_refusal(op, code, body.str16()?);
+                body.hold(refusal.held())?;
+                Err(Box::new(refusal))
             }
             _ => return Err(DecodeError::Invalid("result flag")),
         });
@@ -203,13 +214,14 @@ impl Body for Push {
 pub(super) fn decode_push(queue: &QueueName, body: &Bytes) -> Result<Push, DecodeError> {
     let mut reader = Reader::new(body);
     let count = usize::from(reader.u16()?);
-    let capacity = reader.capacity_for(count, size_of::<Received>());
+    let capacity = reader.reserve(count, DELIVERY_LEN, size_of::<Received>() + PARTS_SIZE)?;
     let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
     let mut contents = Contents::with_capacity(capacity);
     for _ in 0..count {
         let id = reader.str16()?.into();
+        reader.hold(id_len(&id))?;
         let previous = deliveries.last().map(|delivery| &delivery.fairness_key);
-        let fairness_key = contents::share(previous, reader.str16()?);
+        let fairness_key = contents::share(previous, &mut reader)?;
         let attempt_count = reader.u32()?;
         let headers = usize::from(reader.u8()?);
         contents.read(headers, &mut reader)?;
