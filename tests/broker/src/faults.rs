@@ -1,8 +1,9 @@
 //! What the broker does wrong, or differently from the common case, on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use fibp_proto::{Op, QueueName};
+use fibp_proto::{ErrorKind, Op, QueueName};
 
 /// Where a queue is led, when not here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,8 @@ macro_rules! switches {
             pub(crate) deliveries_per_frame: usize,
             pub(crate) missing_results: usize,
             pub(crate) drop_before_answer: Vec<(Op, u32)>,
+            pub(crate) failures: VecDeque<(Op, ErrorKind)>,
+            pub(crate) delays: Vec<(Op, Duration)>,
             pub(crate) stalled: Vec<Op>,
             pub(crate) unknown_answer_first: Vec<Op>,
             pub(crate) duplicate_answer: Vec<Op>,
@@ -53,6 +56,8 @@ macro_rules! switches {
                     deliveries_per_frame: 1,
                     missing_results: 0,
                     drop_before_answer: Vec::new(),
+                    failures: VecDeque::new(),
+                    delays: Vec::new(),
                     stalled: Vec::new(),
                     unknown_answer_first: Vec::new(),
                     duplicate_answer: Vec::new(),
@@ -165,6 +170,41 @@ impl Faults {
     pub fn drop_before_answer(mut self, op: Op, times: u32) -> Self {
         self.drop_before_answer.push((op, times));
         self
+    }
+
+    /// Refuse the next request of this kind, without executing it, with what servers answer for this kind of error
+    /// (docs/protocol/preamble.md 1.11, docs/protocol/framed.md 4): `Auth`, `Forbidden`, `QueueNotFound`,
+    /// `QueueExists`, `MessageNotFound`, `NotADeadLetterQueue`, `ApiKeyNotFound`, `Lua`, `InvalidArgument`,
+    /// `Overloaded`, `NotLeader`, `Unsupported`, `Server`. `Disconnected` closes the connection and `Timeout` leaves the
+    /// request unanswered. Other kinds are no server's; they count as `Server`. Repeatable: failures of one operation
+    /// happen in turn.
+    ///
+    /// An overloaded preamble server closes the connection on enqueue, consume, ack and nack.
+    #[must_use]
+    pub fn fail_once(mut self, op: Op, kind: ErrorKind) -> Self {
+        self.failures.push_back((op, kind));
+        self
+    }
+
+    /// Execute each request of this kind so much later than it came, on the broker's clock; other requests overtake it.
+    /// Without delay if it is zero.
+    #[must_use]
+    pub fn delay(mut self, op: Op, by: Duration) -> Self {
+        self.delays.retain(|(delayed, _)| *delayed != op);
+        if !by.is_zero() {
+            self.delays.push((op, by));
+        }
+        self
+    }
+
+    pub(crate) fn take_failure(&mut self, op: Op) -> Option<ErrorKind> {
+        let at = self.failures.iter().position(|(failing, _)| *failing == op)?;
+        self.failures.remove(at).map(|(_, kind)| kind)
+    }
+
+    pub(crate) fn delay_of(&self, op: Op) -> Option<Duration> {
+        let delay = self.delays.iter().find(|(delayed, _)| *delayed == op);
+        delay.map(|(_, by)| *by)
     }
 
     /// Hold back the answers to requests of this kind until faults without it are set; other answers overtake them.

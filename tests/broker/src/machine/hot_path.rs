@@ -9,6 +9,7 @@ use fibp_proto::{Headers, Message, MessageId, QueueName, Response};
 
 use super::cluster::View;
 use super::connection::Session;
+use super::ids::message_id;
 use super::queue::Stored;
 use super::refusal::{Forbidden, ItemRefusal, Refusal};
 use super::render::Style;
@@ -107,7 +108,7 @@ impl BrokerMachine {
         let id = self.ids.time_ordered(wall_ms);
         if route == Route::Forward && !carried {
             // Confirmed, and lost.
-            return Ok(id.message_id());
+            return Ok(message_id(id));
         }
         let named = self.settings.fairness_header.as_deref();
         let fairness_key = match named.and_then(|header| message.headers.get(header)) {
@@ -125,7 +126,7 @@ impl BrokerMachine {
             });
             touch(touched, &message.queue);
         }
-        Ok(id.message_id())
+        Ok(message_id(id))
     }
 
     /// Whether a frame's list reaches the cluster layer with its first item per queue only.

@@ -7,6 +7,7 @@ mod cluster;
 mod config_store;
 mod connection;
 mod failover;
+mod failure;
 mod hot_path;
 mod ids;
 mod queue;
@@ -20,14 +21,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use fibp_proto::server::RequestId;
-use fibp_proto::{Dialect, Op, Push, QueueName, Request, Response, Secret, ServerError};
+use fibp_proto::{Dialect, Headers, MessageId, Op, Push, QueueName, Request, Response, Secret, ServerError};
 
-use access::{Identity, KeyRing};
+use access::{Identity, KeyRing, is_same_key};
 use cluster::{Cluster, Node};
 use config_store::ConfigStore;
 use connection::{CHANNEL_SLOTS, Connection, PushRules, Session};
-use ids::{IdSource, Uuid};
+use ids::IdSource;
 use refusal::Refusal;
 use render::Style;
 use scheduler::{Scheduler, StoredQueues};
@@ -112,6 +114,24 @@ pub struct QueueFigures {
     pub consumers: u32,
 }
 
+/// A message in a queue, for assertions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// The key that it is scheduled under.
+    pub fairness_key: String,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its payload.
+    pub payload: Bytes,
+    /// How often it was nacked or its lease ended.
+    pub attempt_count: u32,
+    /// Whether somebody holds it.
+    pub leased: bool,
+}
+
 /// What survives a restart: queues with their messages, configuration, API keys.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -141,6 +161,8 @@ pub struct BrokerMachine {
     outputs: VecDeque<Output>,
     /// Answers held back by a fault.
     stalled: Vec<(ConnectionId, RequestId, Response)>,
+    /// Requests that a fault delays, and when they are executed; `None` is never.
+    delayed: Vec<(Option<Instant>, ConnectionId, RequestId, Request)>,
     /// The fairness key of messages that name none.
     default_key: Arc<str>,
     /// When the scheduler last had something to do.
@@ -199,6 +221,7 @@ impl BrokerMachine {
             connections: BTreeMap::new(),
             outputs: VecDeque::new(),
             stalled: Vec::new(),
+            delayed: Vec::new(),
             default_key: "default".into(),
             last_command: settings.start,
             refill_waits: false,
@@ -239,6 +262,27 @@ impl BrokerMachine {
             in_flight: queue.leases.len() as u64,
             consumers: self.scheduler.consumer_count(name),
         })
+    }
+
+    /// The messages in a queue, leased ones too, in the order of enqueueing; none if it does not exist.
+    #[must_use]
+    pub fn messages(&self, queue: &str) -> Vec<StoredMessage> {
+        let stored = self
+            .scheduler
+            .queue(queue)
+            .map(queue::Queue::messages)
+            .unwrap_or_default();
+        stored
+            .into_iter()
+            .map(|(message, leased)| StoredMessage {
+                id: ids::message_id(message.id),
+                fairness_key: message.fairness_key.as_ref().to_owned(),
+                headers: message.headers.clone(),
+                payload: message.payload.clone(),
+                attempt_count: message.attempts,
+                leased,
+            })
+            .collect()
     }
 
     /// How many connections are open.
@@ -299,7 +343,12 @@ impl BrokerMachine {
     }
 
     fn identify(&self, now: Instant, key: &Secret) -> Option<Identity> {
-        if self.settings.api_key.as_ref().is_some_and(|bootstrap| bootstrap == key) {
+        if self
+            .settings
+            .api_key
+            .as_ref()
+            .is_some_and(|bootstrap| is_same_key(bootstrap, key))
+        {
             return Some(Identity::Bootstrap);
         }
         let key_id = self.keys.identify(key, self.settings.wall_at(now))?;
@@ -322,6 +371,7 @@ impl BrokerMachine {
 
     fn drop_outputs(&mut self, connection: ConnectionId) {
         self.stalled.retain(|(stalled, ..)| *stalled != connection);
+        self.delayed.retain(|(_, delayed, ..)| *delayed != connection);
         self.outputs.retain(|output| output.connection() != connection);
     }
 
@@ -342,6 +392,25 @@ impl BrokerMachine {
 
     /// A client's request.
     pub fn handle(&mut self, now: Instant, connection: ConnectionId, id: RequestId, request: Request) {
+        match self.settings.faults.delay_of(id.op) {
+            Some(by) => {
+                let due = now.checked_add(by);
+                self.delayed.push((due, connection, id, request));
+            }
+            None => self.handle_now(now, connection, id, request),
+        }
+    }
+
+    /// Executes what was delayed until now.
+    fn handle_delayed(&mut self, now: Instant) {
+        let is_due = |(due, ..): &(Option<Instant>, _, _, _)| due.is_some_and(|due| due <= now);
+        let due: Vec<_> = self.delayed.extract_if(.., |delayed| is_due(delayed)).collect();
+        for (_, connection, id, request) in due {
+            self.handle_now(now, connection, id, request);
+        }
+    }
+
+    fn handle_now(&mut self, now: Instant, connection: ConnectionId, id: RequestId, request: Request) {
         let Some(known) = self.connections.get(&connection).filter(|known| !known.closing) else {
             return;
         };
@@ -415,13 +484,11 @@ impl BrokerMachine {
         touched: &mut Vec<QueueName>,
     ) -> Reaction {
         let style = self.style(connection);
+        if let Some(kind) = self.settings.faults.take_failure(id.op) {
+            return self.fail(style, kind, &request);
+        }
         if self.settings.faults.overloaded && reaches_scheduler(id.op) {
-            let hot = matches!(id.op, Op::Enqueue | Op::Consume | Op::Ack | Op::Nack);
-            return if id.op == Op::Consume || (hot && !style.is_framed()) {
-                Reaction::Close
-            } else {
-                Reaction::Refuse(Refusal::Overloaded)
-            };
+            return self.overload(style, id.op);
         }
         match request {
             Request::Enqueue(messages) => self.enqueue(now, connection, messages, touched).into(),
@@ -443,6 +510,16 @@ impl BrokerMachine {
             Request::Authenticate(key) => self.authenticate(now, connection, &key),
             Request::Goodbye => Reaction::Close,
             request => self.administer(now, connection, request, touched).into(),
+        }
+    }
+
+    /// What a request meets whose way to the scheduler is full.
+    fn overload(&self, style: Style, op: Op) -> Reaction {
+        let hot = matches!(op, Op::Enqueue | Op::Consume | Op::Ack | Op::Nack);
+        if op == Op::Consume || (hot && !style.is_framed()) {
+            Reaction::Close
+        } else {
+            Reaction::Refuse(Refusal::Overloaded)
         }
     }
 
@@ -486,7 +563,8 @@ impl BrokerMachine {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let election = self.cluster.as_ref().and_then(Cluster::next_election);
-        [self.next_scheduling(), election].into_iter().flatten().min()
+        let delayed = self.delayed.iter().filter_map(|(due, ..)| *due).min();
+        [self.next_scheduling(), election, delayed].into_iter().flatten().min()
     }
 
     /// When the scheduler has something to do by itself.
@@ -501,10 +579,11 @@ impl BrokerMachine {
         [expiry, refill].into_iter().flatten().min()
     }
 
-    /// Time has passed. Holds elections, and reclaims expired leases if the scheduler was idle for long enough; calls
+    /// Time has passed. Holds elections, executes what was delayed, and reclaims expired leases if the scheduler was idle for long enough; calls
     /// that come too early do nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.hold_elections(now);
+        self.handle_delayed(now);
         if self.next_scheduling().is_none_or(|due| now < due) {
             return;
         }
@@ -621,9 +700,9 @@ impl BrokerMachine {
         if self.settings.faults.deliveries_after_cancel {
             known.retire(session);
         } else {
-            let waiting: Vec<Uuid> = session
+            let waiting: Vec<_> = session
                 .waiting()
-                .filter_map(|delivery| Uuid::parse(delivery.id.as_str()))
+                .filter_map(|delivery| ids::parse(delivery.id.as_str()))
                 .collect();
             self.scheduler.unlease(&session.queue, connection, Some(&waiting));
             touched.push(session.queue);

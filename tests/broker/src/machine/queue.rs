@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fibp_proto::Headers;
 use fibp_proto::admin::KeyStats;
+use uuid::Uuid;
 
 use super::ConnectionId;
-use super::ids::Uuid;
 
 /// A message at rest.
 #[derive(Debug, Clone)]
@@ -251,6 +251,16 @@ impl Queue {
         (self.pending.len() + self.leases.len() + self.shelved.len()) as u64
     }
 
+    /// Everything that is there, and whether it is leased, in the order of enqueueing.
+    pub(super) fn messages(&self) -> Vec<(&Stored, bool)> {
+        let pending = self.pending.keys.values().flat_map(|key| &key.messages);
+        let leased = self.leases.held.values().map(|lease| &lease.message);
+        let mut all: Vec<(&Stored, bool)> = pending.map(|message| (message, false)).collect();
+        all.extend(leased.chain(&self.shelved).map(|message| (message, true)));
+        all.sort_by_key(|(message, _)| message.id);
+        all
+    }
+
     /// Messages that the statistics count, and how many of those as leased.
     pub(super) fn counted(&self) -> (u64, u64) {
         let leased = self.leases.len() + self.shelved.len();
@@ -297,7 +307,7 @@ mod tests {
 
     fn stored(number: u128, key: &str) -> Stored {
         Stored {
-            id: Uuid::parse(&format!("{number:032x}")).unwrap(),
+            id: Uuid::from_u128(number),
             fairness_key: key.into(),
             headers: Headers::new(),
             payload: Bytes::new(),

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::admin::QueueInfo;
 use fibp_proto::{QueueName, Received};
+use uuid::Uuid;
 
 use super::ConnectionId;
-use super::ids::Uuid;
+use super::ids::message_id;
 use super::queue::{Queue, Stored};
 
 /// The suffix of dead-letter queues.
@@ -184,7 +185,7 @@ impl Scheduler {
         let queue = self.queues.get_mut(queue_name)?;
         let message = queue.pending.pop(quantum)?;
         let mut delivery = Received::new(
-            message.id.message_id(),
+            message_id(message.id),
             QueueName::clone(queue_name),
             message.headers.clone(),
             message.payload.clone(),

@@ -6,9 +6,10 @@ use fibp_proto::admin::PermissionKind;
 use fibp_proto::request::{AckItem, NackItem};
 use fibp_proto::response::ItemResult;
 use fibp_proto::{MessageId, QueueName, Response};
+use uuid::Uuid;
 
 use super::hot_path::{FirstItems, Route, touch};
-use super::ids::Uuid;
+use super::ids;
 use super::queue::Stored;
 use super::refusal::{ItemRefusal, Refusal};
 use super::render::Style;
@@ -65,7 +66,7 @@ impl BrokerMachine {
         for (queue, id) in items {
             let carried = firsts.carries(queue);
             let settled = self.route(now, connection, style, queue).and_then(|route| {
-                let uuid = Uuid::parse(id.as_str()).ok_or_else(|| ItemRefusal::BadMessageId(id.to_string()))?;
+                let uuid = ids::parse(id.as_str()).ok_or_else(|| ItemRefusal::BadMessageId(id.to_string()))?;
                 if settle == Settle::Ack && style.is_framed() && acked.contains(&uuid) {
                     // Framed servers ack the same id as often as it stands in one frame (docs/protocol/framed.md 5).
                     return Ok(());

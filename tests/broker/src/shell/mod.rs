@@ -15,12 +15,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fibp_proto::QueueName;
 use fibp_proto::server::ServerConnection;
+use fibp_proto::{ErrorKind, Op, QueueName};
 
 use crate::Faults;
 use crate::clock::{Clock, ManualClock, lock};
-use crate::machine::{BrokerMachine, Ending, QueueFigures};
+use crate::machine::{BrokerMachine, Ending, QueueFigures, StoredMessage};
 pub use builder::BrokerBuilder;
 use link::Link;
 use shared::{Shared, State};
@@ -240,6 +240,28 @@ impl Broker {
         });
         state.wake_others();
         self.shared.notice(&state);
+    }
+
+    /// Refuses the next request of this kind, see [`Faults::fail_once`].
+    pub fn fail_once(&self, op: Op, kind: ErrorKind) {
+        self.update_faults(|faults| faults.fail_once(op, kind));
+    }
+
+    /// Executes each request of this kind so much later than it came, see [`Faults::delay`].
+    pub fn delay(&self, op: Op, by: Duration) {
+        self.update_faults(|faults| faults.delay(op, by));
+    }
+
+    /// The messages in a queue, leased ones too, in the order of enqueueing; none if it does not exist.
+    ///
+    /// ```
+    /// # let broker = fila_test_broker::Broker::builder().queue("orders").start()?;
+    /// assert!(broker.messages("orders").iter().all(|message| message.payload != "lost"));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn messages(&self, queue: &str) -> Vec<StoredMessage> {
+        self.shared.lock().host.machine().messages(queue)
     }
 
     /// How many connections are open, those that have not said in which dialect aside.

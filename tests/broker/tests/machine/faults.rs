@@ -1,9 +1,11 @@
 //! Faults that no healthy server has.
 
-use fibp_proto::{Message, Op, Request, Response, ServerError};
+use std::time::Duration;
+
+use fibp_proto::{ErrorKind, Message, Op, Request, Response, ServerError};
 use fila_test_broker::{Faults, Output};
 
-use crate::world::{P1, World};
+use crate::world::{FRAMED, P1, P3, World};
 
 fn enqueue() -> Request {
     Request::Enqueue(vec![Message::new("orders", "x"), Message::new("orders", "y")])
@@ -85,7 +87,7 @@ fn errors_may_close() {
     world.send(client, Request::DeleteQueue { queue: "zz".into() });
     assert_eq!(world.outputs(), [Output::Close { connection: client }]);
     let client = world.connect(P1);
-    let answer = ServerError::new(fibp_proto::ErrorKind::Unsupported, "unknown operation 0x77");
+    let answer = ServerError::new(ErrorKind::Unsupported, "unknown operation 0x77");
     world.machine.handle_malformed(client, 1, None, Some(answer));
     assert_eq!(world.outputs(), [Output::Close { connection: client }]);
 }
@@ -112,4 +114,103 @@ fn heartbeats_may_be_swallowed() {
     let client = world.connect(P1);
     world.send(client, Request::Heartbeat);
     assert_eq!(world.outputs(), []);
+}
+
+#[test]
+fn a_request_fails_once_and_is_not_executed() {
+    for (dialect, code, text) in [
+        (P1, Some(1), "orders"),
+        (P3, Some(1), "orders"),
+        (FRAMED, Some(0x01), ""),
+    ] {
+        let mut world = World::faulty(Faults::default().fail_once(Op::Enqueue, ErrorKind::QueueNotFound));
+        let client = world.connect(dialect);
+        let results = world.enqueue_results(client, vec![Message::new("orders", "x")]);
+        let refused = results[0].as_ref().expect_err("refused");
+        assert_eq!((refused.code(), refused.text()), (code, text));
+        assert_eq!(world.machine.messages("orders"), []);
+        world.enqueue(client, "orders", &["x"]);
+    }
+}
+
+#[test]
+fn failures_of_one_operation_come_in_turn() {
+    let faults = Faults::default()
+        .fail_once(Op::ListQueues, ErrorKind::Overloaded)
+        .fail_once(Op::Consume, ErrorKind::Forbidden)
+        .fail_once(Op::ListQueues, ErrorKind::Server)
+        .fail_once(Op::ListQueues, ErrorKind::Timeout)
+        .fail_once(Op::ListQueues, ErrorKind::Disconnected);
+    let mut world = World::faulty(faults);
+    let client = world.connect(FRAMED);
+    assert_eq!(world.refused(client, Request::ListQueues).kind(), ErrorKind::Overloaded);
+    assert_eq!(world.refused(client, Request::ListQueues).kind(), ErrorKind::Server);
+    world.send(client, Request::ListQueues);
+    assert_eq!(world.outputs(), [], "left unanswered");
+    world.send(client, Request::ListQueues);
+    assert_eq!(world.outputs(), [Output::Close { connection: client }]);
+    let client = world.connect(FRAMED);
+    assert!(matches!(
+        world.call(client, Request::ListQueues),
+        Response::ListQueues(_)
+    ));
+    let queue = "orders".into();
+    let refusal = world.refused(client, Request::Consume { queue, credit: 0 });
+    assert_eq!(refusal.text(), "no consume permission on queue \"orders\"");
+}
+
+#[test]
+fn an_operation_is_executed_later_and_others_overtake_it() {
+    let second = Duration::from_secs(1);
+    let mut world = World::faulty(Faults::default().delay(Op::Enqueue, second));
+    let client = world.connect(P1);
+    world.send(client, enqueue());
+    assert!(matches!(
+        world.call(client, Request::ListQueues),
+        Response::ListQueues(_)
+    ));
+    world.advance(second - Duration::from_millis(1));
+    assert_eq!((world.outputs(), world.figures("orders").0), (vec![], 0));
+    world.advance(Duration::from_millis(1));
+    assert!(matches!(world.outputs()[..], [Output::Answer { .. }]));
+    assert_eq!(world.figures("orders").0, 2);
+
+    // One that its client did not wait for is not executed.
+    world.send(client, enqueue());
+    world.disconnect(client);
+    world.advance(second * 2);
+    assert_eq!(world.figures("orders").0, 2);
+    world.machine.set_faults(
+        Faults::default()
+            .delay(Op::Enqueue, second)
+            .delay(Op::Enqueue, Duration::ZERO),
+    );
+    let client = world.connect(P1);
+    world.enqueue(client, "orders", &["at once"]);
+}
+
+#[test]
+fn stored_messages_can_be_looked_at() {
+    let mut world = World::orders();
+    let client = world.connect(P1);
+    let message = Message::new("orders", "a").header("tenant", "acme");
+    let id = world.enqueue_results(client, vec![message])[0].clone().expect("stored");
+    world.enqueue(client, "orders", &["b"]);
+    world.consume(client, "orders", 1);
+    world.pushes();
+    let stored = world.machine.messages("orders");
+    let first = &stored[0];
+    assert_eq!(
+        (&first.id, &first.payload[..], first.headers.get("tenant")),
+        (&id, &b"a"[..], Some("acme"))
+    );
+    assert_eq!(
+        (&*first.fairness_key, first.attempt_count, first.leased),
+        ("default", 0, true)
+    );
+    world.nack(client, "orders", &id).expect("leased");
+    let stored = world.machine.messages("orders");
+    let attempts: Vec<u32> = stored.iter().map(|message| message.attempt_count).collect();
+    assert_eq!(attempts, [1, 0], "by age");
+    assert_eq!(world.machine.messages("nowhere"), []);
 }
