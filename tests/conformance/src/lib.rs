@@ -9,6 +9,8 @@ pub mod env;
 pub mod external;
 pub mod front;
 pub mod golden;
+#[cfg(doctest)]
+pub mod guides;
 pub mod poll;
 pub mod proxy;
 pub mod remote;

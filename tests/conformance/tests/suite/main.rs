@@ -6,6 +6,7 @@
 mod addresses;
 mod breaking;
 mod closing;
+mod clusters;
 mod connecting;
 mod consuming;
 mod flow;
