@@ -71,7 +71,12 @@ async fn tour(client: &Client, queue: &str) -> Result<QueueStats> {
 
     let mut consumer = client.consumer(queue).prefetch(16).verify_queue(true).open().await?;
     println!("consuming");
-    let mut refused = false;
+    // A cluster hands a nacked message out again only under another leader (docs/protocol/clusters.md 4).
+    let list = client.admin().list_queues().await;
+    let mut refused = list.is_ok_and(|list| list.cluster_node_count > 1);
+    if refused {
+        println!("this is a cluster: nothing will be nacked");
+    }
     let mut done = 0;
     while done < 4 {
         let Some(delivery) = consumer.next().await.transpose()? else {
