@@ -71,6 +71,8 @@ pub(crate) struct Connection<W> {
     heartbeat: Heartbeat,
     /// Part of a push arrived since it was asked last.
     delivering: bool,
+    /// Frames taken out of what was read, whatever became of them.
+    frames: u64,
     /// The heartbeats of the server that were answered last, oldest first.
     echoed: VecDeque<u32>,
 }
@@ -200,6 +202,7 @@ impl<W> Connection<W> {
             own: 0,
             heartbeat: Heartbeat::new(heartbeat, heartbeat_missed),
             delivering: false,
+            frames: 0,
             echoed: VecDeque::new(),
         })
     }
@@ -359,6 +362,7 @@ impl<W> Connection<W> {
                 }
                 Err(error) => return Err(Broken::protocol(error.to_string())),
             };
+            self.frames = self.frames.wrapping_add(1);
             let arrival = match item {
                 Item::Frame(frame) => {
                     let header = frame.header;
@@ -384,6 +388,12 @@ impl<W> Connection<W> {
 
     fn is_push(&self, header: Option<FrameHeader>) -> bool {
         header.is_some_and(|header| matches!(self.codec.classify(header), Incoming::Push))
+    }
+
+    /// How many frames it has read.
+    #[cfg(feature = "client")]
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames
     }
 
     /// Whether part of a push arrived since this was asked last.

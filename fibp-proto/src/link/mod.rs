@@ -226,6 +226,13 @@ impl<T> Link<T> {
         self.needs_driver
     }
 
+    /// How many frames were read on this connection, those included that nobody hears of: by this a driver knows when it has
+    /// worked long enough at a time.
+    #[cfg(feature = "client")]
+    pub(crate) fn frames_read(&self) -> u64 {
+        self.connection.as_deref().map_or(0, Connection::frames)
+    }
+
     /// Whether there is something to do to the transport.
     #[cfg(feature = "client")]
     pub(crate) fn has_actions(&self) -> bool {

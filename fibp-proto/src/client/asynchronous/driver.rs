@@ -17,8 +17,12 @@ use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::link::{Action, Completion, DialId};
 
-/// How many turns a driver takes before it lets other tasks run.
+/// How many turns a driver takes before it lets other tasks run. Each reads and writes at most a buffer's worth of bytes.
 const MAX_TURNS: usize = 16;
+
+/// About how many frames it reads before that: a buffer holds thousands of tiny ones, each of which costs as much as a
+/// larger one. Some runtimes look at their timers only once in many polls.
+const MAX_FRAMES: u64 = 1024;
 
 /// How much is encoded and written at a time, in bytes.
 const WRITE_SIZE: usize = 64 * 1024;
@@ -99,8 +103,8 @@ impl<R: Runtime> News<R> {
 }
 
 enum Turn {
-    /// There may be more to do at once.
-    Again,
+    /// There may be more to do at once; so many frames were read.
+    Again { read: u64 },
     /// The tasks that were woken go first.
     Yield,
     /// The link is done for good.
@@ -113,13 +117,20 @@ impl<R: Runtime> Future for Driver<R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         let mut kicked = this.cell.attend(cx.waker());
+        let mut frames = 0;
         for _ in 0..MAX_TURNS {
             let news = this.poll_news(cx);
             if !kicked && news.is_empty() {
                 return Poll::Pending;
             }
             match this.turn(news) {
-                Turn::Again => kicked = this.cell.take_kick(),
+                Turn::Again { read } => {
+                    kicked = this.cell.take_kick();
+                    frames += read;
+                    if frames >= MAX_FRAMES {
+                        break;
+                    }
+                }
                 Turn::Yield => break,
                 Turn::Done => return Poll::Ready(()),
             }
@@ -171,7 +182,10 @@ impl<R: Runtime> Driver<R> {
         let mut half_close = false;
 
         let mut locked = cell.lock();
+        // Another connection counts from the start.
+        let before = locked.link.frames_read();
         self.feed(&mut locked, now, news);
+        let read = locked.link.frames_read().saturating_sub(before);
         while let Some(action) = locked.link.poll_action() {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
@@ -225,7 +239,7 @@ impl<R: Runtime> Driver<R> {
         match (done, self.collecting) {
             (true, _) => Turn::Done,
             (false, true) => Turn::Yield,
-            (false, false) => Turn::Again,
+            (false, false) => Turn::Again { read },
         }
     }
 
