@@ -54,7 +54,8 @@ pub trait Runtime: Clone + fmt::Debug + Send + Sync + Unpin + 'static {
     /// Those of the file system.
     fn read_file(path: &str) -> io::Result<Vec<u8>>;
 
-    /// Runs a task. Dropping its handle, if there is one, must not end it.
+    /// Runs a task. Dropping its handle, if there is one, must not end it. The task holds a clone of this runtime until its
+    /// connection is closed.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
 
     /// A timer that completes at an instant, or at once if that has passed.
