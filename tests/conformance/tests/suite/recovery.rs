@@ -8,7 +8,7 @@ use fibp_proto::config::{Config, ConsumerSettings, Reconnect, Replay};
 use fibp_proto::event::Event;
 use fibp_proto::request::Op;
 use fibp_proto::{ErrorKind, Message, Outcome, Secret, State};
-use fila_conformance::broker::{Broker, Faults, Leadership, start, start_with};
+use fila_conformance::broker::{Broker, Faults, Leadership, P1, P2, P3, start, start_with};
 use fila_conformance::cases;
 use fila_conformance::env::{self, PATIENCE, next};
 
@@ -40,6 +40,25 @@ cases! {
                 Event::Resubscribed { queue: of } => resubscribed = *of == *queue,
                 _ => {}
             }
+        }
+    }
+
+    /// A server of another revision that takes the place of one is asked in its own words: what reads for one revision
+    /// deletes for another.
+    async fn another_revision_at_the_same_address(env: &Env) {
+        for (old, new) in [(P1, P2), (P2, P1), (P2, P3), (P3, P1)] {
+            let first = start(old);
+            let addr = first.addr();
+            let client = env.connect(Config::new(addr)).await.expect("connected");
+            client.set_config("k", "old").await.expect("set");
+            drop(first);
+            env.eventually("the loss is noticed", async || client.stats().disconnects > 0).await;
+            let _second = start_with(new, |builder| builder.listen(addr));
+            client.set_config("k", "new").await.expect("set");
+            let entries = client.list_config("k").await.expect("a list");
+            assert_eq!(entries, [("k".to_owned(), "new".to_owned())], "{old} gave way to {new}");
+            assert_eq!(client.list_config("k").await.expect("still there"), entries);
+            client.redrive("missing", 1).await.expect_err("not a dead-letter queue");
         }
     }
 
