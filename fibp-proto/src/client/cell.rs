@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use super::lock;
 use super::locked::Locked;
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use super::waiter::{Wait, Waiter, complete};
 use crate::error::{Error, ErrorKind, Outcome, SendError};
 use crate::fault::Fault;

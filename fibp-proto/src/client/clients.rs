@@ -1,12 +1,12 @@
 //! The links of one client.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::cell::LinkCell;
 use super::lock;
+use super::sync::{AtomicBool, Mutex, Ordering};
 use super::waiter::{Wait, Waiter};
 use super::watchers::Watchers;
 use crate::config::{ConsumerSettings, Endpoint};

@@ -11,7 +11,10 @@ mod clients;
 mod deliveries;
 mod lead;
 mod locked;
+#[cfg(all(test, shuttle))]
+mod models;
 mod race;
+mod sync;
 mod transport;
 mod waiter;
 mod watchers;
@@ -30,7 +33,9 @@ pub use waiter::{Wait, Waiter, complete};
 pub use watchers::{Subscription, Watchers};
 pub use worker::{Dialed, Input, Job, News, SLICE, Worker};
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use sync::{Mutex, MutexGuard};
 
 /// Locks on, even after a panic elsewhere: no value here is left half-changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

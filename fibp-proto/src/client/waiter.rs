@@ -1,10 +1,11 @@
 //! A oneshot for replies.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::lock;
+use super::sync::Mutex;
 use crate::error::{Error, ErrorKind};
 use crate::link::{Completion, Reply};
 

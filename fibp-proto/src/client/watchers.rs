@@ -1,11 +1,11 @@
 //! Tasks that wait for events.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::lock;
+use super::sync::{AtomicU64, Mutex, Ordering};
 use crate::event::{Cursor, Event, State};
 use crate::shared::Shared;
 
