@@ -8,9 +8,12 @@
 mod bare;
 mod figures;
 mod in_flight;
+pub mod machine;
 mod memory;
 mod null_server;
 mod runtime;
+pub mod scenarios;
+pub mod table;
 mod target;
 mod threads;
 mod tls;
@@ -18,6 +21,7 @@ mod tls;
 use std::time::{Duration, Instant};
 
 pub use figures::run;
+pub use target::{P1, message};
 
 /// The payload of every message.
 pub const PAYLOAD: usize = 1024;

@@ -10,7 +10,7 @@ use fibp_proto::{AdminRevision, Dialect, Message, QueueName, Request, Secret};
 use fila_client_blocking::Client;
 
 /// What the null server speaks: preamble, revision P1.
-pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+pub const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 /// The six bytes that open the preamble dialect, in both directions.
 pub(crate) const PREAMBLE: [u8; 6] = *b"FIBP\x01\x00";
@@ -247,7 +247,8 @@ fn skip_frame(stream: &mut TcpStream) -> std::io::Result<()> {
 }
 
 /// A message for a queue; cheap to make.
-pub(super) fn message(queue: &QueueName) -> Message {
+#[must_use]
+pub fn message(queue: &QueueName) -> Message {
     static BYTES: [u8; PAYLOAD] = [7; PAYLOAD];
     Message::new(queue.clone(), bytes::Bytes::from_static(&BYTES))
 }

@@ -1,0 +1,426 @@
+//! The core without a socket: one link, answered in memory by a server that cannot fail. All that the benchmark knows
+//! of the core's machines is in this file.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use fibp_proto::config::{Batching, Config, ConsumerSettings, ProducerSettings};
+use fibp_proto::frame::Transmit;
+pub use fibp_proto::link::CallId;
+use fibp_proto::link::{Action, Completion, Lease, Link, ProducerId, Settle};
+use fibp_proto::server::{ServerConfig, ServerConnection, ServerEvent};
+use fibp_proto::{Dialect, Headers, Message, MessageId, Push, QueueName, Received, Request, Response, Shared};
+
+/// Which part of the core works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A caller builds its message.
+    Build,
+    /// A caller hands its work over.
+    Submit,
+    /// Frames are encoded and handed to the socket.
+    Transmit,
+    /// Bytes of the socket are decoded and matched.
+    Receive,
+    /// The driver collects what is completed.
+    Complete,
+    /// The consumer takes deliveries.
+    Take,
+    /// A caller gives a call up.
+    Abandon,
+    /// A deadline passes.
+    Timeout,
+    /// The caller drops what it got.
+    Drop,
+}
+
+impl Stage {
+    /// Every stage, in the order of the tables.
+    pub const ALL: [Self; 9] = [
+        Self::Build,
+        Self::Submit,
+        Self::Transmit,
+        Self::Receive,
+        Self::Complete,
+        Self::Take,
+        Self::Abandon,
+        Self::Timeout,
+        Self::Drop,
+    ];
+
+    /// As the tables spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Submit => "submit",
+            Self::Transmit => "transmit",
+            Self::Receive => "receive",
+            Self::Complete => "complete",
+            Self::Take => "take",
+            Self::Abandon => "abandon",
+            Self::Timeout => "timeout",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// What looks on while the core works. Everything between two stages (servers, building messages) does not count.
+pub trait Probe {
+    /// Runs `work`, which belongs to `stage`.
+    fn run(&mut self, stage: Stage, work: &mut dyn FnMut());
+
+    /// The driver handed so many bytes to the socket with one write.
+    fn wrote(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
+
+    /// The driver got so many bytes with one read.
+    fn read(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
+}
+
+/// Looks away.
+#[derive(Debug, Default)]
+pub struct Unwatched;
+
+impl Probe for Unwatched {
+    fn run(&mut self, _: Stage, work: &mut dyn FnMut()) {
+        work();
+    }
+}
+
+/// The most bytes that a driver takes at a time.
+const MOST: usize = 64 * 1024;
+
+/// A link, its server, and the wire between them.
+#[derive(Debug)]
+pub struct Machine {
+    link: Link<u64>,
+    now: Instant,
+    completions: Vec<Completion<u64>>,
+    transmit: Transmit,
+    server: Peer,
+}
+
+impl Machine {
+    /// A link for requests that is ready.
+    #[must_use]
+    pub fn requests(dialect: Dialect, batching: Batching) -> Self {
+        let now = start();
+        let link = Link::requests(&shared(dialect, batching), now, 1, Some(0));
+        Self::open(link, now, dialect)
+    }
+
+    /// A consumer's link that is subscribed.
+    #[must_use]
+    pub fn consumer(dialect: Dialect, queue: &QueueName) -> Self {
+        let (now, settings) = (start(), ConsumerSettings::default());
+        let shared = shared(dialect, Batching::Auto);
+        let link = Link::consumer(&shared, queue.clone(), settings, now, 1, Some(0));
+        Self::open(link, now, dialect)
+    }
+
+    fn open(link: Link<u64>, now: Instant, dialect: Dialect) -> Self {
+        let mut machine = Self {
+            link,
+            now,
+            completions: Vec::new(),
+            transmit: Transmit::new(),
+            server: Peer::new(dialect),
+        };
+        while let Some(action) = machine.link.poll_action() {
+            if let Action::Dial { id, .. } = action {
+                machine.link.handle_dialed(now, id, Ok(None));
+            }
+        }
+        machine.exchange(&mut Unwatched);
+        assert_eq!(machine.completed(&mut Unwatched), 1, "open");
+        machine
+    }
+
+    /// One message.
+    pub fn enqueue(&mut self, probe: &mut dyn Probe, message: Message) -> CallId {
+        let (mut message, mut id) = (Some(message), None);
+        probe.run(Stage::Submit, &mut || {
+            id = message
+                .take()
+                .map(|message| self.link.enqueue(self.now, message, None, 1));
+        });
+        id.expect("probes run the work")
+    }
+
+    /// One message each, by as many callers.
+    pub fn enqueue_each(&mut self, probe: &mut dyn Probe, messages: Vec<Message>) {
+        let mut messages = Some(messages);
+        probe.run(Stage::Submit, &mut || {
+            for message in messages.take().into_iter().flatten() {
+                self.link.enqueue(self.now, message, None, 1);
+            }
+        });
+    }
+
+    /// A list.
+    pub fn enqueue_many(&mut self, probe: &mut dyn Probe, messages: Vec<Message>) {
+        let mut messages = Some(messages);
+        probe.run(Stage::Submit, &mut || {
+            if let Some(messages) = messages.take() {
+                self.link.enqueue_many(self.now, messages, None, 1);
+            }
+        });
+    }
+
+    /// A producer with the default settings.
+    pub fn open_producer(&mut self) -> ProducerId {
+        self.link.open_producer(ProducerSettings::default())
+    }
+
+    /// Messages of a producer, each with a receipt.
+    pub fn send_each(&mut self, probe: &mut dyn Probe, producer: ProducerId, messages: Vec<Message>) {
+        let mut messages = Some(messages);
+        probe.run(Stage::Submit, &mut || {
+            for message in messages.take().into_iter().flatten() {
+                self.link.send(self.now, producer, message, None, 1, 1);
+            }
+        });
+    }
+
+    /// Acks deliveries one after another.
+    pub fn ack(&mut self, probe: &mut dyn Probe, deliveries: &mut VecDeque<Lease>) {
+        probe.run(Stage::Submit, &mut || {
+            while let Some(lease) = deliveries.pop_front() {
+                self.link.settle(self.now, lease.settle(None), None, 1);
+            }
+        });
+    }
+
+    /// Acks deliveries as one list.
+    pub fn ack_many(&mut self, probe: &mut dyn Probe, deliveries: &mut VecDeque<Lease>) {
+        probe.run(Stage::Submit, &mut || {
+            let settles: Vec<Settle> = deliveries.drain(..).map(|lease| lease.settle(None)).collect();
+            self.link.settle_many(self.now, settles, None, 1);
+        });
+    }
+
+    /// Gives a call up.
+    pub fn abandon(&mut self, probe: &mut dyn Probe, id: CallId) {
+        probe.run(Stage::Abandon, &mut || {
+            self.link.abandon(id);
+            self.take_turn();
+        });
+    }
+
+    /// Time passes, but no deadline.
+    pub fn idle(&mut self, probe: &mut dyn Probe) {
+        self.now += Duration::from_nanos(1);
+        probe.run(Stage::Timeout, &mut || {
+            self.link.handle_timeout(self.now);
+            self.take_turn();
+        });
+    }
+
+    /// Writes all there is to write; the server does not see it. Says whether there was anything.
+    pub fn transmit(&mut self, probe: &mut dyn Probe) -> bool {
+        let mut writes = Vec::new();
+        let mut sent = std::mem::take(&mut self.server.input);
+        // What is sent is copied, as a socket does it, but not measured as a cost: room for it is there.
+        sent.reserve(16 * 1024 * 1024);
+        writes.reserve(1024);
+        probe.run(Stage::Transmit, &mut || {
+            while self.link.take_transmit(self.now, MOST, &mut self.transmit) {
+                while !self.transmit.is_empty() {
+                    let chunk = self.transmit.chunk();
+                    let n = chunk.len();
+                    sent.extend_from_slice(chunk);
+                    writes.push(n);
+                    self.link.transmitted(self.now, &mut self.transmit, n);
+                }
+            }
+            self.take_turn();
+        });
+        self.server.input = sent;
+        for n in &writes {
+            probe.wrote(*n);
+        }
+        !writes.is_empty()
+    }
+
+    /// Forgets what was sent: the server never sees it.
+    pub fn lose_sent(&mut self) {
+        self.server.input.clear();
+    }
+
+    /// Reads these bytes.
+    pub fn receive(&mut self, probe: &mut dyn Probe, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let mut read = 0;
+            probe.run(Stage::Receive, &mut || {
+                let mut buffer = self.link.take_read_buffer().expect("input is wanted");
+                read = buffer.unfilled().len().min(bytes.len());
+                buffer.unfilled()[..read].copy_from_slice(&bytes[..read]);
+                buffer.advance(read);
+                self.link.handle_input(self.now, buffer);
+                self.take_turn();
+            });
+            probe.read(read);
+            bytes = &bytes[read..];
+        }
+    }
+
+    /// Writes, and reads the answers, until nothing is left to write.
+    pub fn exchange(&mut self, probe: &mut dyn Probe) {
+        while self.transmit(probe) {
+            let answers = self.server.answer();
+            self.receive(probe, &answers);
+        }
+    }
+
+    /// How many waiters are completed since the last time. Their results are dropped.
+    pub fn completed(&mut self, probe: &mut dyn Probe) -> usize {
+        probe.run(Stage::Complete, &mut || {
+            self.link.drain_completions(&mut self.completions);
+        });
+        let completed = self.completions.len();
+        probe.run(Stage::Drop, &mut || self.completions.clear());
+        completed
+    }
+
+    /// Takes all deliveries there are.
+    pub fn take(&mut self, probe: &mut dyn Probe, into: &mut VecDeque<Lease>) {
+        probe.run(Stage::Take, &mut || {
+            while self.link.take_deliveries(self.now, 64, into) > 0 {}
+        });
+    }
+
+    /// The bytes of a push of so many deliveries, as real servers send them: one frame in the preamble dialect, a frame
+    /// for each in the framed dialect (docs/protocol/framed.md 5).
+    #[must_use]
+    pub fn push(&mut self, queue: &QueueName, deliveries: u32) -> Vec<u8> {
+        let deliveries = (1..=deliveries).map(|n| delivery(queue, n));
+        let pushes: Vec<Push> = match self.server.dialect {
+            Dialect::Framed => deliveries
+                .map(|delivery| Push {
+                    deliveries: vec![delivery],
+                })
+                .collect(),
+            _ => vec![Push {
+                deliveries: deliveries.collect(),
+            }],
+        };
+        for push in pushes {
+            self.server.connection.push(&push).expect("deliveries that fit a frame");
+        }
+        self.server.output()
+    }
+
+    /// What a driver does at the end of each turn.
+    fn take_turn(&mut self) {
+        let _until = self.link.poll_timeout();
+    }
+}
+
+/// Virtual time needs some instant to begin with.
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn shared(dialect: Dialect, batching: Batching) -> Shared {
+    let config = Config::new("127.0.0.1:1")
+        .dialect(dialect)
+        .no_heartbeat()
+        .batching(batching)
+        .max_in_flight(200_000, usize::MAX);
+    Shared::new(config).expect("a valid configuration")
+}
+
+/// A delivery of [`PAYLOAD`](crate::PAYLOAD) bytes.
+#[must_use]
+pub fn delivery(queue: &QueueName, n: u32) -> Received {
+    let payload = vec![7; crate::PAYLOAD];
+    Received::new(message_id(n), queue.clone(), Headers::new(), payload, "default", 0)
+}
+
+/// The id of the n-th message.
+#[must_use]
+pub fn message_id(n: u32) -> MessageId {
+    format!("0195d3c8-5f2a-7abc-8def-{n:012x}").as_str().into()
+}
+
+/// A server in memory.
+#[derive(Debug)]
+struct Peer {
+    dialect: Dialect,
+    connection: ServerConnection,
+    input: Vec<u8>,
+}
+
+impl Peer {
+    fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            connection: ServerConnection::new(ServerConfig::new([dialect])),
+            input: Vec::new(),
+        }
+    }
+
+    /// The answers to all that was sent.
+    fn answer(&mut self) -> Vec<u8> {
+        let mut input = std::mem::take(&mut self.input);
+        let (mut left, mut output) = (input.as_slice(), Vec::new());
+        while !left.is_empty() {
+            let mut buffer = self.connection.take_read_buffer().expect("a server that reads");
+            let n = buffer.unfilled().len().min(left.len());
+            buffer.unfilled()[..n].copy_from_slice(&left[..n]);
+            buffer.advance(n);
+            left = &left[n..];
+            self.connection.handle_input(buffer);
+            while let Some(event) = self.connection.poll_event() {
+                self.react(event);
+                output.append(&mut self.output());
+            }
+            output.append(&mut self.output());
+        }
+        input.clear();
+        self.input = input;
+        output
+    }
+
+    fn react(&mut self, event: ServerEvent) {
+        match event {
+            ServerEvent::Opened { .. } => self.connection.accept(),
+            ServerEvent::Request { id, request } => {
+                if let Some(response) = confirm(&request) {
+                    self.connection.respond(id, &response).expect("an answer that fits");
+                }
+            }
+            event => panic!("the client misbehaves: {event:?}"),
+        }
+    }
+
+    fn output(&mut self) -> Vec<u8> {
+        let (mut transmit, mut output) = (Transmit::new(), Vec::new());
+        while self.connection.take_transmit(&mut transmit) {
+            while !transmit.is_empty() {
+                let chunk = transmit.chunk();
+                let n = chunk.len();
+                output.extend_from_slice(chunk);
+                self.connection.transmitted(&mut transmit, n);
+            }
+        }
+        output
+    }
+}
+
+/// What a server without memory answers.
+fn confirm(request: &Request) -> Option<Response> {
+    Some(match request {
+        Request::Enqueue(messages) => Response::Enqueue(vec![Ok(message_id(1)); messages.len()]),
+        Request::Ack(acks) => Response::Ack(vec![Ok(()); acks.len()]),
+        Request::Nack(nacks) => Response::Nack(vec![Ok(()); nacks.len()]),
+        Request::Consume { .. } => Response::Consume {
+            consumer_id: Some("consumer-1".to_owned()),
+        },
+        _ => return None,
+    })
+}
