@@ -25,9 +25,18 @@ macro_rules! consumer_options {
             self
         }
 
-        /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
-        pub fn visibility_timeout(mut self, timeout: ::core::time::Duration) -> Self {
+        /// The queue's visibility timeout, which no server announces: lease deadlines are computed from it, and deliveries
+        /// whose lease has ended before they are handed out are skipped (see [`expired`](Self::expired)). `None`, the
+        /// default, assumes 30 s and hands everything out.
+        pub fn visibility_timeout(mut self, timeout: impl Into<Option<::core::time::Duration>>) -> Self {
             self.settings = self.settings.visibility_timeout(timeout);
+            self
+        }
+
+        /// What becomes of deliveries whose lease has ended before they are handed out, where the visibility timeout is
+        /// stated. They are skipped: the server delivers them again.
+        pub fn expired(mut self, expired: $crate::config::Expired) -> Self {
+            self.settings = self.settings.expired(expired);
             self
         }
 

@@ -91,6 +91,14 @@ pub enum Event {
         /// By how much.
         late_by: Duration,
     },
+    /// Deliveries were skipped because their lease had ended before they were handed out, or would end before the handler
+    /// is done: see [`Expired`](crate::config::Expired). Told once per burst of deliveries; [`Stats::expired`] counts them.
+    Expired {
+        /// The queue.
+        queue: QueueName,
+        /// How many were skipped so far.
+        skipped: u64,
+    },
     /// A message that nobody waits for any more (its receipt was dropped, or its producer) was not confirmed.
     Unconfirmed {
         /// The queue.
@@ -224,6 +232,8 @@ stats! {
     redirects,
     /// Acks and nacks submitted after the lease had probably ended.
     late_settles,
+    /// Deliveries skipped because their lease had ended, or was about to.
+    expired,
 }
 
 #[cfg(test)]

@@ -52,7 +52,9 @@ pub use fibp_proto::admin::{
     QueueStats, ThrottleStats,
 };
 pub use fibp_proto::client::Events;
-pub use fibp_proto::config::{Backoff, Batching, Config, Credit, Endpoint, IntoEndpoints, OnFull, Reconnect, Replay};
+pub use fibp_proto::config::{
+    Backoff, Batching, Config, Credit, Endpoint, Expired, IntoEndpoints, OnFull, Reconnect, Replay,
+};
 pub use fibp_proto::link::CloseReport;
 pub use fibp_proto::request::{AckItem, NackItem};
 pub use fibp_proto::{

@@ -230,7 +230,7 @@ impl<S: Send + Sync + 'static> LinkCell<S> {
     /// Takes up to `max` deliveries, or begins to wait for some.
     pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Arrival<S> {
         let taken = self.with(|link| {
-            if link.take_deliveries(now, max, into) > 0 {
+            if link.take_deliveries(now, link.worth_taking(max), into) > 0 {
                 return Arrival::Taken;
             }
             if let Some(end) = link.poll_consumer_end() {

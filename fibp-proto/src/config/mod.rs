@@ -14,8 +14,8 @@ use std::time::Duration;
 
 pub use endpoint::{DEFAULT_PORT, Endpoint, IntoEndpoints};
 pub use settings::{
-    Backoff, Batching, ConsumerSettings, Credentials, Credit, Heartbeat, InFlight, OnFull, ProducerSettings, Reconnect,
-    Replay, Settings,
+    Backoff, Batching, ConsumerSettings, Credentials, Credit, Expired, Heartbeat, InFlight, OnFull, ProducerSettings,
+    Reconnect, Replay, Settings,
 };
 
 use crate::dialect::Dialect;

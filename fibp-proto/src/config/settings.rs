@@ -376,6 +376,22 @@ pub enum Credit {
     Window,
 }
 
+/// The visibility timeout of queues that were created without one.
+const ASSUMED_VISIBILITY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What becomes of a delivery whose lease has ended before it is handed out: the server delivers the message again, here or
+/// elsewhere, and an ack would come too late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Expired {
+    /// It is skipped, and counted in [`Stats::expired`](crate::Stats::expired). So is one whose lease ends before the handler
+    /// would be done, going by the time it took for the last one, in the last eighth of the lease.
+    #[default]
+    Skip,
+    /// It is handed out all the same.
+    Deliver,
+}
+
 /// Options of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -396,8 +412,12 @@ pub struct ConsumerSettings {
     /// the client and both sockets hold (see [`Credit::Standing`]) and 320 messages in the server (docs/protocol/framed.md 5).
     /// With the defaults 860 messages of 16 KiB or 17,000 of 128 bytes were measured.
     pub credit: Credit,
-    /// The queue's visibility timeout, which no server announces: lease deadlines are reckoned by it. 30 s.
-    pub visibility_timeout: Duration,
+    /// The queue's visibility timeout, which no server announces: lease deadlines are computed from it, and where it is
+    /// stated, [`expired`](Self::expired) says what becomes of deliveries whose lease has ended. `None` assumes 30 s, the
+    /// servers' default.
+    pub visibility_timeout: Option<Duration>,
+    /// What becomes of a delivery whose lease has ended before it is handed out, where the visibility timeout is stated.
+    pub expired: Expired,
     /// The time without a delivery, or a part of one, after which the consumer subscribes again. 60 s; `None` trusts the
     /// server.
     pub idle_resubscribe: Option<Duration>,
@@ -416,7 +436,8 @@ impl Default for ConsumerSettings {
         Self {
             prefetch: 256,
             credit: Credit::Auto,
-            visibility_timeout: Duration::from_secs(30),
+            visibility_timeout: None,
+            expired: Expired::Skip,
             idle_resubscribe: Some(Duration::from_secs(60)),
             resubscribe: true,
             verify_queue: false,
@@ -442,9 +463,26 @@ impl ConsumerSettings {
 
     /// Sets the visibility timeout that lease deadlines are reckoned by.
     #[must_use]
-    pub fn visibility_timeout(mut self, timeout: Duration) -> Self {
-        self.visibility_timeout = timeout;
+    pub fn visibility_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.visibility_timeout = timeout.into();
         self
+    }
+
+    /// Sets what becomes of a delivery whose lease has ended before it is handed out.
+    #[must_use]
+    pub fn expired(mut self, expired: Expired) -> Self {
+        self.expired = expired;
+        self
+    }
+
+    /// The visibility timeout, stated or assumed.
+    pub(crate) fn lease(&self) -> Duration {
+        self.visibility_timeout.unwrap_or(ASSUMED_VISIBILITY_TIMEOUT)
+    }
+
+    /// Whether expired deliveries are skipped.
+    pub(crate) fn skips_expired(&self) -> bool {
+        self.visibility_timeout.is_some() && self.expired == Expired::Skip
     }
 
     /// Sets the time without a delivery after which the consumer subscribes again, or `None` for never.

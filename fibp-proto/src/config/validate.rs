@@ -120,7 +120,7 @@ impl ConsumerSettings {
         if self.receive_buffer == Some(0) {
             return refuse("receive_buffer is zero; use None for the operating system's choice");
         }
-        lasting("visibility_timeout", Some(self.visibility_timeout), "")?;
+        lasting("visibility_timeout", self.visibility_timeout, "")?;
         lasting("idle_resubscribe", self.idle_resubscribe, "; use None for never")
     }
 }

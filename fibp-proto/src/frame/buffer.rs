@@ -26,13 +26,22 @@ pub struct ReadBuffer {
     /// How much was filled when the buffer was handed out.
     handed_out: usize,
     pub(crate) epoch: u32,
+    reports_empty: bool,
 }
 
 impl ReadBuffer {
     /// Notes that the buffer goes out, to the connection numbered `epoch`.
-    pub(crate) fn hand_out(&mut self, epoch: u32) {
+    pub(crate) fn hand_out(&mut self, epoch: u32, reports_empty: bool) {
         self.handed_out = self.filled;
         self.epoch = epoch;
+        self.reports_empty = reports_empty;
+    }
+
+    /// Whether to return the buffer as it is if the socket has nothing at this moment: what arrives later is known then to
+    /// have arrived later, which leases begin with. The next buffer says no.
+    #[must_use]
+    pub fn reports_empty(&self) -> bool {
+        self.reports_empty
     }
 
     /// How many bytes arrived since the buffer was handed out.

@@ -97,6 +97,41 @@ pub(super) struct Subscription<T> {
     idle_at: Option<Instant>,
     /// What a cluster's answers to the consume say so far.
     fate: Fate,
+    pace: Pace,
+    /// The lease deadline of the burst of which deliveries were skipped last.
+    skipped_until: Option<Instant>,
+}
+
+/// How long the consumer is busy with what it was given.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When deliveries were handed out last, and how many, if it has not asked for more.
+    given: Option<(Instant, u32)>,
+    /// The time that one of them took.
+    handling: Duration,
+}
+
+impl Pace {
+    fn handed_out(&mut self, now: Instant, n: usize) {
+        self.given = u32::try_from(n).ok().filter(|n| *n > 0).map(|n| (now, n));
+    }
+
+    /// The consumer asks for more.
+    fn asked(&mut self, now: Instant) {
+        if let Some((at, n)) = self.given.take() {
+            self.handling = now.saturating_duration_since(at) / n;
+        }
+    }
+}
+
+/// What was skipped.
+#[derive(Debug, Default)]
+struct Skipped {
+    deliveries: u64,
+    /// How many of them take up the window.
+    counted: u32,
+    /// The first ones of their burst.
+    is_news: bool,
 }
 
 #[derive(Debug)]
@@ -210,6 +245,8 @@ impl<T> Subscription<T> {
             drained: Vec::new(),
             idle_at: None,
             fate: Fate::new(None),
+            pace: Pace::default(),
+            skipped_until: None,
         }
     }
 
@@ -252,6 +289,27 @@ impl<T> Subscription<T> {
         !self.active
     }
 
+    /// Skips the deliveries whose lease has ended, or would end before the handler is done with them.
+    fn skip_expired(&mut self, now: Instant) -> Skipped {
+        self.pace.asked(now);
+        let mut skipped = Skipped::default();
+        if !self.settings.skips_expired() {
+            return skipped;
+        }
+        // Only the end of a lease, lest a handler that was slow once is given nothing any more.
+        let margin = self.pace.handling.min(self.settings.lease() / 8);
+        let over = now.checked_add(margin).unwrap_or(now);
+        let is_over = |lease: &Lease| lease.deadline.is_some_and(|at| at <= over);
+        while self.deliveries.front().is_some_and(is_over)
+            && let Some(lease) = self.deliveries.pop_front()
+        {
+            skipped.deliveries += 1;
+            skipped.counted += u32::from(self.unsettled.remove(&lease.sequence));
+            skipped.is_news |= std::mem::replace(&mut self.skipped_until, lease.deadline) != lease.deadline;
+        }
+        skipped
+    }
+
     fn wake(&mut self, completions: &mut Vec<Completion<T>>) {
         if self.has_news()
             && let Some((_, token)) = self.ready.take()
@@ -273,15 +331,47 @@ impl<T> Link<T> {
             return 0;
         };
         let was_full = !subscription.has_room();
+        let skipped = subscription.skip_expired(now);
         let n = max.min(subscription.deliveries.len());
         into.extend(subscription.deliveries.drain(..n));
         // What was lent before is used up, or the consumer would not ask for more.
         subscription.lent = n;
+        subscription.pace.handed_out(now, n);
+        self.note_skipped(skipped);
         if was_full {
             self.resume(now);
         }
         self.note_change();
         n
+    }
+
+    /// How many deliveries are worth taking at a time: one where expired ones are skipped, so that none expires after it
+    /// was taken.
+    #[must_use]
+    pub fn worth_taking(&self, max: usize) -> usize {
+        let skips = |subscription: &Subscription<T>| subscription.settings.skips_expired();
+        if self.subscription.as_ref().is_some_and(skips) {
+            max.min(1)
+        } else {
+            max
+        }
+    }
+
+    fn note_skipped(&mut self, skipped: Skipped) {
+        let Some(subscription) = self.subscription.as_mut().filter(|_| skipped.deliveries > 0) else {
+            return;
+        };
+        self.stats.expired += skipped.deliveries;
+        if skipped.is_news {
+            let queue = subscription.queue.clone();
+            let skipped = skipped.deliveries;
+            self.shared.push_event(Event::Expired { queue, skipped });
+        }
+        let grant = subscription
+            .credit
+            .released(skipped.counted, subscription.ready.is_some());
+        self.grant(grant);
+        self.publish_stats();
     }
 
     /// A delivery was settled or dropped: where a window of credit bounds what is leased, the server may send another.
@@ -318,6 +408,7 @@ impl<T> Link<T> {
         match &mut self.subscription {
             Some(subscription) => {
                 // The consumer has used up what it was lent.
+                subscription.pace.asked(now);
                 let was_full = !subscription.has_room();
                 subscription.lent = 0;
                 if let Some((_, earlier)) = subscription.ready.replace((id, token)) {
@@ -482,8 +573,8 @@ impl<T> Link<T> {
             );
             return self.handle_broken(now, Broken::new(error));
         };
-        let drained_at = self.transport.drained_at();
-        let deadline = drained_at.and_then(|at| at.checked_add(subscription.settings.visibility_timeout));
+        let began = self.transport.burst_began();
+        let deadline = began.and_then(|at| at.checked_add(subscription.settings.lease()));
         let n = push.deliveries.len();
         for received in push.deliveries {
             subscription.sequence += 1;

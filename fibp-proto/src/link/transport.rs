@@ -35,8 +35,7 @@ pub(super) struct Transport {
     reading: bool,
     /// Reading had stopped for want of room and is wanted again.
     read_again: bool,
-    /// The last instant at which everything that had arrived was read.
-    drained_at: Option<Instant>,
+    burst: Burst,
     tls: Option<Box<Tls>>,
 }
 
@@ -50,12 +49,59 @@ struct Tls {
     output: Transmit,
 }
 
+/// When the bytes that are being read can have become readable, at the earliest.
+///
+/// A burst is what is read without finding the socket empty in between. It begins when a reader that found the socket
+/// empty, and slept, brings bytes again. While nothing is read (a pause), bytes may arrive at any time, so one that
+/// follows a pause begins where the socket was known to be empty last.
+#[derive(Debug, Default)]
+struct Burst {
+    began: Option<Instant>,
+    /// The socket was empty at this instant, and nothing was read since.
+    empty_at: Option<Instant>,
+    /// Nobody has tried to read since then.
+    paused: bool,
+}
+
+impl Burst {
+    fn new(now: Instant) -> Self {
+        Self {
+            began: None,
+            empty_at: Some(now),
+            paused: false,
+        }
+    }
+
+    /// A read brought bytes.
+    fn arrived(&mut self, now: Instant) {
+        if let Some(empty_at) = self.empty_at.take() {
+            self.began = Some(if self.paused { empty_at } else { now });
+        }
+    }
+
+    /// A read found nothing, or less than there was room for.
+    fn emptied(&mut self, now: Instant) {
+        self.empty_at = Some(now);
+        self.paused = false;
+    }
+
+    /// Nothing is read for now.
+    fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Whether it would be news that the socket is empty.
+    fn is_unsure(&self) -> bool {
+        self.paused || self.empty_at.is_none()
+    }
+}
+
 impl Transport {
     pub(super) fn open(&mut self, now: Instant) {
         *self = Self {
             epoch: self.epoch.wrapping_add(1),
             open: true,
-            drained_at: Some(now),
+            burst: Burst::new(now),
             ..Self::default()
         };
     }
@@ -106,8 +152,9 @@ impl Transport {
         self.read_again = true;
     }
 
-    pub(super) fn drained_at(&self) -> Option<Instant> {
-        self.drained_at
+    /// When what was read last can have become readable, at the earliest.
+    pub(super) fn burst_began(&self) -> Option<Instant> {
+        self.burst.began
     }
 
     /// Fills `transmit` with what is to be written and claims the writer slot; false if there is nothing.
@@ -182,7 +229,7 @@ impl<T> Link<T> {
             }
             None => self.connection.as_mut()?.decoder().take_buffer()?,
         };
-        buffer.hand_out(self.transport.epoch);
+        buffer.hand_out(self.transport.epoch, self.transport.burst.is_unsure());
         self.transport.reading = true;
         Some(buffer)
     }
@@ -194,7 +241,8 @@ impl<T> Link<T> {
     }
 
     /// Bytes were read into the buffer from [`take_read_buffer`](Self::take_read_buffer). Return the buffer
-    /// with this call even if nothing was read.
+    /// with this call even if nothing was read, which says that the socket had nothing; a buffer that
+    /// [reports an empty socket](ReadBuffer::reports_empty) at once. `now` is when the reader was woken.
     pub fn handle_input(&mut self, now: Instant, buffer: ReadBuffer) {
         let _span = self.span.enter();
         if buffer.epoch != self.transport.epoch || !self.transport.reading {
@@ -207,6 +255,9 @@ impl<T> Link<T> {
         let arrived = buffer.arrived() > 0;
         self.stats.bytes_received += buffer.arrived() as u64;
         let full = buffer.is_full();
+        if buffer.arrived() > 0 {
+            self.transport.burst.arrived(now);
+        }
         match (&mut self.transport.tls, &mut self.connection) {
             (Some(tls), _) => tls.input = buffer,
             (None, Some(connection)) => connection.decoder().give_buffer(buffer),
@@ -218,7 +269,10 @@ impl<T> Link<T> {
         self.process_arrivals(now);
         self.note_delivering(now);
         if !full {
-            self.transport.drained_at = Some(now);
+            self.transport.burst.emptied(now);
+        }
+        if !self.has_room_for_arrivals() {
+            self.transport.burst.pause();
         }
         self.finish_turn(now);
     }

@@ -1,7 +1,5 @@
 //! Consumers: subscribing, credit, deliveries, pauses.
 
-use std::time::Duration;
-
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::link::Reply;
 use fibp_proto::response::ServerError;
@@ -251,28 +249,6 @@ fn an_oversized_push_ends_the_consumer() {
     let error = sim.link.poll_consumer_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.to_string().contains("max_frame_size"), "{error}");
-    sim.finish();
-}
-
-#[test]
-fn lease_deadlines_reckon_from_when_the_socket_was_last_empty() {
-    let visibility = Duration::from_secs(30);
-    let mut sim = subscribed(prefetch(2).visibility_timeout(visibility), P1, Mode::Whole);
-    let opened = sim.now;
-    sim.advance_secs(10);
-    sim.push(&["1"]);
-    sim.settle();
-    let leases = sim.take(9);
-    assert_eq!(
-        leases[0].deadline,
-        Some(opened + visibility),
-        "it may have been leased since then"
-    );
-    let drained = sim.now;
-    sim.advance_secs(5);
-    sim.push(&["2"]);
-    assert!(sim.wait_delivery());
-    assert_eq!(sim.take(9)[0].deadline, Some(drained + visibility));
     sim.finish();
 }
 

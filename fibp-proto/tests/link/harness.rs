@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::event::Cursor;
 use fibp_proto::fault::{Fault, FaultKind};
-use fibp_proto::frame::Transmit;
+use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::link::{Action, Parcel, Reply};
 use fibp_proto::server::RequestId;
 use fibp_proto::{
@@ -118,6 +118,8 @@ pub(crate) struct Sim {
     /// What servers do with a request: the request and the number of the connection.
     pub(crate) serve: Serve,
     pub(crate) socket: Option<Socket>,
+    /// What is read into as soon as something arrives.
+    pub(crate) buffer: Option<ReadBuffer>,
     connections: usize,
     pub(crate) dials: Vec<(Duration, Endpoint)>,
     pub(crate) hangups: usize,
@@ -218,6 +220,7 @@ impl Sim {
             dialed: Box::new(|_, _| Host::p1()),
             serve: Box::new(|request, _| crate::host::obliging(request)),
             socket: None,
+            buffer: None,
             connections: 0,
             dials: Vec::new(),
             hangups: 0,
@@ -304,6 +307,7 @@ impl Sim {
                 Action::Dial { id, endpoint, deadline } => {
                     assert!(deadline.is_none_or(|at| at >= self.now), "a dial that is late already");
                     self.socket = None;
+                    self.buffer = None;
                     self.dials.push((self.at(), endpoint.clone()));
                     match (self.dialed)(&endpoint, self.dials.len()) {
                         Host::Refused(kind) => {
@@ -327,6 +331,7 @@ impl Sim {
                 Action::Hangup => {
                     self.hangups += 1;
                     self.socket = None;
+                    self.buffer = None;
                 }
                 Action::Reroute { endpoint, parcel } => self.parcels.push((endpoint, parcel)),
                 other => panic!("{other:?}"),
@@ -395,9 +400,18 @@ impl Sim {
             socket.end = Some(socket.cut_end);
         }
         if (socket.to_client.is_empty() || socket.arrivals == Some(0)) && socket.end.is_none() {
-            return false;
+            // A reader that finds nothing says so where that is wanted, and sleeps.
+            let Some(buffer) = self.buffer.take().or_else(|| self.link.take_read_buffer()) else {
+                return false;
+            };
+            if !buffer.reports_empty() {
+                self.buffer = Some(buffer);
+                return false;
+            }
+            self.link.handle_input(self.now, buffer);
+            return true;
         }
-        let Some(mut buffer) = self.link.take_read_buffer() else {
+        let Some(mut buffer) = self.buffer.take().or_else(|| self.link.take_read_buffer()) else {
             return false;
         };
         assert!(!buffer.unfilled().is_empty(), "a buffer without room");

@@ -18,6 +18,7 @@ mod flow;
 mod harness;
 mod host;
 mod invariants;
+mod leases;
 mod liveness;
 mod numbers;
 mod opening;

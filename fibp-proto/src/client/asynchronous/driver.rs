@@ -84,7 +84,8 @@ struct News<R: Runtime> {
     dialed: Option<(DialId, Result<Dialed<R>, Fault>)>,
     timeout: bool,
     written: Option<Result<usize, Fault>>,
-    read: Option<Result<usize, Fault>>,
+    /// How many bytes came; `None`: there was nothing yet.
+    read: Option<Result<Option<usize>, Fault>>,
 }
 
 impl<R: Runtime> News<R> {
@@ -156,10 +157,11 @@ impl<R: Runtime> Driver<R> {
         {
             news.written = Some(result);
         }
-        if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer)
-            && let Poll::Ready(result) = R::poll_read(reader, cx, buffer.unfilled())
-        {
-            news.read = Some(result.map_err(fault).inspect(|n| buffer.advance(*n)));
+        if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer) {
+            news.read = match R::poll_read(reader, cx, buffer.unfilled()) {
+                Poll::Ready(result) => Some(result.map_err(fault).inspect(|n| buffer.advance(*n)).map(Some)),
+                Poll::Pending => buffer.reports_empty().then_some(Ok(None)),
+            };
         }
         // Not worth its price while there is something else to do: looked at before the driver sleeps.
         if let (Some(_), Some(timer)) = (self.armed, &mut self.timer)
@@ -261,7 +263,7 @@ impl<R: Runtime> Driver<R> {
         if let Some(result) = news.read
             && let Some(buffer) = self.buffer.take()
         {
-            locked.read(now, buffer, result.map(Some));
+            locked.read(now, buffer, result);
         }
         if news.timeout || self.armed.is_some_and(|armed| armed <= now) {
             self.armed = None;

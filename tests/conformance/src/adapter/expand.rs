@@ -85,6 +85,7 @@ macro_rules! wrap_adapter {
                         .prefetch(settings.prefetch)
                         .credit(settings.credit)
                         .visibility_timeout(settings.visibility_timeout)
+                        .expired(settings.expired)
                         .idle_resubscribe(settings.idle_resubscribe)
                         .resubscribe(settings.resubscribe)
                         .verify_queue(settings.verify_queue);

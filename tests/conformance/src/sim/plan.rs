@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fibp_proto::config::{
-    Backoff, Batching, Config, ConsumerSettings, Credit, OnFull, ProducerSettings, Reconnect, Replay,
+    Backoff, Batching, Config, ConsumerSettings, Credit, Expired, OnFull, ProducerSettings, Reconnect, Replay,
 };
 use fibp_proto::simulation::{Flaw, Knobs};
 use fibp_proto::{AdminRevision, Dialect, Endpoint};
@@ -175,6 +175,8 @@ impl Plan {
                     .unwrap_or_default(),
             )
             .visibility_timeout(self.visibility)
+            // What was received is followed to its delivery.
+            .expired(Expired::Deliver)
             .idle_resubscribe(silence)
             .resubscribe(random.chance(90))
     }
