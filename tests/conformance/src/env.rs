@@ -8,14 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Backoff, Config, ConsumerSettings, Reconnect};
-use fibp_proto::{Dialect, Error, ErrorKind};
+use fibp_proto::frame::{Decoder, Frame, Item, Limits};
+use fibp_proto::{Dialect, Error, ErrorKind, Request};
 use futures::channel::oneshot;
 
 use crate::adapter::{Adapter, Client, Consumer, Delivery, Wait};
 use crate::broker::{self, Broker};
 use crate::external;
-use crate::proxy::{Plan, Proxy};
-use crate::script::Scripted;
+use crate::proxy::{Flow, Plan, Proxy};
+use crate::script::{PREAMBLE, Scripted};
 
 /// The bound of everything that has to happen, but need not happen fast.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +40,8 @@ pub enum Needs {
     Keys,
     /// Nodes that name each other as leaders.
     Cluster,
+    /// A server that another one takes the place of.
+    Successor,
     /// A server with faults inside that no proxy can imitate: full disks, forged or missing answers.
     Faults,
     /// A server that says what no real one says, or counts what it is sent: the case brings it.
@@ -58,6 +61,7 @@ impl Needs {
             }
             Self::Keys => Some("chooses the API keys that the server knows"),
             Self::Cluster => Some("chooses who leads which queue"),
+            Self::Successor => Some("replaces the server by one of another revision"),
             Self::Faults => Some("needs trouble inside the server"),
             Self::Script => Some("plays a server that says what no real one says, or looks at what it is sent"),
             Self::Alone => Some("measures this process with a broker that it runs in another"),
@@ -223,6 +227,59 @@ impl Env {
             return external::addr();
         }
         self.broker().addr()
+    }
+
+    /// How many frames clients have sent through the proxy, or `None` where they are encrypted.
+    pub fn frames_up(&self, proxy: &Proxy) -> Option<usize> {
+        let all = proxy.passed().iter().map(|passed| self.frames(&passed.up).len()).sum();
+        (!self.is_encrypted()).then_some(all)
+    }
+
+    /// What clients have asked through the proxy, one connection after another. Not for encrypted ones.
+    pub fn requests_up(&self, proxy: &Proxy) -> Vec<Request> {
+        let passed = proxy.passed();
+        let frames = passed.iter().flat_map(|passed| self.frames(&passed.up));
+        // What opens a connection is no request.
+        frames
+            .filter_map(|frame| Request::decode(self.dialect, &frame).ok())
+            .collect()
+    }
+
+    fn frames(&self, bytes: &[u8]) -> Vec<Frame> {
+        let opening = if bytes.starts_with(&PREAMBLE) {
+            PREAMBLE.len()
+        } else {
+            0
+        };
+        let mut decoder = Decoder::new(self.dialect.layout(), Limits::default());
+        decoder.feed(&bytes[opening..]);
+        let items = std::iter::from_fn(|| decoder.next_item().ok().flatten());
+        items
+            .filter_map(|item| match item {
+                Item::Frame(frame) => Some(frame),
+                Item::Oversized { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Waits until `calls` more frames than `before` have passed; where they are encrypted, until nothing has passed for
+    /// a while.
+    ///
+    /// # Panics
+    ///
+    /// They do not pass.
+    pub async fn until_sent(&self, proxy: &Proxy, before: Option<usize>, calls: usize) {
+        if let Some(before) = before {
+            let enough = async || self.frames_up(proxy) >= Some(before + calls);
+            return self.eventually("the calls are sent", enough).await;
+        }
+        let mut passed = 0;
+        let quiet = async || {
+            self.sleep(Duration::from_millis(300)).await;
+            let known = std::mem::replace(&mut passed, proxy.count(Flow::Up));
+            passed > 0 && known == passed
+        };
+        self.eventually("the calls are sent", quiet).await;
     }
 
     /// Whether the server wants TLS.

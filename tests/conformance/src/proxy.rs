@@ -125,9 +125,15 @@ struct Link {
 struct Gate {
     /// Nothing passes up, nothing passes down.
     held: [bool; 2],
-    /// What may still pass before the connection is cut, by direction.
-    cut_after: [Option<usize>; 2],
+    /// What may still pass, by direction, and what happens then.
+    limits: [Option<(usize, Then)>; 2],
     closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Cut,
+    Hold,
 }
 
 impl Proxy {
@@ -208,14 +214,24 @@ impl Proxy {
     /// Passes everything on again, and what was held back first.
     pub fn release(&self) {
         for link in self.links() {
-            link.change(|gate| gate.held = [false; 2]);
+            link.change(|gate| {
+                gate.held = [false; 2];
+                gate.limits = [None; 2];
+            });
         }
     }
 
     /// Closes the connections that are open now, once `after` more bytes have passed in one direction.
     pub fn cut_after(&self, flow: Flow, after: usize) {
         for link in self.links() {
-            link.change(|gate| gate.cut_after[flow as usize] = Some(after));
+            link.change(|gate| gate.limits[flow as usize] = Some((after, Then::Cut)));
+        }
+    }
+
+    /// As [`hold`](Self::hold), once `after` more bytes have passed.
+    pub fn hold_after(&self, flow: Flow, after: usize) {
+        for link in self.links() {
+            link.change(|gate| gate.limits[flow as usize] = Some((after, Then::Hold)));
         }
     }
 
@@ -263,6 +279,16 @@ impl Proxy {
 
     fn links(&self) -> Vec<Arc<Link>> {
         lock(&self.shared.links).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// How many bytes have passed in one direction.
+    pub fn count(&self, flow: Flow) -> usize {
+        let passed = lock(&self.shared.passed);
+        let bytes = passed.iter().map(|passed| match flow {
+            Flow::Up => passed.up.len(),
+            Flow::Down => passed.down.len(),
+        });
+        bytes.sum()
     }
 
     /// What passed so far, by connection.
@@ -398,7 +424,21 @@ impl Link {
         while gate.held[flow as usize] && !gate.closed {
             gate = self.moved.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
-        (!gate.closed).then(|| gate.cut_after[flow as usize].unwrap_or(usize::MAX))
+        (!gate.closed).then(|| gate.limits[flow as usize].map_or(usize::MAX, |(left, _)| left))
+    }
+
+    /// So many bytes pass now; what happens then, if anything.
+    fn note_passed(&self, flow: Flow, passed: usize) -> Option<Then> {
+        let mut gate = lock(&self.gate);
+        let (left, then) = gate.limits[flow as usize].as_mut()?;
+        *left = left.saturating_sub(passed);
+        if *left > 0 {
+            return None;
+        }
+        let then = *then;
+        gate.limits[flow as usize] = None;
+        gate.held[flow as usize] |= then == Then::Hold;
+        Some(then)
     }
 
     fn close(&self) {
@@ -445,18 +485,19 @@ impl Link {
                 Ok(read) => {
                     left -= if fault.is_some() { read } else { 0 };
                     passed += read;
-                    // What came while this direction was being held does not pass, either.
-                    let Some(allowed) = self.wait_open(flow) else { return };
-                    let piece = &bytes[..read.min(allowed)];
-                    self.record(shared, flow, piece);
-                    if self.pass(to, piece).is_err() || allowed <= read {
-                        return self.close();
-                    }
-                    self.change(|gate| {
-                        if let Some(left) = &mut gate.cut_after[flow as usize] {
-                            *left -= read;
+                    let mut rest = &bytes[..read];
+                    while !rest.is_empty() {
+                        // What came while this direction was being held does not pass, either.
+                        let Some(allowed) = self.wait_open(flow) else { return };
+                        let (piece, later) = rest.split_at(rest.len().min(allowed));
+                        self.record(shared, flow, piece);
+                        // Counted before anybody can see it: a limit that is set upon its arrival is for what follows.
+                        let then = self.note_passed(flow, piece.len());
+                        if self.pass(to, piece).is_err() || then == Some(Then::Cut) {
+                            return self.close();
                         }
-                    });
+                        rest = later;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return self.close(),

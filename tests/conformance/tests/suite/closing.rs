@@ -3,29 +3,26 @@
 use std::time::Duration;
 
 use fibp_proto::config::{Batching, ConsumerSettings, ProducerSettings};
-use fibp_proto::request::Op;
-use fibp_proto::{ErrorKind, Message, Outcome, Request, State};
+use fibp_proto::{Error, ErrorKind, Message, MessageId, Outcome, State};
 use fila_conformance::adapter::Wait;
-use fila_conformance::broker::P1;
 use fila_conformance::cases;
-use fila_conformance::env::{self, PATIENCE};
+use fila_conformance::env::{PATIENCE, next};
 use fila_conformance::poll::{Polled, poll_times};
-use fila_conformance::script::{Scripted, healthy};
+use fila_conformance::proxy::{Flow, Plan};
 
 cases! {
-    Script;
+    AnyServer;
 
     /// Row 7: close returns by its deadline though the server answers nothing, and says what it does not know.
     async fn row_07_close_returns_by_its_deadline(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            conversation.read_to_end();
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1).request_timeout(None)).await.expect("a client");
+        let proxy = env.proxy(|_| Plan::Pass);
+        let client = env.connect(env.through(&proxy).request_timeout(None)).await.expect("a client");
+        let queue = env.queue(&client).await;
+        proxy.hold(Flow::Down);
         let producer = client.producer(ProducerSettings::default()).expect("a producer");
         let mut receipts = Vec::new();
         for n in 0..10u8 {
-            receipts.push(producer.send(Message::new("q", vec![n])).await.expect("room"));
+            receipts.push(producer.send(Message::new(queue.as_str(), vec![n])).await.expect("room"));
         }
         let deadline = Duration::from_millis(300);
         let report = client.close(deadline).await;
@@ -39,39 +36,30 @@ cases! {
             unknown += u64::from(error.outcome() == Outcome::Unknown);
         }
         assert_eq!(report.unknown, unknown, "the report agrees with the receipts");
-        drop((producer, client));
-        env.finish(server).await;
     }
 
     /// Row 15: close flushes what a producer holds, lingering or not, before it closes.
     async fn row_15_close_flushes_then_reports(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            conversation.serve(|request| healthy(request, 1));
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
+        let client = env.client().await;
+        let queue = env.queue(&client).await;
         let linger = Batching::Linger { delay: Duration::from_secs(3600), max_messages: 1000 };
         let producer = client.producer(ProducerSettings::default().batching(linger)).expect("a producer");
         let mut receipts = Vec::new();
         for n in 0..50u8 {
-            receipts.push(producer.send(Message::new("q", vec![n])).await.expect("room"));
+            receipts.push(producer.send(Message::new(queue.as_str(), vec![n])).await.expect("room"));
         }
         let report = client.close(PATIENCE).await;
         assert_eq!((report.flushed, report.failed, report.unknown), (50, 0, 0));
         for receipt in receipts {
             receipt.wait().await.expect("confirmed");
         }
-        drop((producer, client));
-        env.finish(server).await;
+        let other = env.client().await;
+        assert_eq!(other.queue_stats(&queue).await.expect("stats").depth, 50);
     }
 
     /// After a close every call says so at once, on every clone.
     async fn calls_after_close_say_closed(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            conversation.serve(|request| healthy(request, 1));
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
+        let client = env.client().await;
         let clone = client.duplicate();
         let producer = clone.producer(ProducerSettings::default()).expect("a producer");
         client.close(PATIENCE).await;
@@ -87,165 +75,142 @@ cases! {
         assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
         let again = clone.close(PATIENCE).await;
         assert_eq!((again.flushed, again.failed, again.unknown), (0, 0, 0), "closing twice is no harm");
-        drop((producer, clone, client));
-        env.finish(server).await;
     }
 
     /// A close while the server cannot be reached ends by its deadline, too.
     async fn close_does_not_wait_for_a_dial(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            if number == 0 {
-                conversation.open();
-                return conversation.close();
-            }
-            // Later connections are accepted and never answered.
-            conversation.read_to_end();
-        });
-        let config = env::config(server.addr()).dialect(P1).connect_timeout(Duration::from_secs(3600));
+        // Later connections are accepted and never answered.
+        let proxy = env.proxy(|number| if number == 0 { Plan::Pass } else { Plan::Hold(Flow::Down) });
+        let config = env.through(&proxy).connect_timeout(Duration::from_secs(3600));
         let client = env.connect(config).await.expect("a client");
+        proxy.cut();
         env.eventually("the loss is noticed", async || client.state() != State::Connected).await;
         client.close(Duration::from_millis(200)).await;
         assert_eq!(client.state(), State::Closed);
-        drop(client);
-        env.finish(server).await;
     }
 
-    /// The last handle's drop closes the connection in the background.
+    /// The last handle's drop closes the connections in the background.
     async fn the_last_drop_closes_the_connection(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number == 0 {
-                conversation.serve(|request| healthy(request, 1));
-            } else {
-                conversation.confirm_consume();
-                conversation.read_to_end();
-            }
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
+        let proxy = env.proxy(|_| Plan::Pass);
+        let client = env.connect(env.through(&proxy)).await.expect("a client");
+        let queue = env.queue(&client).await;
         let clone = client.duplicate();
-        let consumer = env.consumer(&client, "q").await;
+        let consumer = env.consumer(&client, &queue).await;
         drop(client);
-        clone.enqueue(Message::new("q", "x")).await.expect("a clone keeps the client alive");
+        clone.enqueue(Message::new(queue.as_str(), "x")).await.expect("a clone keeps the client alive");
+        assert!(proxy.open() > 0);
         drop(consumer);
         drop(clone);
         // Drivers of a current-thread runtime run only while something waits.
-        env.finish(server).await;
-    }
-
-    /// Row 18: a call dropped at any point leaves the client usable, whatever was sent already.
-    async fn row_18_calls_dropped_at_every_await_point(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number > 0 && conversation.next_request().is_some_and(|asked| {
-                let confirm = matches!(asked.request, Request::Consume { .. });
-                let answer = healthy(&asked.request, 1).expect("an answered request");
-                conversation.answer(&asked, &answer);
-                confirm
-            }) {
-                conversation.push((1..=3).map(|n| fila_conformance::script::delivery("q", n, "x")).collect());
-            }
-            conversation.serve(|request| healthy(request, 1));
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let producer = client.producer(ProducerSettings::default()).expect("a producer");
-        let id = fila_conformance::script::message_id(1);
-        type Call<'a> = Box<dyn Fn() -> Wait<'a, bool> + 'a>;
-        let calls: Vec<(&str, Call<'_>)> = vec![
-            ("enqueue", Box::new(|| { let call = client.enqueue(Message::new("q", "x")); Box::pin(async { call.await.is_ok() }) })),
-            ("enqueue_many", Box::new(|| {
-                let call = client.enqueue_many(vec![Message::new("q", "x"), Message::new("p", "y")]);
-                Box::pin(async { call.await.iter().all(Result::is_ok) })
-            })),
-            ("ack", Box::new(|| { let call = client.ack("q", &id); Box::pin(async { call.await.is_ok() }) })),
-            ("nack", Box::new(|| { let call = client.nack("q", &id, "why"); Box::pin(async { call.await.is_ok() }) })),
-            ("ack_many", Box::new(|| {
-                let call = client.ack_many(vec![("q".to_owned(), id.clone())]);
-                Box::pin(async { call.await.iter().all(Result::is_ok) })
-            })),
-            ("stats", Box::new(|| { let call = client.queue_stats("q"); Box::pin(async { call.await.is_ok() }) })),
-            ("create_queue", Box::new(|| { let call = client.create_queue("q".into()); Box::pin(async { call.await.is_ok() }) })),
-            ("send", Box::new(|| { let call = producer.send(Message::new("q", "x")); Box::pin(async { call.await.is_ok() }) })),
-            ("flush", Box::new(|| { let call = producer.flush(); Box::pin(async { call.await.is_ok() }) })),
-            ("consumer", Box::new(|| {
-                let call = client.consumer("q", ConsumerSettings::default());
-                Box::pin(async {
-                    let Ok(mut consumer) = call.await else { return false };
-                    matches!(consumer.next_within(PATIENCE).await, Some(Some(Ok(_))))
-                })
-            })),
-        ];
-        for (name, call) in &calls {
-            for polls in 0.. {
-                match poll_times(call(), polls).await {
-                    Polled::Ready(succeeded) => {
-                        assert!(succeeded, "{name} after {polls} polls");
-                        break;
-                    }
-                    Polled::Dropped => {
-                        client.enqueue(Message::new("q", "between")).await.unwrap_or_else(|error| {
-                            panic!("{name} dropped after {polls} polls: {error}")
-                        });
-                    }
-                }
-            }
-        }
-        drop(calls);
-        let report = client.close(PATIENCE).await;
-        assert_eq!((report.failed, report.unknown), (0, 0), "nothing is left open");
-        drop((producer, client));
-        env.finish(server).await;
+        env.eventually("the connections are closed", async || proxy.open() == 0).await;
     }
 
     /// Row 18: calls that time out leave no trace: their late answers are nobody's.
     async fn row_18_late_answers_of_timed_out_calls_disturb_nothing(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            let late: Vec<_> = (0..3).map(|_| conversation.expect(Op::QueueStats)).collect();
-            let asked = conversation.expect(Op::Enqueue);
-            for late in &late {
-                conversation.answer(late, &healthy(&late.request, 1).expect("an answer"));
-            }
-            conversation.answer(&asked, &healthy(&asked.request, 1).expect("an answer"));
-            conversation.serve(|request| healthy(request, 2));
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
+        let proxy = env.proxy(|_| Plan::Pass);
+        let client = env.connect(env.through(&proxy)).await.expect("a client");
+        let queue = env.queue(&client).await;
+        proxy.hold(Flow::Down);
         let impatient = client.with_timeout(Duration::from_millis(50));
         for _ in 0..3 {
-            let error = impatient.queue_stats("q").await.expect_err("no answer in time");
+            let error = impatient.queue_stats(&queue).await.expect_err("no answer in time");
             assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
         }
-        client.enqueue(Message::new("q", "x")).await.expect("confirmed");
+        let enqueued = env.spawn({
+            let (client, queue) = (client.clone(), queue.clone());
+            async move { client.enqueue(Message::new(queue.as_str(), "x")).await }
+        });
+        proxy.release();
+        enqueued.join().await.expect("confirmed");
+        assert_eq!(client.queue_stats(&queue).await.expect("stats").depth, 1);
         assert_eq!(client.stats().disconnects, 0, "the same connection");
         client.close(PATIENCE).await;
-        drop((impatient, client));
-        env.finish(server).await;
     }
 
     /// A receipt that is no longer waited for does not take its message back.
     async fn a_dropped_receipt_does_not_take_its_message_back(env: &Env) {
-        let (got, messages) = std::sync::mpsc::channel();
-        let got = std::sync::Mutex::new(got);
-        let server = Scripted::start(P1, move |_, conversation| {
-            conversation.open();
-            conversation.serve(|request| {
-                if let Request::Enqueue(messages) = request {
-                    for message in messages {
-                        got.lock().expect("one script").send(message.payload.clone()).expect("the test waits");
-                    }
-                }
-                healthy(request, 1)
-            });
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
+        let client = env.client().await;
+        let queue = env.queue(&client).await;
         let producer = client.producer(ProducerSettings::default()).expect("a producer");
-        drop(producer.send(Message::new("q", "dropped")).await.expect("room"));
-        let late = producer.send(Message::new("q", "waited for")).await.expect("room");
+        drop(producer.send(Message::new(queue.as_str(), "dropped")).await.expect("room"));
+        let late = producer.send(Message::new(queue.as_str(), "waited for")).await.expect("room");
         drop(late.wait_timeout(Duration::ZERO).await);
         producer.flush().await.expect("flushed");
-        let got: Vec<_> = messages.try_iter().collect();
-        assert_eq!(got, ["dropped", "waited for"]);
-        drop((producer, client));
-        env.finish(server).await;
+        let mut consumer = env.consumer(&client, &queue).await;
+        for payload in ["dropped", "waited for"] {
+            assert_eq!(next(&mut consumer).await.received().payload, payload);
+        }
+    }
+}
+
+mod dropped {
+    use super::*;
+
+    /// What a server says of a message or a queue that is gone or there already is an answer, too.
+    fn is_answered<T>(result: Result<T, Error>) -> bool {
+        let kinds = [ErrorKind::MessageNotFound, ErrorKind::LeaseLost, ErrorKind::QueueExists];
+        result.map_or_else(|error| kinds.contains(&error.kind()), |_| true)
+    }
+
+    cases! {
+        QuietServer;
+
+        /// Row 18: a call dropped at any point leaves the client usable, whatever was sent already.
+        async fn row_18_calls_dropped_at_every_await_point(env: &Env) {
+            let client = env.client().await;
+            let soon = Duration::from_secs(1);
+            let queue = env.queue(&client).await;
+            let (other, created) = (env.queue(&client).await, env.queue_name());
+            // What a consumer that was dropped had leased comes back soon.
+            let consumed = env.queue_with(&client, |spec| spec.visibility_timeout(soon)).await;
+            let producer = client.producer(ProducerSettings::default()).expect("a producer");
+            let id = MessageId::from("0195d3c8-5f2a-7abc-8def-000000000001");
+            let message = || Message::new(queue.as_str(), "x");
+            type Call<'a> = Box<dyn Fn() -> Wait<'a, bool> + 'a>;
+            let calls: Vec<(&str, Call<'_>)> = vec![
+                ("enqueue", Box::new(|| { let call = client.enqueue(message()); Box::pin(async { call.await.is_ok() }) })),
+                ("enqueue_many", Box::new(|| {
+                    let call = client.enqueue_many(vec![message(), Message::new(other.as_str(), "y")]);
+                    Box::pin(async { call.await.iter().all(Result::is_ok) })
+                })),
+                ("ack", Box::new(|| { let call = client.ack(&queue, &id); Box::pin(async { is_answered(call.await) }) })),
+                ("nack", Box::new(|| { let call = client.nack(&queue, &id, "why"); Box::pin(async { is_answered(call.await) }) })),
+                ("ack_many", Box::new(|| {
+                    let call = client.ack_many(vec![(queue.clone(), id.clone())]);
+                    Box::pin(async { call.await.into_iter().all(is_answered) })
+                })),
+                ("stats", Box::new(|| { let call = client.queue_stats(&queue); Box::pin(async { call.await.is_ok() }) })),
+                ("create_queue", Box::new(|| { let call = client.create_queue(created.as_str().into()); Box::pin(async { is_answered(call.await) }) })),
+                ("send", Box::new(|| { let call = producer.send(message()); Box::pin(async { call.await.is_ok() }) })),
+                ("flush", Box::new(|| { let call = producer.flush(); Box::pin(async { call.await.is_ok() }) })),
+                ("consumer", Box::new(|| {
+                    let call = client.consumer(&consumed, ConsumerSettings::default());
+                    Box::pin(async {
+                        let Ok(mut consumer) = call.await else { return false };
+                        matches!(consumer.next_within(PATIENCE).await, Some(Some(Ok(_))))
+                    })
+                })),
+            ];
+            client.enqueue(Message::new(consumed.as_str(), "first")).await.expect("confirmed");
+            for (name, call) in &calls {
+                for polls in 0.. {
+                    match poll_times(call(), polls).await {
+                        Polled::Ready(succeeded) => {
+                            assert!(succeeded, "{name} after {polls} polls");
+                            break;
+                        }
+                        Polled::Dropped => {
+                            client.enqueue(Message::new(consumed.as_str(), "between")).await.unwrap_or_else(|error| {
+                                panic!("{name} dropped after {polls} polls: {error}")
+                            });
+                        }
+                    }
+                }
+            }
+            drop(calls);
+            let report = client.close(PATIENCE).await;
+            assert_eq!((report.failed, report.unknown), (0, 0), "nothing is left open");
+        }
     }
 }
 

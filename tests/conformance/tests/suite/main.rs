@@ -8,6 +8,7 @@ mod breaking;
 mod closing;
 mod clusters;
 mod connecting;
+mod connections;
 mod consuming;
 mod flow;
 mod operations;

@@ -56,11 +56,10 @@ async fn stalled(env: &Env, reading: Reading) -> (Proxy, Arc<dyn Client>, String
     let client = env.connect(config).await.expect("a client");
     let queue = env.queue(&client).await;
     if matches!(reading, Reading::Never) {
-        proxy.hold(Flow::Up);
+        proxy.hold_after(Flow::Up, FREE);
     }
-    let sent = client.stats().bytes_sent;
     let sending = env.spawn(send(client.clone(), queue.clone()));
-    env.eventually("something is sent", async || client.stats().bytes_sent > sent)
+    env.eventually("the server reads what it likes", async || proxy.count(Flow::Up) >= FREE)
         .await;
     (proxy, client, queue, sending)
 }
@@ -150,6 +149,18 @@ cases! {
         let config = env.through(&proxy).connect_timeout(Duration::from_millis(200));
         let error = env.connect(config).await.err().expect("nobody reads");
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::NotSent), "{error}");
+    }
+
+    /// A server that reads slowly all the while is not given up, though no heartbeat is answered for long.
+    async fn a_server_that_reads_slowly_is_not_given_up(env: &Env) {
+        let slowly = Plan::Trickle { after: FREE, size: 64 * 1024, every: Duration::from_millis(15) };
+        let proxy = env.narrow_proxy(move |_| slowly);
+        let config = env.through(&proxy).request_timeout(NEVER).heartbeat(Duration::from_millis(700), 2);
+        let client = env.connect(config).await.expect("a client");
+        let queue = env.queue(&client).await;
+        assert_eq!(send(client.clone(), queue).await, []);
+        assert_eq!(client.stats().disconnects, 0);
+        client.close(PATIENCE).await;
     }
 
     /// Dropping the last handle returns at once; what is under way is over when the proxy's connections are.

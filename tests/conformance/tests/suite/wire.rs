@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fibp_proto::config::{ConsumerSettings, Reconnect, Replay};
+use fibp_proto::config::{ConsumerSettings, Replay};
 use fibp_proto::request::Op;
 use fibp_proto::response::ServerError;
 use fibp_proto::{ErrorKind, Message, Outcome, Request, Response};
@@ -23,85 +23,6 @@ fn serve(conversation: &mut Conversation) {
 cases! {
     Script;
 
-    /// Row 1: every call that waits when the connection dies gets one typed error, and says what is known.
-    async fn row_01_waiters_complete_when_the_connection_dies(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            for _ in 0..8 {
-                conversation.next_request().expect("another request");
-            }
-            conversation.reset();
-        });
-        let config = env::config(server.addr()).dialect(P1).reconnect(Reconnect::Never);
-        let client = env.connect(config).await.expect("a client");
-        let calls: Vec<_> = (0..8u8).map(|n| {
-            let client = client.clone();
-            // Enqueues would share one frame.
-            env.spawn(async move {
-                match n {
-                    0 => client.enqueue(Message::new("q", "x")).await.map(drop).map_err(|error| error.error),
-                    _ => client.queue_stats("q").await.map(drop),
-                }
-            })
-        }).collect();
-        for call in calls {
-            let error = call.join().await.expect_err("the connection died");
-            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Disconnected, Outcome::Unknown), "{error}");
-        }
-        let error = client.enqueue(Message::new("q", "late")).await.expect_err("closed for good");
-        assert!(matches!(error.kind(), ErrorKind::Disconnected | ErrorKind::Closed), "{error}");
-        assert_eq!(error.outcome(), Outcome::NotSent);
-        drop(client);
-        env.finish(server).await;
-    }
-
-    /// Row 2: a consumer whose connection dies subscribes again by itself.
-    async fn row_02_a_consumer_resubscribes_when_its_connection_dies(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number == 0 {
-                return conversation.read_to_end();
-            }
-            conversation.confirm_consume();
-            conversation.push(vec![delivery("q", u32::try_from(number).unwrap_or(0), "x")]);
-            match number {
-                1 => conversation.close(),
-                2 => conversation.reset(),
-                _ => conversation.read_to_end(),
-            }
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let mut consumer = env.consumer(&client, "q").await;
-        for n in 1..=3 {
-            assert_eq!(next(&mut consumer).await.received().id, message_id(n));
-        }
-        drop((consumer, client));
-        env.finish(server).await;
-    }
-
-    /// Row 2: a consumer that must not resubscribe yields one error, then ends.
-    async fn row_02_a_consumer_ends_with_one_error(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number == 0 {
-                return conversation.read_to_end();
-            }
-            conversation.confirm_consume();
-            conversation.push(vec![delivery("q", 1, "x"), delivery("q", 2, "x")]);
-            conversation.close();
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let settings = ConsumerSettings::default().resubscribe(false);
-        let mut consumer = client.consumer("q", settings).await.expect("a consumer");
-        assert_eq!(next(&mut consumer).await.received().id, message_id(1));
-        assert_eq!(next(&mut consumer).await.received().id, message_id(2));
-        let Some(Some(Err(error))) = consumer.next_within(PATIENCE).await else { panic!("no error") };
-        assert_eq!(error.kind(), ErrorKind::Disconnected, "{error}");
-        assert!(matches!(consumer.next_within(PATIENCE).await, Some(None)), "fused");
-        drop((consumer, client));
-        env.finish(server).await;
-    }
-
     /// Row 3: the error that answers a consume is the result of opening the consumer.
     async fn row_03_an_error_that_answers_a_consume_is_its_result(env: &Env) {
         let server = Scripted::start(P1, |number, conversation| {
@@ -118,57 +39,6 @@ cases! {
         let Err(error) = client.consumer("q", ConsumerSettings::default()).await else { panic!("forbidden") };
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Forbidden, Outcome::Rejected), "{error}");
         drop(client);
-        env.finish(server).await;
-    }
-
-    /// Row 5: what cannot be encoded fails before anything is sent, and comes back.
-    async fn row_05_an_unencodable_message_comes_back(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            let asked = conversation.expect(Op::Enqueue);
-            let Request::Enqueue(messages) = &asked.request else { unreachable!("expected above") };
-            assert_eq!(messages[0].payload.as_ref(), b"small", "nothing else was sent");
-            conversation.answer(&asked, &Response::Enqueue(vec![Ok(message_id(1))]));
-            conversation.serve(|request| healthy(request, 2));
-        });
-        let config = env::config(server.addr()).dialect(P1).max_frame_size(1024, 4096);
-        let client = env.connect(config).await.expect("a client");
-        let large = vec![7; 2000];
-        let error = client.enqueue(Message::new("q", large.clone())).await.expect_err("too large");
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::TooLarge, Outcome::NotSent), "{error}");
-        assert_eq!(error.message.payload.as_ref(), large.as_slice());
-
-        let long = "k".repeat(70_000);
-        let error = client.enqueue(Message::new("q", "x").header(long, "v")).await.expect_err("no such header");
-        assert!(matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge), "{error}");
-        assert_eq!(error.outcome(), Outcome::NotSent);
-
-        client.enqueue(Message::new("q", "small")).await.expect("still usable");
-        let producer = client.producer(Default::default()).expect("a producer");
-        let refused = producer.send(Message::new("q", large.clone())).await.err().expect("too large");
-        assert_eq!(refused.kind(), ErrorKind::TooLarge, "{refused}");
-        assert_eq!(refused.message.payload.as_ref(), large.as_slice());
-        drop((producer, client));
-        env.finish(server).await;
-    }
-
-    /// Rows 6 and 12: all deliveries of one push can be taken, though nothing follows.
-    async fn row_06_row_12_all_of_a_push_is_deliverable_at_once(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number > 0 {
-                conversation.confirm_consume();
-                conversation.push((1..=64).map(|n| delivery("q", n, vec![0; 100])).collect());
-            }
-            conversation.read_to_end();
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let settings = ConsumerSettings::default().prefetch(4);
-        let mut consumer = client.consumer("q", settings).await.expect("a consumer");
-        for n in 1..=64 {
-            assert_eq!(next(&mut consumer).await.received().id, message_id(n));
-        }
-        drop((consumer, client));
         env.finish(server).await;
     }
 
@@ -326,79 +196,6 @@ cases! {
         env.finish(server).await;
     }
 
-    /// Bytes that come one by one make the same frames.
-    async fn one_byte_reads(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.expect_opening();
-            let opening = conversation.opening_answer();
-            conversation.dribble(&opening);
-            if number == 0 {
-                while let Some(asked) = conversation.next_request() {
-                    let answer = healthy(&asked.request, 7).expect("an answered request");
-                    let bytes = conversation.encode(&asked, &answer);
-                    conversation.dribble(&bytes);
-                }
-                return;
-            }
-            let asked = conversation.expect(Op::Consume);
-            let mut bytes = conversation.encode(&asked, &consume_ok());
-            bytes.extend(conversation.encode_push((1..=3).map(|n| delivery("q", n, "payload")).collect()));
-            conversation.dribble(&bytes);
-            conversation.read_to_end();
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        assert_eq!(client.enqueue(Message::new("q", "x")).await.expect("confirmed"), message_id(7));
-        client.create_queue("q".into()).await.expect("created");
-        let mut consumer = env.consumer(&client, "q").await;
-        for n in 1..=3 {
-            let delivery = next(&mut consumer).await;
-            assert_eq!(delivery.received().payload.as_ref(), b"payload");
-            assert_eq!(delivery.received().id, message_id(n));
-            delivery.ack().await.map_err(|(error, _)| error).expect("acked");
-        }
-        drop((consumer, client));
-        env.finish(server).await;
-    }
-
-    /// A server that closes in the middle of a frame is a lost connection, not half an answer.
-    async fn the_server_closes_mid_frame(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number == 0 {
-                let asked = conversation.expect(Op::Enqueue);
-                let answer = conversation.encode(&asked, &healthy(&asked.request, 1).expect("an answer"));
-                conversation.write(&answer[..answer.len() - 5]);
-                return conversation.close();
-            }
-            conversation.serve(|request| healthy(request, 2));
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let error = client.enqueue(Message::new("q", "x")).await.expect_err("half an answer");
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Disconnected, Outcome::Unknown), "{error}");
-        assert_eq!(client.enqueue(Message::new("q", "y")).await.expect("reconnected"), message_id(2));
-        drop(client);
-        env.finish(server).await;
-    }
-
-    /// A half-closed connection is lost, too: what waits is answered, what comes later goes elsewhere.
-    async fn the_server_half_closes(env: &Env) {
-        let server = Scripted::start(P1, |number, conversation| {
-            conversation.open();
-            if number == 0 {
-                conversation.expect(Op::Enqueue);
-                conversation.half_close();
-                return conversation.read_to_end();
-            }
-            conversation.serve(|request| healthy(request, 2));
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let error = client.enqueue(Message::new("q", "x")).await.expect_err("no answer will come");
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Disconnected, Outcome::Unknown), "{error}");
-        client.enqueue(Message::new("q", "y")).await.expect("reconnected");
-        drop(client);
-        env.finish(server).await;
-    }
-
     /// A server that says goodbye is left, and dialed again.
     async fn a_goodbye_is_a_lost_connection(env: &Env) {
         let (said, heard) = mpsc::channel();
@@ -436,62 +233,6 @@ cases! {
         });
         let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
         client.enqueue(Message::new("q", "x")).await.expect("confirmed");
-        drop(client);
-        env.finish(server).await;
-    }
-
-    /// An answer over the receive limit fails its own call, and nothing else.
-    async fn an_oversized_answer_fails_its_own_call(env: &Env) {
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            conversation.serve(|request| match request {
-                Request::GetConfig { .. } => Some(Response::GetConfig { value: "v".repeat(10_000) }),
-                other => healthy(other, 1),
-            });
-        });
-        let config = env::config(server.addr()).dialect(P1).max_frame_size(4096, 8192);
-        let client = env.connect(config).await.expect("a client");
-        let error = client.get_config("key").await.expect_err("too large");
-        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
-        client.enqueue(Message::new("q", "x")).await.expect("the same connection");
-        assert_eq!(client.stats().disconnects, 0);
-        drop(client);
-        env.finish(server).await;
-    }
-
-    /// Row 20: frames of many callers never interleave.
-    async fn row_20_frames_of_many_callers_stay_whole(env: &Env) {
-        const CALLERS: usize = 16;
-        const CALLS: usize = 20;
-        let server = Scripted::start(P1, |_, conversation| {
-            conversation.open();
-            let mut seen = 0;
-            // Every frame is decoded strictly, and every payload says what it must hold.
-            conversation.serve(|request| {
-                if let Request::Enqueue(messages) = request {
-                    for message in messages {
-                        let first = message.payload.first().copied().unwrap_or_default();
-                        assert!(message.payload.iter().all(|byte| *byte == first), "torn");
-                        seen += 1;
-                    }
-                }
-                healthy(request, 1)
-            });
-            assert_eq!(seen, CALLERS * CALLS);
-        });
-        let client = env.connect(env::config(server.addr()).dialect(P1)).await.expect("a client");
-        let callers: Vec<_> = (0..CALLERS).map(|caller| {
-            let client = client.clone();
-            env.spawn(async move {
-                for call in 0..CALLS {
-                    let payload = vec![caller as u8; 1 + (call * 7919) % 50_000];
-                    client.enqueue(Message::new("q", payload)).await.expect("confirmed");
-                }
-            })
-        }).collect();
-        for caller in callers {
-            caller.join().await;
-        }
         drop(client);
         env.finish(server).await;
     }
