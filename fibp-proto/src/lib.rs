@@ -15,6 +15,7 @@ pub mod fault;
 pub mod frame;
 pub mod link;
 pub mod message;
+pub mod observe;
 pub mod operation;
 mod random;
 pub mod request;
@@ -33,6 +34,7 @@ mod trace;
 #[doc(hidden)]
 pub use bytes::Bytes;
 pub use config::{Config, Credit, Endpoint};
+pub use connection::{ClientConfig, ClientConnection, ClientEvent};
 pub use dialect::{AdminRevision, Dialect};
 pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
 pub use event::{Event, LinkName, State, Stats};

@@ -3,6 +3,7 @@
 //! Knows nothing of sockets, TLS or reconnecting. Plain bytes come in through the decoder's buffers and go out
 //! through [`Connection::out`].
 
+mod client;
 mod heartbeat;
 mod table;
 
@@ -20,6 +21,7 @@ use crate::simulation::Knobs;
 use heartbeat::{Beat, Heartbeat};
 use table::{Entry, Table};
 
+pub use client::{ClientConfig, ClientConnection, ClientEvent};
 pub(crate) use table::Expiry;
 
 /// A server that leaves this many abandoned requests unanswered is not answering at all.

@@ -279,6 +279,12 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
 
     // ---- server side ----
 
+    /// The opcode that asks for `op`, if the dialect has it.
+    fn opcode_of(&self, op: Op) -> Option<u8>;
+
+    /// The opcode of the answer to `op` that is no refusal, if there is one.
+    fn answer_opcode_of(&self, op: Op) -> Option<u8>;
+
     /// Reads the frame that opens a connection, if it is one.
     fn decode_opening(&self, _: &Frame) -> Option<Result<Request, DecodeError>> {
         None

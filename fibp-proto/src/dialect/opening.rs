@@ -32,24 +32,43 @@ const SHOWN: usize = 16;
 
 /// What a client opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Offered {
+pub enum Offered {
+    /// The preamble.
     Preamble,
+    /// The Handshake frame.
     Framed,
 }
 
 /// What a server greets with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Greeting {
+#[non_exhaustive]
+pub enum Greeting {
     /// More bytes are needed to tell.
     Incomplete,
     /// The preamble was echoed.
-    Preamble { minor: u8 },
+    Preamble {
+        /// The minor version.
+        minor: u8,
+    },
     /// The handshake was accepted.
     Framed {
+        /// The version: 1.
         version: u16,
+        /// The server's node id; 0 outside a cluster.
         node_id: u64,
+        /// The largest length field, in bytes, that the server accepts.
         max_frame_size: u32,
     },
+}
+
+/// Tells what a server's first bytes are, and how many of them the greeting takes: what clients decide by
+/// (docs/protocol/revisions.md, "First bytes"). `limits.receive` bounds the length of what is taken for a frame.
+///
+/// # Errors
+///
+/// What the server is instead, or why it refuses.
+pub fn recognise_server(offered: Offered, first: &[u8], limits: Limits) -> Result<(Greeting, usize), Error> {
+    inspect(offered, first, limits).map_err(|failure| failure.error)
 }
 
 /// No connection in the dialect that was offered.
@@ -248,7 +267,7 @@ fn not_fila(pending: &[u8]) -> OpeningFailure {
 }
 
 /// The first few bytes in hex, and as text where they are that.
-fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     let bytes = bytes.get(..SHOWN).unwrap_or(bytes);
     let mut shown = String::new();
     for (at, byte) in bytes.iter().enumerate() {
@@ -266,27 +285,37 @@ fn shown(bytes: &[u8]) -> String {
 
 /// What a client opened with, seen from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClientOpening {
+#[non_exhaustive]
+pub enum ClientOpening {
     /// Fewer than six bytes: real preamble servers wait for that many before they decide.
     Incomplete,
     /// `FIBP` and a version; six bytes. The minor version is ignored by servers.
-    Preamble { major: u8, minor: u8 },
+    Preamble {
+        /// The major version; only 1 is known.
+        major: u8,
+        /// The minor version.
+        minor: u8,
+    },
     /// Something that looks like a length-prefixed frame, a framed Handshake perhaps.
     FramedFrame,
     /// A TLS ClientHello.
     Tls,
+    /// The first bytes of an HTTP/2 client, as of gRPC.
+    Http2,
     /// None of these.
     Unknown,
 }
 
-/// Tells from a client's first bytes how it opens. Consumes nothing.
-pub(crate) fn recognise_client(pending: &[u8]) -> ClientOpening {
+/// Tells from a client's first bytes how it opens: what servers decide by. Consumes nothing.
+#[must_use]
+pub fn recognise_client(pending: &[u8]) -> ClientOpening {
     let Some((first, _)) = pending.split_first_chunk::<6>() else {
         return ClientOpening::Incomplete;
     };
     match *first {
         [b'F', b'I', b'B', b'P', major, minor] => ClientOpening::Preamble { major, minor },
         [0x16, 0x03, ..] => ClientOpening::Tls,
+        [b'P', b'R', b'I', b' ', b'*', b' '] => ClientOpening::Http2,
         [a, b, c, d, ..] => {
             let length = u32::from_be_bytes([a, b, c, d]);
             if (HEADER_LEN as u64..=DEFAULT_MAX_LENGTH.into()).contains(&length.into()) {
@@ -565,7 +594,8 @@ mod tests {
 
     #[test]
     fn clients_are_told_apart() {
-        let cases: [(&[u8], ClientOpening); 8] = [
+        let cases: [(&[u8], ClientOpening); 9] = [
+            (b"PRI * HTTP/2.0", ClientOpening::Http2),
             (b"", ClientOpening::Incomplete),
             (b"FIBP\x01", ClientOpening::Incomplete),
             (b"FIBP\x01\x00", ClientOpening::Preamble { major: 1, minor: 0 }),

@@ -74,7 +74,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    fn parse(layout: Layout, bytes: [u8; HEADER_LEN]) -> Self {
+    pub(crate) fn parse(layout: Layout, bytes: [u8; HEADER_LEN]) -> Self {
         let [first, second, id @ ..] = bytes;
         let (flags, opcode) = match layout {
             Layout::FlagsFirst => (first, second),

@@ -135,6 +135,14 @@ impl Codec for Framed {
         String::from_utf8_lossy(&frame.body).into_owned()
     }
 
+    fn opcode_of(&self, op: Op) -> Option<u8> {
+        self.numbers.request(op)
+    }
+
+    fn answer_opcode_of(&self, op: Op) -> Option<u8> {
+        self.numbers.answer(op)
+    }
+
     fn decode_opening(&self, frame: &Frame) -> Option<Result<Request, DecodeError>> {
         (frame.header.opcode == HANDSHAKE).then(|| handshake::read(frame))
     }

@@ -173,6 +173,14 @@ impl Codec for Preamble {
         String::from_utf8_lossy(&frame.body).into_owned()
     }
 
+    fn opcode_of(&self, op: Op) -> Option<u8> {
+        opcode::of(self.0, op)
+    }
+
+    fn answer_opcode_of(&self, op: Op) -> Option<u8> {
+        opcode::of(self.0, op).filter(|_| op.is_answered() && op != Op::ProbeAdmin)
+    }
+
     fn decode_request(&self, frame: &Frame) -> Result<Request, MalformedRequest> {
         let opcode = frame.header.opcode;
         if self.0 == AdminRevision::P1 && opcode::STUBS_OF_P1.contains(&opcode) {
