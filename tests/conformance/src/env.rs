@@ -34,7 +34,7 @@ pub enum Needs {
     PlainServer,
     /// Both.
     QuietPlainServer,
-    /// No server at all.
+    /// No Fila server: none at all, or something else that listens.
     Nothing,
     /// A server that keys are required by.
     Keys,

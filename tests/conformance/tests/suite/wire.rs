@@ -237,34 +237,6 @@ cases! {
         env.finish(server).await;
     }
 
-    /// Row 28: what else may listen there is named in the error.
-    async fn row_28_other_servers_are_named(env: &Env) {
-        let strangers: [(&[u8], &[ErrorKind], &str); 4] = [
-            (&[0, 0, 0x12, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0, 1, 0, 0, 0, 6, 0, 0, 0x40, 0],
-                &[ErrorKind::NotFila, ErrorKind::WrongDialect], "gRPC"),
-            (&[0x15, 3, 3, 0, 2, 2, 50], &[ErrorKind::Tls, ErrorKind::NotFila, ErrorKind::WrongDialect], "TLS"),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", &[ErrorKind::NotFila], "53 53 48"),
-            (&frame_bytes(0, 0xFF, 0, b"unsupported protocol version 2.x (server supports 1.x)"),
-                &[ErrorKind::WrongDialect, ErrorKind::NotFila], "server supports 1.x"),
-        ];
-        for (bytes, kinds, hint) in strangers {
-            let bytes = bytes.to_vec();
-            let server = Scripted::start(P1, move |_, conversation| {
-                if !conversation.wait_for_bytes(4) {
- return;
- }
-                conversation.write(&bytes);
-                conversation.half_close();
-                conversation.read_to_end();
-            });
-            let config = env::config(server.addr()).connect_timeout(Duration::from_secs(5));
-            let Err(error) = env.connect(config).await else { panic!("connected to a stranger") };
-            assert!(kinds.contains(&error.kind()), "{error:?}");
-            assert!(error.to_string().contains(hint), "{hint}: {error}");
-            env.finish(server).await;
-        }
-    }
-
     /// The healthy default of these tests is healthy.
     async fn a_scripted_server_serves(env: &Env) {
         let server = Scripted::start(P1, |_, conversation| serve(conversation));
@@ -273,5 +245,41 @@ cases! {
         let report = client.close(PATIENCE).await;
         assert_eq!((report.failed, report.unknown), (0, 0));
         env.finish(server).await;
+    }
+}
+
+mod strangers {
+    use super::*;
+
+    cases! {
+        Nothing;
+
+        /// Row 28: what else may listen there is named in the error.
+        async fn row_28_other_servers_are_named(env: &Env) {
+            let strangers: [(&[u8], &[ErrorKind], &str); 4] = [
+                (&[0, 0, 0x12, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0, 1, 0, 0, 0, 6, 0, 0, 0x40, 0],
+                    &[ErrorKind::NotFila, ErrorKind::WrongDialect], "gRPC"),
+                (&[0x15, 3, 3, 0, 2, 2, 50], &[ErrorKind::Tls, ErrorKind::NotFila, ErrorKind::WrongDialect], "TLS"),
+                (b"SSH-2.0-OpenSSH_9.2\r\n", &[ErrorKind::NotFila], "53 53 48"),
+                (&frame_bytes(0, 0xFF, 0, b"unsupported protocol version 2.x (server supports 1.x)"),
+                    &[ErrorKind::WrongDialect, ErrorKind::NotFila], "server supports 1.x"),
+            ];
+            for (bytes, kinds, hint) in strangers {
+                let bytes = bytes.to_vec();
+                let server = Scripted::start(P1, move |_, conversation| {
+                    if !conversation.wait_for_bytes(4) {
+     return;
+     }
+                    conversation.write(&bytes);
+                    conversation.half_close();
+                    conversation.read_to_end();
+                });
+                let config = env::config(server.addr()).connect_timeout(Duration::from_secs(5));
+                let Err(error) = env.connect(config).await else { panic!("connected to a stranger") };
+                assert!(kinds.contains(&error.kind()), "{error:?}");
+                assert!(error.to_string().contains(hint), "{hint}: {error}");
+                env.finish(server).await;
+            }
+        }
     }
 }
