@@ -64,6 +64,15 @@ pub(super) enum Job<T> {
 }
 
 impl<T> Job<T> {
+    /// How many results a close reports if it fails; room alone is none.
+    pub(super) fn results(&self) -> usize {
+        match self {
+            Self::Call(_) | Self::Item(_) | Self::Send { .. } => 1,
+            Self::Many(many) => many.payloads.len(),
+            Self::Room { .. } => 0,
+        }
+    }
+
     fn cost(&self) -> usize {
         match self {
             Self::Call(_) => 0,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Link;
-use super::accounts::Account;
+use super::accounts::{Account, Job};
 use super::completion::{Action, Completion, Reply};
 use super::submit::{CLIENT, Cargo, Over, Parcel};
 use super::work::{
@@ -372,6 +372,14 @@ impl<T> Link<T> {
         }
     }
 
+    /// Fails what waited for room.
+    fn fail_parked(&mut self, job: Job<T>, error: &Error) {
+        for _ in 0..job.results() {
+            self.note_result(Some(error));
+        }
+        self.fail_job(job, error);
+    }
+
     fn note_result(&mut self, error: Option<&Error>) {
         if error.is_some_and(|error| error.kind() == ErrorKind::Timeout) {
             self.stats.timeouts += 1;
@@ -422,7 +430,7 @@ impl<T> Link<T> {
                 self.completions.push(Completion { token, reply });
             }
             for parked in expired {
-                self.fail_job(parked.job, &error);
+                self.fail_parked(parked.job, &error);
             }
         }
     }
@@ -589,8 +597,7 @@ impl<T> Link<T> {
         for index in 0..self.accounts.len() {
             let parked = self.account(index).map(|account| account.drain()).unwrap_or_default();
             for parked in parked {
-                self.note_result(Some(error));
-                self.fail_job(parked.job, error);
+                self.fail_parked(parked.job, error);
             }
             // What they wait for is with other links, which may have nobody to tell any more.
             let flushes = self.account(index).map(Account::drain_flushes).unwrap_or_default();

@@ -115,6 +115,31 @@ fn what_never_left_is_reported_as_failed() {
     sim.finish();
 }
 
+/// Each message of a list counts, whether it waited for room or not.
+#[test]
+fn what_expires_during_a_close_is_reported_as_failed() {
+    for request_timeout in [Some(Duration::from_millis(500)), None] {
+        let config = config().max_in_flight(1, 1 << 20).request_timeout(request_timeout);
+        let mut sim = connected(config, Mode::Whole, P1);
+        sim.dialed = Box::new(|_, _| Host::Unreachable);
+        sim.socket().end(End::Reset);
+        sim.settle();
+        for n in 0..3 {
+            sim.enqueue("orders", &n.to_string());
+        }
+        sim.enqueue_many((0..3).map(|n| Message::new("orders", n.to_string())).collect());
+        sim.call(Heartbeat {});
+        let closing = sim.close(1_000);
+        sim.advance_secs(2);
+        let report = sim.closed(closing);
+        assert_eq!(
+            (report.flushed, report.failed, report.unknown),
+            (0, 7, 0),
+            "{request_timeout:?}"
+        );
+    }
+}
+
 #[test]
 fn closing_reconnects_to_flush() {
     let mut sim = connected(config(), Mode::Whole, P1);
