@@ -1,4 +1,4 @@
-//! The simulated cluster: nodes, one of which leads, and the server's side of each connection.
+//! The simulated servers: a node or a cluster, defects included, and the server's side of each connection.
 
 mod outages;
 
@@ -7,10 +7,8 @@ use std::time::Instant;
 
 use fibp_proto::frame::Transmit;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::{
-    Dialect, Endpoint, ErrorKind, MessageId, Op, Push, QueueName, Received, Request, Response, Secret, ServerError,
-};
-use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Output, Settings, Snapshot};
+use fibp_proto::{Dialect, Endpoint, MessageId, Op, Push, QueueName, Received, Request, Response, Secret};
+use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Output, Settings};
 
 use super::network::{End, Pipe, Read, Weather};
 use super::plan::Plan;
@@ -56,7 +54,6 @@ impl Pushed {
 #[derive(Debug)]
 struct Server {
     connection: ServerConnection,
-    opened: Option<(Dialect, Option<Secret>)>,
     /// The ids of the client's requests, from their arrival to their answers.
     unanswered: BTreeSet<u32>,
     pushes: VecDeque<(u32, Push)>,
@@ -66,29 +63,18 @@ struct Server {
 }
 
 #[derive(Debug)]
-struct Node {
-    machine: BrokerMachine,
-    up: bool,
-}
-
-#[derive(Debug)]
 pub(super) struct Cluster {
     settings: Settings,
     dialect: Dialect,
     queues: Vec<QueueName>,
-    nodes: Vec<Node>,
-    /// `None` while a leader is elected; what it will start with is kept meanwhile.
-    leader: Option<usize>,
-    limbo: Option<Snapshot>,
+    machine: BrokerMachine,
+    /// Whether each node is up.
+    up: Vec<bool>,
     /// What nodes do wrong now, and what they always do.
     faults: Faults,
     healthy: Faults,
-    /// Connections to other nodes whose requests the leader executes, and which of those it has not answered.
-    forwarded: BTreeMap<ConnectionId, BTreeSet<u32>>,
     /// Enqueues that were not answered yet.
     asked: BTreeMap<(ConnectionId, u32), Vec<Tag>>,
-    /// Nodes refer requests to the leader instead of passing them on.
-    refers: bool,
     /// Whether the order of a producer's messages is certain.
     ordered: bool,
     pub(super) wires: BTreeMap<ConnectionId, Wire>,
@@ -107,68 +93,67 @@ impl Cluster {
         let queues: Vec<QueueName> = (0..plan.queues).map(|n| format!("queue-{n}").into()).collect();
         let mut healthy = Faults::default()
             .deliveries_per_frame(plan.deliveries_per_frame)
-            .leases_kept(plan.leases_kept);
+            .leases_kept(plan.leases_kept)
+            .cluster_refers(plan.refers)
+            .snapshot_not_found(plan.sticks);
         if let Some(on) = plan.credit_loss {
             healthy = healthy.credit_loss(on);
         }
         settings.faults = healthy.clone();
-        let mut cluster = Self {
-            nodes: Vec::new(),
+        if plan.nodes > 1 {
+            settings.nodes = (0..plan.nodes).map(|node| Plan::endpoint(node).to_string()).collect();
+        }
+        let mut machine = BrokerMachine::new(settings.clone());
+        for queue in &queues {
+            machine.create_queue(QueueName::clone(queue));
+        }
+        Self {
+            machine,
+            up: vec![true; plan.nodes],
             settings,
             dialect: plan.server,
             queues,
-            leader: Some(0),
-            limbo: None,
             faults: healthy.clone(),
             healthy,
-            forwarded: BTreeMap::new(),
             asked: BTreeMap::new(),
-            refers: plan.refers,
             ordered,
             wires: BTreeMap::new(),
             next_wire: 0,
             weather: plan.weather,
             stormy: true,
-        };
-        for _ in 0..plan.nodes {
-            let machine = BrokerMachine::new(cluster.settings.clone());
-            cluster.nodes.push(Node { machine, up: true });
         }
-        cluster.create_queues();
-        cluster.spread_faults();
-        cluster
     }
 
     pub(super) fn queues(&self) -> &[QueueName] {
         &self.queues
     }
 
-    fn create_queues(&mut self) {
-        for node in &mut self.nodes {
-            for queue in &self.queues {
-                node.machine.create_queue(QueueName::clone(queue));
-            }
-        }
+    /// The messages in a queue, whatever the statistics of its leader count.
+    pub(super) fn depth(&self, queue: &QueueName) -> Option<usize> {
+        let figures = self.machine.queue(queue)?;
+        usize::try_from(figures.depth).ok()
     }
 
-    /// The messages in a queue, if the cluster is in a state to tell.
-    pub(super) fn depth(&self, queue: &QueueName) -> Option<usize> {
-        let leader = self.nodes.get(self.leader?).filter(|node| node.up)?;
-        let figures = leader.machine.queue(queue)?;
-        usize::try_from(figures.depth).ok()
+    fn is_cluster(&self) -> bool {
+        self.up.len() > 1
     }
 
     // ---- connections ----
 
     /// A client connects: its wire, unless nobody listens.
     pub(super) fn accept(&mut self, now: Instant, endpoint: &Endpoint) -> Option<ConnectionId> {
-        let node = (0..self.nodes.len()).find(|node| Plan::endpoint(*node) == *endpoint)?;
-        self.nodes.get(node).filter(|node| node.up)?;
+        let node = (0..self.up.len()).find(|node| Plan::endpoint(*node) == *endpoint)?;
+        if !self.is_up(node) {
+            return None;
+        }
+        let mut config = ServerConfig::new(vec![self.dialect]);
+        if self.is_cluster() {
+            config.node_id = node_id(node);
+        }
         self.next_wire += 1;
         let id = ConnectionId(self.next_wire);
         let server = Server {
-            connection: ServerConnection::new(ServerConfig::new(vec![self.dialect])),
-            opened: None,
+            connection: ServerConnection::new(config),
             unanswered: BTreeSet::new(),
             pushes: VecDeque::new(),
             encoded: 0,
@@ -200,19 +185,11 @@ impl Cluster {
         if end == End::Reset {
             wire.up.end(now, End::Reset);
         }
-        let node = wire.node;
         let ending = match end {
             End::Fin => Ending::Clean,
             End::Reset => Ending::Reset,
         };
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.machine.disconnect(now, id, ending);
-        }
-        if self.forwarded.remove(&id).is_some()
-            && let Some(node) = self.leader.and_then(|leader| self.nodes.get_mut(leader))
-        {
-            node.machine.disconnect(now, id, ending);
-        }
+        self.machine.disconnect(now, id, ending);
         self.asked.retain(|(connection, _), _| *connection != id);
     }
 
@@ -224,27 +201,19 @@ impl Cluster {
 
     // ---- running ----
 
-    /// When a node has to look again.
+    /// When the servers have to look again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.nodes
-            .iter()
-            .filter(|node| node.up)
-            .filter_map(|node| node.machine.poll_timeout())
-            .min()
+        self.machine.poll_timeout().filter(|_| self.up.contains(&true))
     }
 
     /// Lets every node and every connection do what it can.
     pub(super) fn run(&mut self, now: Instant, random: &mut Random, truth: &mut Truth) -> Result<bool, String> {
         let mut progress = false;
-        for index in 0..self.nodes.len() {
-            if let Some(node) = self.nodes.get_mut(index).filter(|node| node.up)
-                && node.machine.poll_timeout().is_some_and(|at| at <= now)
-            {
-                node.machine.handle_timeout(now);
-                progress = true;
-            }
-            self.route(index, truth)?;
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.machine.handle_timeout(now);
+            progress = true;
         }
+        self.route(truth)?;
         let served = self.wires.iter().filter(|(_, wire)| wire.server.is_some());
         let ids: Vec<ConnectionId> = served.map(|(id, _)| *id).collect();
         for id in ids {
@@ -292,9 +261,7 @@ impl Cluster {
                 again = true;
             }
             again |= self.write(now, id, random);
-            for node in 0..self.nodes.len() {
-                self.route(node, truth)?;
-            }
+            self.route(truth)?;
             let finished = self
                 .wires
                 .get(&id)
@@ -363,10 +330,7 @@ impl Cluster {
         }
         if !server.writing && server.connection.buffered() == 0 && server.encoded > 0 {
             let pushes = std::mem::take(&mut server.encoded);
-            let node = wire.node;
-            if let Some(node) = self.nodes.get_mut(node) {
-                node.machine.pushes_written(now, id, pushes);
-            }
+            self.machine.pushes_written(now, id, pushes);
             progress = true;
         }
         progress
@@ -382,25 +346,25 @@ impl Cluster {
         let Some(wire) = self.wires.get_mut(&id) else {
             return Ok(());
         };
-        let (index, dialect) = (wire.node, self.dialect);
-        let Some(node) = self.nodes.get_mut(index) else {
-            return Ok(());
-        };
+        let (node, dialect) = (node_id(wire.node), self.dialect);
         let Some(server) = &mut wire.server else { return Ok(()) };
         match event {
             ServerEvent::Opened { dialect, key } => {
-                match node.machine.connect(now, id, dialect, key.as_ref()) {
+                match self.machine.connect_to(now, node, id, dialect, key.as_ref()) {
                     Ok(()) => server.connection.accept(),
                     Err(refusal) => server.connection.refuse(refusal),
                 }
-                server.opened = Some((dialect, key));
             }
             ServerEvent::Request {
                 id: request,
                 request: body,
             } => {
                 check_id(server, request)?;
-                self.handle_request(now, id, index, request, body, truth)?;
+                if let Request::Enqueue(messages) = &body {
+                    let tags = truth.executing(messages, self.ordered)?;
+                    self.asked.insert((id, request.id), tags);
+                }
+                self.machine.handle(now, id, request, body);
             }
             // Other dialects' first bytes are no requests; a client of ours sends nothing else that is malformed.
             // The probe of the admin revision is malformed on purpose.
@@ -408,7 +372,7 @@ impl Cluster {
                 id: request,
                 op: op @ Some(Op::ProbeAdmin | Op::Redrive),
                 answer,
-            } => node.machine.handle_malformed(id, request, op, answer),
+            } => self.machine.handle_malformed(id, request, op, answer),
             // The answer to a heartbeat, which no server sends today, is no request.
             ServerEvent::Malformed { op: None, .. } if !matches!(dialect, Dialect::Preamble(_)) => {}
             ServerEvent::Malformed { id: request, op, .. } => {
@@ -419,59 +383,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn handle_request(
-        &mut self,
-        now: Instant,
-        id: ConnectionId,
-        index: usize,
-        request: RequestId,
-        body: Request,
-        truth: &mut Truth,
-    ) -> Result<(), String> {
-        let local = matches!(
-            request.op,
-            Op::Consume | Op::CancelConsume | Op::Flow | Op::Heartbeat | Op::Authenticate | Op::ProbeAdmin
-        );
-        let here = local || self.leader == Some(index);
-        let leader = self.leader.filter(|leader| self.is_up(*leader));
-        let target = if here { Some(index) } else { leader };
-        if self.refers
-            && !here
-            && let Some(leader) = leader
-        {
-            return self.respond(id, request, &not_leader(leader));
-        }
-        let Some(node) = target.and_then(|target| self.nodes.get_mut(target)) else {
-            return self.respond(id, request, &no_leader(&body));
-        };
-        if let Request::Enqueue(messages) = &body {
-            let tags = truth.executing(messages, self.ordered)?;
-            self.asked.insert((id, request.id), tags);
-        }
-        if !here {
-            self.forwarded
-                .entry(id)
-                .or_insert_with(|| {
-                    // Clusters are simulated without keys.
-                    let _ = node.machine.connect(now, id, self.dialect, None);
-                    BTreeSet::new()
-                })
-                .insert(request.id);
-        }
-        node.machine.handle(now, id, request, body);
-        Ok(())
-    }
-
-    fn respond(&mut self, id: ConnectionId, request: RequestId, response: &Response) -> Result<(), String> {
-        match self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-            Some(server) => server.respond(request, response),
-            None => Ok(()),
-        }
-    }
-
-    /// Hands a node's outputs to the connections.
-    fn route(&mut self, index: usize, truth: &mut Truth) -> Result<(), String> {
-        while let Some(output) = self.nodes.get_mut(index).and_then(|node| node.machine.poll_output()) {
+    /// Hands the outputs to the connections.
+    fn route(&mut self, truth: &mut Truth) -> Result<(), String> {
+        while let Some(output) = self.machine.poll_output() {
             let id = output.connection();
             if let Output::Answer { request, response, .. } = &output {
                 self.note_answer(id, request.id, response, truth);
@@ -491,9 +405,6 @@ impl Cluster {
     }
 
     fn note_answer(&mut self, id: ConnectionId, request: u32, response: &Response, truth: &mut Truth) {
-        if let Some(unanswered) = self.forwarded.get_mut(&id) {
-            unanswered.remove(&request);
-        }
         // A heartbeat may have the same id.
         let Response::Enqueue(results) = response else { return };
         let Some(tags) = self.asked.remove(&(id, request)) else {
@@ -537,26 +448,6 @@ fn check_id(server: &mut Server, request: RequestId) -> Result<(), String> {
     Ok(())
 }
 
-/// How a framed server refers a client to the leader (docs/protocol/framed.md 4).
-fn not_leader(leader: usize) -> Response {
-    let address = Plan::endpoint(leader).to_string();
-    Response::Error(
-        ServerError::new(ErrorKind::NotLeader, "not the leader for this queue")
-            .with_code(0x0C)
-            .with_metadata(vec![("leader_addr".to_owned(), address.clone())])
-            .with_leader(address),
-    )
-}
-
-/// How servers of a cluster refuse what they would have forwarded (docs/protocol/preamble.md 2.4).
-fn no_leader(request: &Request) -> Response {
-    let item = || ServerError::new(ErrorKind::NotLeader, "no leader available").with_code(2);
-    match request {
-        Request::Enqueue(messages) => Response::Enqueue(messages.iter().map(|_| Err(Box::new(item()))).collect()),
-        Request::Ack(items) => Response::Ack(items.iter().map(|_| Err(Box::new(item()))).collect()),
-        Request::Nack(items) => Response::Nack(items.iter().map(|_| Err(Box::new(item()))).collect()),
-        _ => Response::Error(
-            ServerError::new(ErrorKind::NotLeader, "invalid payload: no leader available").with_code(0x10),
-        ),
-    }
+fn node_id(node: usize) -> u64 {
+    node as u64 + 1
 }

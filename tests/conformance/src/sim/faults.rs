@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fibp_proto::{Dialect, Op};
+use fibp_proto::Op;
 use fila_test_broker::{ConnectionId, Faults};
 
 use super::network::{End, Weather};
@@ -76,13 +76,13 @@ impl World {
         });
         for node in back {
             self.note(|| format!("node {node} is back"));
-            self.cluster.start(node);
+            self.cluster.start(now, node);
         }
         if self.faulter.elected_at.is_some_and(|at| at <= now) {
             self.faulter.elected_at = None;
-            let node = self.random.below(self.plan.nodes);
-            self.note(|| format!("node {node} leads"));
-            self.cluster.elect(now, node, &mut self.truth)?;
+            let (queue, node) = (self.random.below(self.plan.queues), self.random.below(self.plan.nodes));
+            self.note(|| format!("node {node} leads queue {queue}"));
+            self.cluster.elect(now, queue, node);
         }
         if self.faulter.next.is_some_and(|at| at <= now) && self.phase == Phase::Storm {
             self.faulter.next = Some(now + self.random.millis(1, self.plan.calm));
@@ -124,9 +124,10 @@ impl World {
                 self.cluster.stop(now, node, end);
                 self.faulter.returns.push((back, node));
             }
-            43..=52 if self.plan.nodes > 1 && self.cluster.has_leader() => {
-                self.note(|| "the leader steps down".to_owned());
-                self.cluster.step_down(now, &mut self.truth)?;
+            43..=52 if self.plan.nodes > 1 => {
+                let queue = self.random.below(self.plan.queues);
+                self.note(|| format!("the leader of queue {queue} steps down"));
+                self.cluster.step_down(now, queue);
                 self.faulter.elected_at = Some(now + self.random.millis(0, 1500));
             }
             53..=59 => {
@@ -194,16 +195,7 @@ impl World {
         self.faulter.returns.clear();
         self.cluster.stormy = false;
         self.behave();
-        if !self.cluster.has_leader() {
-            self.cluster.elect(self.now, 0, &mut self.truth)?;
-        }
-        for node in 0..self.plan.nodes {
-            if matches!(self.plan.server, Dialect::Framed | Dialect::FramedF1) {
-                // Framed servers go on delivering to consumers whose connection was reset.
-                self.cluster.stop(self.now, node, End::Fin);
-            }
-            self.cluster.start(node);
-        }
+        self.cluster.recover(self.now);
         // Servers lease far ahead of the smallest windows: with long ways those leases would end before their turn comes,
         // over and over.
         let weather = Weather {

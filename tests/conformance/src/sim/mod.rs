@@ -9,6 +9,7 @@
 //!   said to have had no effect is never seen, an answer belongs to the question;
 //! * what a consumer's connection brought is delivered, all of it, in order and unaltered; messages of one producer
 //!   keep their order;
+//! * the report of a close counts what callers were told;
 //! * nothing that a link holds exceeds its bound, and nothing is held once its reason is gone;
 //! * no link asks to be driven without need, and none waits for a driver that it did not ask for;
 //! * when the faults stop, everything comes to rest: all queues are consumed, all links close.
@@ -20,6 +21,7 @@ mod network;
 mod plan;
 mod port;
 mod random;
+mod tally;
 mod token;
 mod truth;
 mod users;

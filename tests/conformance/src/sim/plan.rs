@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) key: bool,
     /// Nodes refer requests to the leader instead of passing them on, as the framed dialect allows.
     pub(super) refers: bool,
+    /// When a node comes back, leaders can write nothing any more until they are restarted.
+    pub(super) sticks: bool,
     pub(super) credit_loss: Option<bool>,
     pub(super) deliveries_per_frame: usize,
     pub(super) leases_kept: bool,
@@ -53,8 +55,18 @@ impl Plan {
                 Dialect::FramedF1,
             ])
             .unwrap_or(Dialect::Framed);
-        let queues = random.between(1, 3);
-        let nodes = if random.chance(60) { 1 } else { random.between(2, 3) };
+        let crowded = random.chance(3);
+        let queues = if crowded {
+            random.between(18, 22)
+        } else {
+            random.between(1, 3)
+        };
+        let nodes = match crowded {
+            // More leaders than a client keeps connections to.
+            true => random.between(18, 22),
+            false if random.chance(60) => 1,
+            false => random.between(2, 3),
+        };
         let largest = random.pick(&[50, 300, 3000, 30_000]).unwrap_or(50);
         let mut knobs = Knobs::default().lowest_free_ids(random.chance(50));
         if !knobs.lowest_free_ids && random.chance(50) {
@@ -72,7 +84,8 @@ impl Plan {
             clients: random.between(1, 2),
             consumers: random.between(queues, queues + 2),
             key: nodes == 1 && random.chance(30),
-            refers: framed && random.chance(60),
+            refers: framed && (crowded || random.chance(40)),
+            sticks: random.chance(10),
             credit_loss: random.pick(&[None, Some(false), Some(true)]).flatten(),
             deliveries_per_frame: if random.chance(50) { 1 } else { random.spread(20) },
             leases_kept: random.chance(80),

@@ -1,7 +1,7 @@
 //! A link and the simulated adapter that drives it.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fibp_proto::config::{Credentials, Endpoint};
 use fibp_proto::frame::{ReadBuffer, Transmit};
@@ -13,6 +13,7 @@ use super::broker::Cluster;
 use super::network::{End, Read};
 use super::plan::Plan;
 use super::random::Random;
+use super::tally::Tally;
 use super::token::Token;
 
 /// About how much is encoded for one write.
@@ -66,6 +67,8 @@ pub(super) struct Port {
     trail: VecDeque<ConnectionId>,
     taken: usize,
     sequence: u64,
+    /// The link was asked to close.
+    tally: Option<Tally>,
 }
 
 #[derive(Debug)]
@@ -99,7 +102,16 @@ impl Port {
             trail: VecDeque::new(),
             taken: 0,
             sequence: 0,
+            tally: None,
         }
+    }
+
+    /// Asks the link to close. `most` calls and messages are open, or have lost their callers.
+    pub(super) fn close(&mut self, now: Instant, patience: Duration, token: Token, most: u64) {
+        if self.tally.is_none() {
+            self.tally = Some(Tally::new(token.number(), most));
+        }
+        self.link.close(now, patience, token);
     }
 
     /// Whether nothing of it is left in the simulated process.
@@ -151,6 +163,11 @@ impl Port {
                 break;
             }
             out.progress = true;
+        }
+        if let Some(tally) = &mut self.tally {
+            for completion in &out.completions {
+                tally.hear(completion)?;
+            }
         }
         Ok(out)
     }

@@ -22,6 +22,10 @@ impl Token {
         }
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// It came back.
     pub(super) fn redeem(mut self) -> u64 {
         self.lost = None;

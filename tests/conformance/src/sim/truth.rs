@@ -32,6 +32,18 @@ pub(super) enum Awaits {
     Answer(Op, Option<String>),
 }
 
+impl Awaits {
+    /// How many results it stands for.
+    fn count(&self) -> usize {
+        match self {
+            Self::EnqueuedMany(tags) => tags.len(),
+            Self::SettledMany(count) => *count,
+            Self::Enqueued(_) | Self::Settled | Self::Admitted(_) | Self::Answer(..) => 1,
+            Self::Opened(_) | Self::Flushed | Self::Ready(_) | Self::Drained | Self::Closed => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Open {
     awaits: Awaits,
@@ -77,6 +89,8 @@ pub(super) struct Truth {
     ack_asked: BTreeSet<MessageId>,
     /// The last place executed, per ordered producer.
     places: BTreeMap<u64, u64>,
+    /// Calls and messages that callers have ceased to await.
+    given_up: u64,
     pub(super) completed: u64,
     pub(super) confirmations: u64,
     pub(super) deliveries: u64,
@@ -109,7 +123,9 @@ impl Truth {
 
     /// A caller took its token back; a message that was not let in yet goes with its receipt.
     pub(super) fn abandoned(&mut self, token: Token) -> Result<(), String> {
-        match self.close(token.redeem())? {
+        let awaits = self.close(token.redeem())?;
+        self.given_up += awaits.count() as u64;
+        match awaits {
             Awaits::Admitted(receipt) if self.lost.borrow().contains(&receipt) => {
                 self.lost.borrow_mut().retain(|lost| *lost != receipt);
                 self.close(receipt)?;
@@ -128,6 +144,12 @@ impl Truth {
             Awaits::Enqueued(tag) => self.came_back(tag, message),
             awaits => Err(format!("a message came back to {awaits:?}")),
         }
+    }
+
+    /// Calls and messages that callers await, or have ceased to await.
+    pub(super) fn unheard(&self) -> u64 {
+        let open: usize = self.open.values().map(|open| open.awaits.count()).sum();
+        open as u64 + self.given_up
     }
 
     /// Calls that are open and not waiting for something that may never happen.

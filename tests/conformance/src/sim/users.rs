@@ -169,8 +169,9 @@ impl World {
     fn close_link(&mut self, port: usize, patience: Duration) {
         let now = self.now;
         let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(patience));
-        if let Some(link) = self.link(port) {
-            link.close(now, patience, token);
+        let most = self.truth.unheard();
+        if let Some(port) = self.ports.get_mut(port).and_then(Option::as_mut) {
+            port.close(now, patience, token, most);
         }
     }
 
@@ -463,7 +464,7 @@ impl World {
                 port.link.stop_consuming(now, token);
             } else {
                 let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(deadline));
-                port.link.close(now, deadline, token);
+                port.close(now, deadline, token, self.truth.unheard());
             }
         }
     }
