@@ -27,8 +27,8 @@
 //! * [`Consumer`] is the stream of one queue's deliveries, on a connection of its own.
 //! * [`Events`], [`Client::state`] and [`Client::stats`] show what the connections do.
 //!
-//! A lost connection is made again by itself. What that means for calls under way is told by
-//! [`Error::outcome`]; configure it with [`Config::replay`] and [`Config::reconnect`].
+//! The client reconnects automatically. [`Error::outcome`] says what a lost connection means for a call under way;
+//! [`Config::replay`] and [`Config::reconnect`] configure both.
 //!
 //! # The runtime
 //!

@@ -1,9 +1,25 @@
-//! What adapters share: the waiter token, the lock around a link, the links of a client, wake-ups.
+//! What adapters share, behind the feature `client`: the asynchronous client, and what threads need instead.
 //!
-//! Nothing here does IO or knows a runtime: wakers come from whoever polls, the clock and the way to start a driver
-//! are lent by the adapter. There is one [`LinkCell`] per link; callers [`submit`](LinkCell::submit) to it, and a
-//! driver task of the adapter's own runtime feeds it with bytes. Where there is no runtime, threads share that work, each
-//! as a [`Worker`].
+//! Nothing here does IO, reads a clock or knows a runtime by name. An **asynchronous adapter** implements [`Runtime`], names its
+//! type, and has the handles: [`Client<R>`](Client), [`Producer<R>`](Producer), [`Consumer<R>`](Consumer) and so on. One task
+//! per connection, spawned on that runtime, moves the bytes.
+//!
+//! ```
+//! use fibp_proto::client::{Client, Runtime};
+//! use fibp_proto::{Config, Error, Message};
+//!
+//! /// Works on every runtime.
+//! async fn order<R: Runtime>(runtime: R) -> Result<(), Error> {
+//!     let client = Client::connect_on(runtime, Config::new("localhost:5555")).await?;
+//!     let id = client.enqueue(Message::new("orders", "two apples")).await?;
+//!     println!("stored as {id}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The other types are for adapters without a runtime, and for the client's own use. There is one [`LinkCell`] per link: the
+//! lock around it, with the waker of its driver. Callers [`submit`](LinkCell::submit) to it and wait by [`Call`]s. Where there
+//! is no runtime, threads share the driver's work, each as a [`Worker`].
 
 mod asynchronous;
 mod cell;

@@ -21,7 +21,7 @@ use crate::operation::Operation;
 use crate::request::{AckItem, NackItem};
 use crate::shared::Shared;
 
-/// A connection to a Fila broker, or to a cluster of them, that mends itself.
+/// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
 ///
 /// Clones are cheap and share the connection, which stays open while a clone, a [`Producer`](super::Producer), a
 /// [`Consumer`], a [`Receipt`](super::Receipt) or a [`Delivery`](super::Delivery) is left. When the last one is

@@ -68,7 +68,7 @@ impl<R: Runtime> ConsumerBuilder<R> {
 
 /// The deliveries of one queue: a stream, on a connection of its own.
 ///
-/// A lost connection is mended and the subscription renewed; both are [events](super::Events), not items. An `Err` item
+/// After a lost connection the consumer reconnects and subscribes again; both are [events](super::Events), not items. An `Err` item
 /// is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it holds
 /// come back to the queue when their leases expire.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::event::Event;
 
 /// The events of a client's connections, from the moment of subscribing. Ends when the client is closed.
 ///
-/// A subscriber that is too slow misses events, and is told how many ([`Event::Lagged`]).
+/// A subscriber that is too slow misses events, and learns how many ([`Event::Lagged`]).
 #[derive(Debug)]
 pub struct Events(pub(super) Subscription);
 
