@@ -12,12 +12,16 @@ mod waiters;
 pub mod chunking;
 pub mod client_connection;
 pub mod continuation;
+pub mod conversation;
 pub mod frame_decode;
 pub mod framing;
 pub mod link_ops;
+pub mod pem;
 pub mod roundtrip;
 pub mod seeds;
 pub mod server_connection;
+pub mod texts;
+pub mod tls_pipe;
 
 use fibp_proto::{AdminRevision, Dialect};
 
@@ -25,10 +29,14 @@ use fibp_proto::{AdminRevision, Dialect};
 pub type Body = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("frame_decode", frame_decode::run),
     ("framing", framing::run),
     ("continuation", continuation::run),
+    ("conversation", conversation::run),
+    ("texts", texts::run),
+    ("pem", pem::run),
+    ("tls_pipe", tls_pipe::run),
     ("client_connection", client_connection::run),
     ("server_connection", server_connection::run),
     ("roundtrip", roundtrip::run),

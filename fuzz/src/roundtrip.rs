@@ -48,7 +48,7 @@ fn request(dialect: Dialect, id: u32, request: &Request) {
     let encoded = request.encode(dialect, id, limits(u32::MAX));
     let known = match request.op() {
         Op::Flow | Op::Authenticate | Op::ProbeAdmin => !is_framed(dialect),
-        Op::CancelConsume => is_framed(dialect),
+        Op::CancelConsume | Op::Handshake => is_framed(dialect),
         _ => true,
     };
     let mixed = |messages: &[Message]| messages.iter().any(|message| message.queue != messages[0].queue);
@@ -97,6 +97,10 @@ fn assert_refusal(error: &EncodeError, known: bool) {
 fn as_carried(dialect: Dialect, mut request: Request) -> Request {
     match &mut request {
         Request::Consume { credit, .. } if is_framed(dialect) => *credit = 0,
+        // The framed dialect names queues in messages only.
+        Request::EnqueueNone { queue } if is_framed(dialect) || queue.is_empty() => {
+            request = Request::Enqueue(Vec::new());
+        }
         Request::CreateQueue(spec) if !is_framed(dialect) => {
             spec.on_enqueue.take_if(|script| script.is_empty());
             spec.on_failure.take_if(|script| script.is_empty());

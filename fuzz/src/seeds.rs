@@ -61,6 +61,80 @@ const FRAMED_REQUESTS: &[&str] = &[
     "00 00 00 06 05 00 00 00 00 07",
 ];
 
+/// Texts of people and servers.
+const TEXTS: &[(&str, &str)] = &[
+    ("dialect", "preamble-p2"),
+    ("endpoint", "[fe80::1%eth0]:5555"),
+    ("hint", "0.0.0.0:5701"),
+    (
+        "url",
+        "fila+tls://key%2F@a.test:1,[::1]:2?dialect=framed&request_timeout=5s&max_in_flight=10,1MiB&linger=2ms",
+    ),
+];
+
+/// The frames of tests/vectors, which real servers and clients sent.
+const RECORDED: [(&str, &str); 4] = [
+    ("p1", include_str!("../../tests/vectors/preamble-protobuf.json")),
+    ("p3", include_str!("../../tests/vectors/preamble-binary.json")),
+    ("framed", include_str!("../../tests/vectors/framed.json")),
+    ("cluster", include_str!("../../tests/vectors/cluster.json")),
+];
+
+/// How many frames go into a seed.
+const FRAMES: usize = 12;
+
+/// Seeds of all recorded frames.
+fn recorded(frame_decode: &[u8], server: &[u8], seeds: &mut Vec<Seed>) {
+    for (file, text) in RECORDED {
+        let recording: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let frames = |direction: &str| -> Vec<Vec<u8>> {
+            let vectors = recording["vectors"].as_array().expect("a list");
+            let of = vectors.iter().filter(|vector| vector["direction"] == direction);
+            of.map(|vector| bytes(&[&pairs(vector["hex"].as_str().expect("hex"))]))
+                .collect()
+        };
+        let all = [frames("client"), frames("server")].concat();
+        // The preamble is no frame.
+        let whole: Vec<Vec<u8>> = all.into_iter().filter(|frame| !frame.starts_with(b"FIBP")).collect();
+        for (at, some) in whole.chunks(FRAMES).enumerate() {
+            let name = format!("recorded-{file}-{at:02}");
+            seeds.push(("frame_decode", name, with(frame_decode, &some.concat())));
+        }
+        let opening: &[u8] = match file {
+            "framed" => b"",
+            _ => b"FIBP\x01\0",
+        };
+        let is_opening = |frame: &&Vec<u8>| frame.starts_with(b"FIBP") || frame.get(4) == Some(&2);
+        // P1 and P3 differ in the first decision.
+        let mut server = server.to_vec();
+        server[0] = if file == "p3" { 2 } else { 0 };
+        for (at, some) in frames("client").chunks(2 * FRAMES).enumerate() {
+            let requests: Vec<u8> = some
+                .iter()
+                .filter(|frame| !is_opening(frame))
+                .flatten()
+                .copied()
+                .collect();
+            let open = if file == "framed" && at > 0 {
+                bytes(&FRAMED_REQUESTS[..1])
+            } else {
+                opening.to_vec()
+            };
+            let name = format!("recorded-{file}-{at:02}");
+            seeds.push(("server_connection", name, [server.clone(), open, requests].concat()));
+        }
+    }
+}
+
+/// Hex digits in pairs.
+fn pairs(hex: &str) -> String {
+    let digits: Vec<char> = hex.chars().collect();
+    digits
+        .chunks(2)
+        .map(|pair| pair.iter().collect::<String>() + " ")
+        .collect()
+}
+
 /// A seed: its target, its name, its bytes.
 pub type Seed = (&'static str, String, Vec<u8>);
 
@@ -117,10 +191,21 @@ pub fn seeds() -> Vec<Seed> {
     // Structured inputs follow from any bytes.
     let counting: Vec<u8> = (0..=255).collect();
     let stretched: Vec<u8> = counting.iter().map(|n| n.wrapping_mul(37)).collect();
-    for target in ["roundtrip", "framing", "continuation"] {
+    for target in [
+        "roundtrip",
+        "framing",
+        "continuation",
+        "conversation",
+        "pem",
+        "tls_pipe",
+    ] {
         seeds.push((target, "counting".to_owned(), counting.clone()));
         seeds.push((target, "stretched".to_owned(), stretched.clone()));
     }
+    for (name, text) in TEXTS {
+        seeds.push(("texts", (*name).to_owned(), with(&[3], text.as_bytes())));
+    }
+    recorded(&frame_decode, &server, &mut seeds);
     let opening = [2, 3, 1, 200, 200, 200, 7, 200, 3, 0, 2, 1, 2, 0];
     let busy = [
         2, 20, 1, 1, 3, 7, 1, 20, 0, 9, 7, 2, 8, 1, 17, 31, 0, 20, 6, 0, 7, 3, 10, 11, 0, 12, 13, 4, 33,

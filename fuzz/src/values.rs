@@ -78,7 +78,7 @@ pub(crate) fn message(input: &mut Input<'_>) -> Message {
 
 /// Any request.
 pub(crate) fn request(input: &mut Input<'_>) -> Request {
-    match input.below(23) {
+    match input.below(25) {
         0 => {
             let mut messages = input.list(4, message);
             // The preamble dialect has one queue per frame.
@@ -133,6 +133,11 @@ pub(crate) fn request(input: &mut Input<'_>) -> Request {
             permissions: input.list(3, permission),
         },
         21 => Request::GetAcl { key_id: input.text() },
+        22 => Request::EnqueueNone { queue: queue(input) },
+        23 => Request::Handshake {
+            version: input.word().to_be_bytes()[3].into(),
+            key: input.flag().then(|| Secret::from(input.text().as_str())),
+        },
         _ => Request::ProbeAdmin,
     }
 }

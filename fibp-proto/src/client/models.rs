@@ -34,7 +34,7 @@ use crate::{Config, Request, Response, Shared};
 
 /// How many schedules of a small model, and of one with a link in it.
 const SMALL: usize = 3000;
-const LARGE: usize = 2000;
+const LARGE: usize = 1000;
 
 /// Runs a model under random schedules, and under some with few switches in unlikely places.
 fn check(schedules: usize, model: impl Fn() + Send + Sync + Copy + 'static) {
@@ -423,10 +423,10 @@ impl Threads {
             .submit(epoch(), |link, waiter| link.enqueue(epoch(), message, None, waiter))
     }
 
-    /// Waits as a caller's thread does.
-    fn confirm(&self, call: Call<Wire>) -> MessageId {
+    /// Waits as a caller's thread does, one that is close to its own limit if `until` says so: it sleeps rather than reads.
+    fn confirm(&self, call: Call<Wire>, until: Option<Instant>) -> MessageId {
         let mut call = pin!(call.enqueued());
-        let mut worker = Worker::caller(&self.clients, &self.cell, Input::Answer, None);
+        let mut worker = Worker::caller(&self.clients, &self.cell, Input::Answer, until);
         let bell = Arc::new(Bell::default());
         let waker = Waker::from(Arc::clone(&bell));
         let mut job = Job::Look;
@@ -467,13 +467,14 @@ impl Threads {
 fn callers_hand_over_the_lead() {
     check(LARGE, || {
         let (handle, threads) = Threads::open();
-        let callers: Vec<_> = [["a", "b"], ["c", "d"], ["e", "f"]]
+        let close = epoch().checked_add(Duration::from_millis(1));
+        let callers: Vec<_> = [(["a", "b"], None), (["c", "d"], None), (["e", "f"], close)]
             .into_iter()
-            .map(|names| {
+            .map(|(names, until)| {
                 let threads = threads.clone();
                 thread::spawn(move || {
                     for name in names {
-                        let id = threads.confirm(threads.enqueue(name));
+                        let id = threads.confirm(threads.enqueue(name), until);
                         assert_eq!(id.as_str(), name, "each gets its own answer");
                     }
                 })
@@ -481,6 +482,19 @@ fn callers_hand_over_the_lead() {
             .collect();
         for caller in callers {
             caller.join().unwrap();
+        }
+        threads.end(handle);
+    });
+}
+
+#[test]
+fn a_caller_that_does_not_read_has_the_reader() {
+    check(LARGE, || {
+        let (handle, threads) = Threads::open();
+        let close = epoch().checked_add(Duration::from_millis(1));
+        for name in ["a", "b"] {
+            let id = threads.confirm(threads.enqueue(name), close);
+            assert_eq!(id.as_str(), name);
         }
         threads.end(handle);
     });
@@ -511,8 +525,8 @@ fn a_caller_that_leaves_leaves_nobody_behind() {
         let staying = threads.clone();
         let staying = thread::spawn(move || {
             let (first, second) = (staying.enqueue("b"), staying.enqueue("c"));
-            assert_eq!(staying.confirm(second).as_str(), "c");
-            assert_eq!(staying.confirm(first).as_str(), "b");
+            assert_eq!(staying.confirm(second, None).as_str(), "c");
+            assert_eq!(staying.confirm(first, None).as_str(), "b");
         });
         leaving.join().unwrap();
         staying.join().unwrap();
