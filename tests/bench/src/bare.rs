@@ -2,12 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use fibp_proto::QueueName;
 
-use crate::Rate;
 use crate::target::Peer;
+use crate::{Rate, Slice, Start};
 
 /// Counts whole frames in a stream of bytes by their length fields.
 #[derive(Debug, Default)]
@@ -110,22 +109,22 @@ impl Bare {
     /// # Panics
     ///
     /// The server closes.
-    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Slice) -> Rate {
         let frames = frame.repeat(window);
-        let start = Instant::now();
+        let start = Start::now();
         let mut answered = 0;
         self.stream.write_all(&frames).expect("a server");
         let mut in_flight = window;
         while in_flight > 0 {
             let done = self.read();
             answered += done as u64 * messages;
-            if start.elapsed() < slice {
+            if !slice.is_over(start.at, answered) {
                 self.stream.write_all(&frames[..done * frame.len()]).expect("a server");
             } else {
                 in_flight -= done;
             }
         }
-        Rate::since(start, answered)
+        start.rate(answered)
     }
 
     /// Subscribes; then [`count`](Self::count) can be called.
@@ -138,16 +137,16 @@ impl Bare {
         self.stream.write_all(&frame).expect("a server");
     }
 
-    /// Reads and counts deliveries until the slice is over, or `most` have come.
-    pub(super) fn count(&mut self, slice: Duration, most: u64) -> Rate {
-        let start = Instant::now();
+    /// Reads and counts deliveries until the slice is over.
+    pub(super) fn count(&mut self, slice: Slice) -> Rate {
+        let start = Start::now();
         let mut deliveries = 0;
-        while start.elapsed() < slice && deliveries < most {
+        while !slice.is_over(start.at, deliveries) {
             let read = self.stream.read(&mut self.buffer).expect("a server");
             assert!(read > 0, "the server closed");
             deliveries += self.counter.deliveries(&self.peer, &self.buffer[..read]);
         }
-        Rate::since(start, deliveries)
+        start.rate(deliveries)
     }
 }
 

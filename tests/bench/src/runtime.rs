@@ -2,23 +2,28 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use fibp_proto::config::Config;
 use fibp_proto::event::Stats;
-use fibp_proto::{Error, Message, MessageId, QueueName, SendError};
+use fibp_proto::{Error, Message, QueueName};
 
-use crate::Rate;
 use crate::bare::FrameCounter;
 use crate::target::Peer;
+use crate::{Rate, Slice, Start};
+
+/// What takes messages.
+pub(super) trait Enqueue: Clone + Send + Sync + 'static {
+    /// Whether it was confirmed.
+    fn enqueue(&self, message: Message) -> impl Future<Output = bool> + Send;
+    /// How many results there are.
+    fn enqueue_many(&self, messages: Vec<Message>) -> impl Future<Output = usize> + Send;
+}
 
 /// An asynchronous adapter's client.
-pub(super) trait AsyncClient: Clone + Send + Sync + 'static {
+pub(super) trait AsyncClient: Enqueue {
     type Consumer: AsyncConsumer;
 
     fn connect(config: Config) -> impl Future<Output = Result<Self, Error>> + Send;
-    fn enqueue(&self, message: Message) -> impl Future<Output = Result<MessageId, SendError>> + Send;
-    fn enqueue_many(&self, messages: Vec<Message>) -> impl Future<Output = Vec<Result<MessageId, SendError>>> + Send;
     fn consume(&self, queue: &str) -> impl Future<Output = Result<Self::Consumer, Error>> + Send;
     fn stats(&self) -> Stats;
 }
@@ -31,6 +36,8 @@ pub(super) trait AsyncConsumer: Send + 'static {
     /// The next delivery's way to be settled; `None` at the end.
     fn next(&mut self) -> impl Future<Output = Option<Self::Acker>> + Send;
     fn ack(acker: Self::Acker) -> impl Future<Output = bool> + Send;
+    /// Acks without waiting for the answer.
+    fn ack_queued(acker: Self::Acker);
 }
 
 /// A runtime, and the adapter that runs on it.
@@ -50,20 +57,20 @@ pub(super) trait AsyncRuntime: Clone + Send + Sync + 'static {
 
 macro_rules! impl_client {
     ($krate:ident) => {
+        impl Enqueue for $krate::Client {
+            async fn enqueue(&self, message: Message) -> bool {
+                $krate::Client::enqueue(self, message).await.is_ok()
+            }
+            async fn enqueue_many(&self, messages: Vec<Message>) -> usize {
+                $krate::Client::enqueue_many(self, messages).await.len()
+            }
+        }
+
         impl AsyncClient for $krate::Client {
             type Consumer = $krate::Consumer;
 
             fn connect(config: Config) -> impl Future<Output = Result<Self, Error>> + Send {
                 $krate::Client::connect(config)
-            }
-            fn enqueue(&self, message: Message) -> impl Future<Output = Result<MessageId, SendError>> + Send {
-                $krate::Client::enqueue(self, message)
-            }
-            fn enqueue_many(
-                &self,
-                messages: Vec<Message>,
-            ) -> impl Future<Output = Vec<Result<MessageId, SendError>>> + Send {
-                $krate::Client::enqueue_many(self, messages)
             }
             fn consume(&self, queue: &str) -> impl Future<Output = Result<Self::Consumer, Error>> + Send {
                 $krate::Client::consume(self, queue)
@@ -81,6 +88,9 @@ macro_rules! impl_client {
             }
             async fn ack(acker: Self::Acker) -> bool {
                 acker.ack().await.is_ok()
+            }
+            fn ack_queued(acker: Self::Acker) {
+                drop(acker.ack_queued());
             }
         }
     };
@@ -220,7 +230,7 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server closes.
-    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Slice) -> Rate {
         let mut stream = self.stream.take().expect("the last task gave it back");
         let frame = frame.to_vec();
         let (stream, rate) = in_task(&self.runtime, async move {
@@ -244,11 +254,11 @@ impl<R: AsyncRuntime> AsyncBare<R> {
     /// # Panics
     ///
     /// The server closes.
-    pub(super) fn count(&mut self, slice: Duration, most: u64) -> Rate {
+    pub(super) fn count(&mut self, slice: Slice) -> Rate {
         let mut stream = self.stream.take().expect("the last task gave it back");
         let peer = self.peer.clone();
         let (stream, rate) = in_task(&self.runtime, async move {
-            let rate = stream.count(&peer, slice, most).await;
+            let rate = stream.count(&peer, slice).await;
             (stream, rate)
         });
         self.stream = Some(stream);
@@ -269,9 +279,9 @@ impl<R: AsyncRuntime> Stream<R> {
         read
     }
 
-    async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    async fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Slice) -> Rate {
         let frames = frame.repeat(window);
-        let start = Instant::now();
+        let start = Start::now();
         let mut answered = 0;
         R::write_all(&mut self.stream, &frames).await.expect("a server");
         let mut in_flight = window;
@@ -279,7 +289,7 @@ impl<R: AsyncRuntime> Stream<R> {
             let read = self.read().await;
             let done = self.counter.count(&self.buffer[..read]);
             answered += done as u64 * messages;
-            if start.elapsed() < slice {
+            if !slice.is_over(start.at, answered) {
                 R::write_all(&mut self.stream, &frames[..done * frame.len()])
                     .await
                     .expect("a server");
@@ -287,16 +297,16 @@ impl<R: AsyncRuntime> Stream<R> {
                 in_flight -= done;
             }
         }
-        Rate::since(start, answered)
+        start.rate(answered)
     }
 
-    async fn count(&mut self, peer: &Peer, slice: Duration, most: u64) -> Rate {
-        let start = Instant::now();
+    async fn count(&mut self, peer: &Peer, slice: Slice) -> Rate {
+        let start = Start::now();
         let mut deliveries = 0;
-        while start.elapsed() < slice && deliveries < most {
+        while !slice.is_over(start.at, deliveries) {
             let read = self.read().await;
             deliveries += self.counter.deliveries(peer, &self.buffer[..read]);
         }
-        Rate::since(start, deliveries)
+        start.rate(deliveries)
     }
 }

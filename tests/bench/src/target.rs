@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::Config;
@@ -14,7 +15,9 @@ pub const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 /// The six bytes that open the preamble dialect, in both directions.
 pub(crate) const PREAMBLE: [u8; 6] = *b"FIBP\x01\x00";
-use crate::{PAYLOAD, null_server};
+use crate::PAYLOAD;
+use crate::null_server::Manner;
+use crate::servers::{Kind, Server};
 
 /// A server, and how a bare loop talks to it.
 pub(super) struct Target {
@@ -28,6 +31,7 @@ pub(super) struct Target {
     kept: Vec<QueueName>,
     /// Creates and deletes queues; the null server has none.
     admin: Option<Client>,
+    _server: Option<Server>,
 }
 
 /// A server in plaintext.
@@ -40,15 +44,18 @@ pub(super) struct Peer {
 
 impl Target {
     /// A null server.
-    pub(super) fn null(coalesce: bool) -> Self {
-        let addr = null_server::start(coalesce);
+    pub(super) fn null(manner: Manner) -> Self {
+        let server = Server::start(Kind::Null(manner));
+        let addr = server.addr;
+        let dialect = manner.node_id.map_or(P1, |_| Dialect::Framed);
         Self {
-            config: Config::new(addr).dialect(P1),
+            config: Config::new(addr).dialect(dialect),
             peer: Peer {
                 addr,
-                dialect: P1,
+                dialect,
                 key: None,
             },
+            _server: Some(server),
             queue: "bench".into(),
             kept: Vec::new(),
             admin: None,
@@ -73,6 +80,7 @@ impl Target {
             queue: "".into(),
             kept: Vec::new(),
             admin: Some(admin),
+            _server: None,
         };
         target.create_queue();
         Some(target)
@@ -109,8 +117,10 @@ impl Target {
         self.queue = name.into();
     }
 
+    /// Empties the queue first: some servers are busy for ever with one that is deleted full.
     fn delete(&self, queue: &str) {
         if let Some(admin) = &self.admin {
+            drain(admin, queue);
             let _gone = admin.admin().delete_queue(queue).is_err();
         }
     }
@@ -126,6 +136,32 @@ impl Target {
             sent.expect("confirmed");
         }
         Some(messages)
+    }
+}
+
+/// How long a queue may take to run dry: what a reader left unsettled comes back when its lease ends.
+const DRAINING: Duration = Duration::from_secs(90);
+
+/// Acks everything in a queue.
+fn drain(admin: &Client, queue: &str) {
+    let start = Instant::now();
+    let is_empty = || admin.admin().queue_stats(queue).is_ok_and(|stats| stats.depth == 0);
+    let Ok(mut consumer) = admin.consume(queue) else { return };
+    while !is_empty() {
+        if start.elapsed() > DRAINING {
+            eprintln!("{queue} is deleted although it is not empty");
+            return;
+        }
+        for _ in 0..1000 {
+            match consumer.recv_timeout(Duration::from_millis(100)) {
+                Ok(Some(delivery)) => drop(delivery.ack_queued()),
+                Ok(None) => break,
+                Err(error) => {
+                    eprintln!("{queue} cannot be drained: {error}");
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -155,6 +191,11 @@ impl Peer {
             peer.dialect = Dialect::Framed;
         }
         peer
+    }
+
+    /// Whether the fair loops speak its dialect.
+    pub(super) fn is_preamble(&self) -> bool {
+        self.dialect.layout() == P1.layout()
     }
 
     /// A connection that is ready for requests.

@@ -2,49 +2,49 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use fibp_proto::QueueName;
 use fila_client_blocking::Client;
 
-use crate::Rate;
 use crate::target::message;
+use crate::{Rate, Slice, Start};
 
 /// One call after another.
-pub(super) fn sequential(client: &Client, queue: &QueueName, slice: Duration) -> Rate {
-    let start = Instant::now();
+pub(super) fn sequential(client: &Client, queue: &QueueName, slice: Slice) -> Rate {
+    let start = Start::now();
     let mut calls = 0;
-    while start.elapsed() < slice {
+    while !slice.is_over(start.at, calls) {
         client.enqueue(message(queue)).expect("confirmed");
         calls += 1;
     }
-    Rate::since(start, calls)
+    start.rate(calls)
 }
 
 /// The same work from many threads at once, for one slice.
-pub(super) fn concurrently(threads: usize, slice: Duration, work: impl Fn() -> u64 + Send + Sync + 'static) -> Rate {
+pub(super) fn concurrently(threads: usize, slice: Slice, work: impl Fn() -> u64 + Send + Sync + 'static) -> Rate {
     let (work, stop, done) = (
         Arc::new(work),
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
-    let start = Instant::now();
+    let start = Start::now();
     let workers: Vec<_> = (0..threads)
         .map(|_| {
             let (work, stop, done) = (work.clone(), stop.clone(), done.clone());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    done.fetch_add(work(), Ordering::Relaxed);
+                    let done = done.fetch_add(work(), Ordering::Relaxed);
+                    if slice.is_over(start.at, done) {
+                        stop.store(true, Ordering::Relaxed);
+                    }
                 }
             })
         })
         .collect();
-    std::thread::sleep(slice);
-    stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.join().expect("workers do not panic");
     }
-    Rate::since(start, done.load(Ordering::Relaxed))
+    start.rate(done.load(Ordering::Relaxed))
 }
 
 /// What threads that wait for another thread cost by themselves: callers put themselves in line, one thread answers

@@ -3,33 +3,24 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use fila_test_broker::certs::Authority;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::Rate;
 use crate::bare::FrameCounter;
-use crate::null_server::{answer_all, serve_with};
+use crate::null_server::{Manner, answer_all, serve_with};
+use crate::servers::Server;
 use crate::target::PREAMBLE;
+use crate::{Rate, Slice, Start};
 
-/// A null server behind TLS.
-#[derive(Debug)]
-pub(super) struct TlsServer {
-    /// Where it listens.
-    pub(super) addr: SocketAddr,
-    /// What its certificate is signed by.
-    pub(super) ca_pem: String,
-}
-
-/// Starts one that lives as long as the process.
+/// Starts a server that lives as long as the process; returns its address and what its certificate is signed by.
 ///
 /// # Panics
 ///
 /// Certificates cannot be made.
-pub(super) fn start() -> TlsServer {
+pub(super) fn start() -> (SocketAddr, String) {
     let authority = Authority::new().expect("an authority");
     let identity = authority.server(&["localhost", "127.0.0.1"]).expect("a certificate");
     let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes())
@@ -44,12 +35,9 @@ pub(super) fn start() -> TlsServer {
     let addr = serve_with(move |stream| {
         let connection = ServerConnection::new(config.clone()).expect("a server session");
         let stream = std::cell::RefCell::new(StreamOwned::new(connection, stream));
-        answer_all(Shared(&stream), &mut Shared(&stream), false);
+        answer_all(Shared(&stream), &mut Shared(&stream), Manner::default());
     });
-    TlsServer {
-        addr,
-        ca_pem: authority.pem(),
-    }
+    (addr, authority.pem())
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -87,25 +75,9 @@ impl BareTls {
     /// # Panics
     ///
     /// The server refuses.
-    pub(super) fn connect(server: &TlsServer) -> Self {
-        let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(server.ca_pem.as_bytes()) {
-            roots.add(root.expect("a certificate")).expect("a root");
-        }
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from("localhost").expect("a name");
-        let connection = ClientConnection::new(Arc::new(config), name).expect("a session");
-        let socket = TcpStream::connect(server.addr).expect("a server");
-        socket.set_nodelay(true).expect("a connected socket");
-        let mut stream = StreamOwned::new(connection, socket);
-        stream.write_all(&PREAMBLE).expect("a server");
-        stream.read_exact(&mut [0; PREAMBLE.len()]).expect("a server");
+    pub(super) fn connect(server: &Server) -> Self {
         Self {
-            stream,
+            stream: open(server),
             counter: FrameCounter::default(),
             buffer: vec![0; 256 * 1024],
         }
@@ -116,9 +88,9 @@ impl BareTls {
     /// # Panics
     ///
     /// The server closes.
-    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Duration) -> Rate {
+    pub(super) fn pipeline(&mut self, frame: &[u8], messages: u64, window: usize, slice: Slice) -> Rate {
         let frames = frame.repeat(window);
-        let start = Instant::now();
+        let start = Start::now();
         let mut answered = 0;
         self.stream.write_all(&frames).expect("a server");
         let mut in_flight = window;
@@ -126,12 +98,37 @@ impl BareTls {
             let read = self.stream.read(&mut self.buffer).expect("a server");
             let done = self.counter.count(&self.buffer[..read]);
             answered += done as u64 * messages;
-            if start.elapsed() < slice {
+            if !slice.is_over(start.at, answered) {
                 self.stream.write_all(&frames[..done * frame.len()]).expect("a server");
             } else {
                 in_flight -= done;
             }
         }
-        Rate::since(start, answered)
+        start.rate(answered)
     }
+}
+
+/// A TLS connection that is open.
+///
+/// # Panics
+///
+/// The server refuses.
+pub(super) fn open(server: &Server) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(server.ca_pem.as_bytes()) {
+        roots.add(root.expect("a certificate")).expect("a root");
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connection = ClientConnection::new(Arc::new(config), name).expect("a session");
+    let socket = TcpStream::connect(server.addr).expect("a server");
+    socket.set_nodelay(true).expect("a connected socket");
+    let mut stream = StreamOwned::new(connection, socket);
+    stream.write_all(&PREAMBLE).expect("a server");
+    stream.read_exact(&mut [0; PREAMBLE.len()]).expect("a server");
+    stream
 }
