@@ -16,6 +16,7 @@ pub mod conversation;
 pub mod frame_decode;
 pub mod framing;
 pub mod link_ops;
+pub mod observer;
 pub mod pem;
 pub mod roundtrip;
 pub mod seeds;
@@ -29,11 +30,12 @@ use fibp_proto::{AdminRevision, Dialect};
 pub type Body = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Body); 12] = [
+pub const TARGETS: [(&str, Body); 13] = [
     ("frame_decode", frame_decode::run),
     ("framing", framing::run),
     ("continuation", continuation::run),
     ("conversation", conversation::run),
+    ("observer", observer::run),
     ("texts", texts::run),
     ("pem", pem::run),
     ("tls_pipe", tls_pipe::run),

@@ -196,6 +196,7 @@ pub fn seeds() -> Vec<Seed> {
         "framing",
         "continuation",
         "conversation",
+        "observer",
         "pem",
         "tls_pipe",
     ] {
