@@ -41,7 +41,11 @@ pub fn run(data: &[u8]) {
         return;
     };
     let whole = observe(&case, usize::MAX);
-    assert_eq!(observe(&case, 1 + usize::from(case.portion)), whole);
+    let pieces = observe(&case, 1 + usize::from(case.portion));
+    // Where a frame begins in the middle of a stream is guessed from what is there.
+    if !case.joined && !case.steps.iter().any(|step| matches!(step, Step::Hole(..))) {
+        assert_eq!(pieces, whole);
+    }
     assert!(whole.iter().all(|event| !event.contains(KEY)));
 }
 

@@ -204,7 +204,7 @@ impl Pair {
         let n = most.min(self.to_server.len());
         let piece: Vec<u8> = self.to_server.drain(..n).collect();
         let mut piece = &piece[..];
-        while !piece.is_empty() && !self.server_failed {
+        while !piece.is_empty() && !self.server_failed && !self.server_closed {
             let taken = self.server.read_tls(&mut piece);
             self.server_failed = taken.is_err() || self.server.process_new_packets().is_err();
             let mut sink = Vec::new();
