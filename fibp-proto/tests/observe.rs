@@ -278,11 +278,8 @@ fn a_whole_conversation_is_told_in_every_dialect_and_in_pieces_of_any_size() {
             "certain by the answer to Consume"
         );
         for piece in [1, 7] {
-            assert_eq!(
-                observe(ObserverConfig::default(), &pair.passed, piece).1,
-                events,
-                "{dialect}"
-            );
+            let pieces = observe(ObserverConfig::default(), &pair.passed, piece).1;
+            assert_eq!(format!("{pieces:?}"), format!("{events:?}"), "{dialect}");
         }
     }
 }
