@@ -63,6 +63,7 @@ fn observe(case: &Case, portion: usize) -> Vec<String> {
     let mut events = Vec::new();
     // How much each side sent, as far as that is known.
     let mut sent = [Some(0_u64); 2];
+    let mut ended = [false; 2];
     for step in case.steps.iter().take(40) {
         let (from, bytes) = match step {
             Step::Hole(client, len) => {
@@ -78,6 +79,11 @@ fn observe(case: &Case, portion: usize) -> Vec<String> {
             }
             other => bytes(case.speaks.0, other),
         };
+        // Nothing comes after the end of a side.
+        if ended[from as usize] && !bytes.is_empty() {
+            continue;
+        }
+        ended[from as usize] |= matches!(step, Step::End(_));
         sent[from as usize] = sent[from as usize].map(|sent| sent + bytes.len() as u64);
         for piece in bytes.chunks(portion.min(bytes.len().max(1))) {
             conversation.input(from, Duration::ZERO, piece);
