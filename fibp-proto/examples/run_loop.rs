@@ -1,7 +1,7 @@
-//! The least that drives a link: one thread, one blocking socket of `std::net`. It enqueues a message and prints its id:
+//! The least that drives a machine: one thread, one blocking socket of `std::net`. It enqueues a message and prints its id:
 //! `cargo run -p fibp-proto --example run_loop HOST:PORT QUEUE TEXT`
 //!
-//! All knowledge is in the link: when to dial, what to write, what an answer means. A loop like this one moves bytes and
+//! All knowledge is in the machine: when to dial, what to write, what an answer means. A loop like this one moves bytes and
 //! tells the time.
 
 #![allow(
@@ -15,8 +15,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use fibp_proto::frame::Transmit;
-use fibp_proto::link::{Action, Reply};
-use fibp_proto::{Config, Error, Fault, FaultKind, Link, Message, MessageId, Shared};
+use fibp_proto::machine::{Action, ChannelId, Machine as _, Reply};
+use fibp_proto::requests::Requests;
+use fibp_proto::{Config, Error, Fault, FaultKind, Message, MessageId, Shared};
+
+/// The channel that is driven: the main one. Each node of a cluster would have another, and a loop of its own.
+const MAIN: ChannelId = ChannelId::MAIN;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -35,91 +39,95 @@ fn main() -> Result<()> {
     };
     let shared = Shared::new(Config::new(server.as_str()))?;
     // The seed varies the pauses between attempts.
-    let mut link = Link::requests(&shared, Instant::now(), std::process::id().into(), Some(Waiter::Opened));
-    link.enqueue(
+    let mut requests = Requests::new(&shared, Instant::now(), std::process::id().into(), Some(Waiter::Opened));
+    requests.enqueue(
         Instant::now(),
         Message::new(queue.as_str(), text.clone()),
         None,
         Waiter::Enqueued,
     );
-    let sent = run(&mut link, &shared)?;
+    let sent = run(&mut requests, &shared)?;
     println!("{}", sent?);
     Ok(())
 }
 
-fn run(link: &mut Link<Waiter>, shared: &Shared) -> Result<std::result::Result<MessageId, Error>> {
+fn run(requests: &mut Requests<Waiter>, shared: &Shared) -> Result<std::result::Result<MessageId, Error>> {
     let (mut socket, mut transmit): (Option<TcpStream>, _) = (None, Transmit::new());
     let (mut completions, mut sent) = (Vec::new(), None);
     loop {
-        while let Some(action) = link.poll_action() {
+        while let Some(action) = requests.poll_action(MAIN) {
             match action {
                 Action::Dial { id, endpoint, .. } => match TcpStream::connect((&*endpoint.host, endpoint.port)) {
                     Ok(stream) => {
                         stream.set_nodelay(true)?;
                         socket = Some(stream);
-                        link.handle_dialed(Instant::now(), id, shared.config().settings().credentials.key());
+                        requests.handle_dialed(Instant::now(), MAIN, id, shared.config().settings().credentials.key());
                     }
-                    Err(error) => link.handle_dial_failed(Instant::now(), id, fault(&error)),
+                    Err(error) => requests.handle_dial_failed(Instant::now(), MAIN, id, fault(&error)),
                 },
                 Action::HalfClose => socket
                     .iter()
                     .try_for_each(|socket| socket.shutdown(std::net::Shutdown::Write))?,
-                // Buffers that are out belong to the connection that is gone: the link knows them by their epoch and
+                // Buffers that are out belong to the connection that is gone: the machine knows them by their epoch and
                 // drops what they hold, whether they are given back or not. Forget the socket, and go on.
                 Action::Hangup => socket = None,
-                // Work for another node of a cluster, which would have a link and a loop of its own.
-                _ => return Err("the queue is led by another node".into()),
+                _ => {}
             }
         }
-        link.drain_completions(&mut completions);
+        if requests.poll_new_channel().is_some() {
+            return Err("the queue is led by another node".into());
+        }
+        requests.drain_completions(&mut completions);
         for completion in completions.drain(..) {
             match completion.reply {
                 Reply::Opened(result) => result?,
                 Reply::Enqueued(result) => {
                     sent = Some(result.map_err(|failed| failed.error));
-                    link.close(Instant::now(), Duration::from_secs(1), Waiter::Closed);
+                    requests.close(Instant::now(), Duration::from_secs(1), Waiter::Closed);
                 }
                 Reply::Closed(_) => return sent.ok_or_else(|| "closed before the answer".into()),
                 other => return Err(format!("{:?}: {other:?}", completion.token).into()),
             }
         }
         let Some(stream) = &mut socket else {
-            // Between two attempts: wait until the link wants to dial.
-            let wait = link
-                .poll_timeout()
+            // Between two attempts: wait until the machine wants to dial.
+            let wait = requests
+                .poll_timeout(MAIN)
                 .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
             std::thread::sleep(wait);
-            link.handle_timeout(Instant::now());
+            requests.handle_timeout(Instant::now());
             continue;
         };
-        if !transmit.is_empty() || link.take_transmit(Instant::now(), 64 * 1024, &mut transmit) {
+        if !transmit.is_empty() || requests.take_transmit(Instant::now(), MAIN, 64 * 1024, &mut transmit) {
             match stream.write(transmit.chunk()) {
-                Ok(n) => link.transmitted(Instant::now(), &mut transmit, n),
-                Err(error) => link.transmit_failed(Instant::now(), std::mem::take(&mut transmit), fault(&error)),
+                Ok(n) => requests.transmitted(Instant::now(), MAIN, &mut transmit, n),
+                Err(error) => {
+                    requests.transmit_failed(Instant::now(), MAIN, std::mem::take(&mut transmit), fault(&error))
+                }
             }
             continue;
         }
-        let Some(mut buffer) = link.take_read_buffer() else {
-            link.handle_timeout(Instant::now());
+        let Some(mut buffer) = requests.take_read_buffer(MAIN) else {
+            requests.handle_timeout(Instant::now());
             continue;
         };
-        let wait = link
-            .poll_timeout()
+        let wait = requests
+            .poll_timeout(MAIN)
             .map(|at| at.saturating_duration_since(Instant::now()));
         stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
         let read = stream.read(buffer.unfilled());
         if let Ok(n) = read {
             buffer.advance(n);
         }
-        // The buffer goes back whatever happened: only then does the link hand it out again.
-        link.handle_input(Instant::now(), buffer);
+        // The buffer goes back whatever happened: only then does the machine hand it out again.
+        requests.handle_input(Instant::now(), MAIN, buffer);
         match read {
-            Ok(0) => link.handle_eof(Instant::now()),
+            Ok(0) => requests.handle_eof(Instant::now(), MAIN),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                link.handle_timeout(Instant::now());
+                requests.handle_timeout(Instant::now());
             }
-            Err(error) => link.handle_transport_error(Instant::now(), fault(&error)),
+            Err(error) => requests.handle_transport_error(Instant::now(), MAIN, fault(&error)),
         }
     }
 }

@@ -67,7 +67,7 @@ macro_rules! consumer_options {
     };
 }
 
-/// What a delivery tells of its message; its field `lease` is a [`Lease`](crate::link::Lease).
+/// What a delivery tells of its message; its field `lease` is a [`Lease`](crate::consumer::Lease).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! delivery_accessors {
@@ -140,7 +140,7 @@ macro_rules! delivery_accessors {
     };
 }
 
-/// What an acker tells of its message; its field `ack` is a [`Settle`](crate::link::Settle).
+/// What an acker tells of its message; its field `ack` is a [`Settle`](crate::requests::Settle).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! acker_accessors {

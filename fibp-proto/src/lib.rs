@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+mod channel;
 #[cfg(feature = "client")]
 pub mod client;
 mod common;
 pub mod config;
 mod connection;
+pub mod consumer;
 pub mod dial;
 pub mod dialect;
 mod directory;
@@ -13,12 +15,13 @@ pub mod error;
 pub mod event;
 pub mod fault;
 pub mod frame;
-pub mod link;
+pub mod machine;
 pub mod message;
 pub mod observe;
 pub mod operation;
 mod random;
 pub mod request;
+pub mod requests;
 pub mod response;
 pub mod server;
 pub mod shared;
@@ -39,7 +42,6 @@ pub use dialect::{AdminRevision, Dialect};
 pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
 pub use event::{Event, LinkName, State, Stats};
 pub use fault::{Fault, FaultKind};
-pub use link::Link;
 pub use message::{Headers, Message, MessageId, QueueName, Received, Secret};
 pub use operation::Operation;
 pub use request::{Op, Request};

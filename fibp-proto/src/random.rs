@@ -19,6 +19,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// A seed for another sequence.
+    pub(crate) fn seed(&mut self) -> u64 {
+        self.next()
+    }
+
     /// Anything from zero to `bound`, both included.
     pub(crate) fn up_to(&mut self, bound: Duration) -> Duration {
         let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);

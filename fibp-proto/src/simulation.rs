@@ -1,11 +1,17 @@
-//! Hooks for simulations of links: looking inside, and breaking them on purpose to see that it is noticed.
+//! Hooks for simulations of machines: looking inside, and breaking them on purpose to see that it is noticed.
 //!
 //! Not part of the stable interface. Without the feature `simulation` all of this folds away; with it, nothing
-//! changes until `Link::set_knobs` is called.
+//! changes until `set_knobs` is called.
 
 #![cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
 
-/// A defect to put into a link.
+#[cfg(feature = "simulation")]
+mod any_machine;
+
+#[cfg(feature = "simulation")]
+pub use any_machine::AnyMachine;
+
+/// A defect to put into a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flaw {
@@ -23,7 +29,7 @@ pub enum Flaw {
     ForgottenCall,
 }
 
-/// How a link departs from its usual self.
+/// How a machine departs from its usual self.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Knobs {
@@ -73,7 +79,7 @@ impl Knobs {
     }
 }
 
-/// What a link holds.
+/// What a machine holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Holdings {
@@ -101,18 +107,4 @@ pub struct Holdings {
     pub deliveries: usize,
     /// Completions and actions that nobody has taken.
     pub unclaimed: usize,
-}
-
-#[cfg(feature = "simulation")]
-impl<T> crate::Link<T> {
-    /// Turns the knobs, for this and all later connections.
-    pub fn set_knobs(&mut self, knobs: Knobs) {
-        self.turn_knobs(knobs);
-    }
-
-    /// What the link holds right now.
-    #[must_use]
-    pub fn holdings(&mut self) -> Holdings {
-        self.count_holdings()
-    }
 }

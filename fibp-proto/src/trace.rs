@@ -41,6 +41,10 @@ mod real {
                 tracing::warn!(%endpoint, "the API key travels over plaintext: use TLS");
             }
             Event::Warning { text } => tracing::warn!("{text}"),
+            Event::Expired { queue, skipped } => tracing::warn!(
+                %queue, skipped,
+                "skipped deliveries whose leases had ended: prefetch times handling time exceeds the visibility timeout"
+            ),
             Event::Lagged { missed } => tracing::warn!(missed, "events lost"),
         }
     }

@@ -1,4 +1,4 @@
-//! The threads of a link, stepped by hand on virtual time: who reads, who writes, who is woken.
+//! The threads of a channel, stepped by hand on virtual time: who reads, who writes, who is woken.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -8,13 +8,18 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Call, Clients, Handle, Input, Job, LinkCell, News, SLICE, Sources, Wait, Worker};
+use fibp_proto::client::{
+    CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, SLICE, Sources, Wait, Waiter,
+};
 use fibp_proto::fault::Fault;
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::link::DialId;
+use fibp_proto::machine::{ChannelId, DialId};
+use fibp_proto::requests::Requests;
 use fibp_proto::response::ServerError;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Request, Response, Shared};
+
+type Worker<'a> = fibp_proto::client::Worker<'a, Requests<Waiter>, Wire>;
 
 const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 const MS: Duration = Duration::from_millis(1);
@@ -163,9 +168,9 @@ fn perform(job: Job<Wire>) -> News<Wire> {
 struct World {
     handle: Cell<Option<Handle<Wire>>>,
     clients: Arc<Clients<Wire>>,
-    cell: Arc<LinkCell<Wire>>,
-    /// All links that were opened, the main one first.
-    cells: Arc<Mutex<Vec<Arc<LinkCell<Wire>>>>>,
+    cell: Arc<RequestsCell<Wire>>,
+    /// All channels that were opened, the main one first.
+    channels: Arc<Mutex<Vec<ChannelId>>>,
     opened: Cell<Option<Wait>>,
     now: Cell<Instant>,
 }
@@ -177,25 +182,23 @@ impl World {
 
     fn with(config: Config) -> Self {
         let sources = Sources { now: epoch, seed: || 7 };
-        let cells: Arc<Mutex<Vec<Arc<LinkCell<Wire>>>>> = Arc::default();
-        let known = Arc::clone(&cells);
-        let spawn = Box::new(move |_: &Arc<Clients<Wire>>, link, _| {
-            let claimed = |wire: &Wire| {
-                wire.claims.fetch_add(1, Ordering::SeqCst);
-            };
-            let cell = Arc::new(LinkCell::for_threads(
-                link,
-                |wire: &Wire, _, transmit| wire.write(transmit),
-                claimed,
-            ));
-            known.lock().unwrap().push(Arc::clone(&cell));
-            cell
-        });
-        let (handle, opened) = Handle::open(Shared::new(config).unwrap(), sources, spawn);
+        let channels: Arc<Mutex<Vec<ChannelId>>> = Arc::default();
+        let known = Arc::clone(&channels);
+        let drivers = Drivers {
+            writes: CallerWrites {
+                write: |wire: &Wire, _, transmit| wire.write(transmit),
+                claimed: Some(|wire| {
+                    wire.claims.fetch_add(1, Ordering::SeqCst);
+                }),
+            },
+            start_requests: Box::new(move |_, _, channel, _| known.lock().unwrap().push(channel)),
+            start_consumer: Box::new(|_, _, _, _| panic!("no consumer is opened")),
+        };
+        let (handle, opened) = Handle::open(Shared::new(config).unwrap(), sources, drivers);
         Self {
             clients: Arc::clone(handle.clients()),
             cell: Arc::clone(handle.main()),
-            cells,
+            channels,
             handle: Cell::new(Some(handle)),
             opened: Cell::new(Some(opened)),
             now: Cell::new(epoch()),
@@ -209,12 +212,12 @@ impl World {
         handle
     }
 
-    fn step(&self, worker: &mut Worker<'_, Wire>, news: News<Wire>) -> Job<Wire> {
+    fn step(&self, worker: &mut Worker<'_>, news: News<Wire>) -> Job<Wire> {
         worker.step(self.now.get(), news)
     }
 
     /// Works until there is nothing to do: the job that says so.
-    fn work(&self, worker: &mut Worker<'_, Wire>, mut news: News<Wire>) -> Job<Wire> {
+    fn work(&self, worker: &mut Worker<'_>, mut news: News<Wire>) -> Job<Wire> {
         for _ in 0..1000 {
             match self.step(worker, news) {
                 job @ (Job::Sleep(_) | Job::Wait { .. } | Job::End | Job::Dial { .. }) => return job,
@@ -226,31 +229,31 @@ impl World {
         panic!("works for ever");
     }
 
-    fn dial(&self, driver: &mut Worker<'_, Wire>) -> DialId {
+    fn dial(&self, driver: &mut Worker<'_>) -> DialId {
         let Job::Dial { id, .. } = self.work(driver, News::Nothing) else {
             panic!("no dial")
         };
         id
     }
 
-    fn caller(&self, until: Option<Duration>) -> Worker<'_, Wire> {
+    fn caller(&self, until: Option<Duration>) -> Worker<'_> {
         let until = until.map(|until| self.now.get() + until);
         Worker::caller(&self.clients, &self.cell, Input::Answer, until)
     }
 
-    fn enqueue(&self) -> Call<Wire> {
+    fn enqueue(&self) -> RequestCall<Wire> {
         self.enqueue_within(None, "m")
     }
 
-    fn enqueue_within(&self, timeout: Option<Duration>, payload: impl Into<Vec<u8>>) -> Call<Wire> {
+    fn enqueue_within(&self, timeout: Option<Duration>, payload: impl Into<Vec<u8>>) -> RequestCall<Wire> {
         let now = self.now.get();
         let message = Message::new("q", payload.into());
         self.cell
-            .submit(now, |link, waiter| link.enqueue(now, message, timeout, waiter))
+            .submit(now, |requests, waiter| requests.enqueue(now, message, timeout, waiter))
     }
 
     /// Drives on until `ends` says so of a job, each write taking as long as it may: that job, and the time that passes.
-    fn drive(&self, driver: &mut Worker<'_, Wire>, mut ends: impl FnMut(&Job<Wire>) -> bool) -> (Job<Wire>, Duration) {
+    fn drive(&self, driver: &mut Worker<'_>, mut ends: impl FnMut(&Job<Wire>) -> bool) -> (Job<Wire>, Duration) {
         let start = self.now.get();
         let mut news = News::Nothing;
         loop {
@@ -301,28 +304,26 @@ fn is_patient(job: &Job<Wire>) -> bool {
     matches!(job, Job::Read { patient: true, .. })
 }
 
-fn is_done(call: &mut Call<Wire>, waker: &Waker) -> bool {
+fn is_done(call: &mut RequestCall<Wire>, waker: &Waker) -> bool {
     Pin::new(call).poll(&mut Context::from_waker(waker)).is_ready()
 }
 
 /// A world with an open connection that its reader has left to the callers: `body` gets it with the driver, the reader
 /// and the bells of both.
-fn in_open_world(
-    body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Notifier, &Notifier),
-) {
+fn in_open_world(body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_>, &mut Worker<'_>, &Notifier, &Notifier)) {
     in_open(World::new(), body);
 }
 
 fn in_open(
     world: World,
-    body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_, Wire>, &mut Worker<'_, Wire>, &Notifier, &Notifier),
+    body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_>, &mut Worker<'_>, &Notifier, &Notifier),
 ) {
     let (driver_notifier, waker) = Notifier::waker();
-    let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
+    let mut driver = Worker::driver(&world.clients, &world.cell, ChannelId::MAIN, &waker);
     let id = world.dial(&mut driver);
     let wire = Wire::new();
     let (reader_notifier, waker) = Notifier::waker();
-    let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+    let mut reader = Worker::reader(&world.clients, &world.cell, ChannelId::MAIN, waker);
     let result = Ok((Arc::clone(&wire), Ok(None)));
     let silent = world.work(&mut reader, News::Dialed { id, result });
     assert!(is_silent(&silent), "what opens a connection comes unasked: {silent:?}");
@@ -458,7 +459,7 @@ fn an_unattended_call_gets_the_reader() {
         let now = world.now.get();
         let call = world
             .cell
-            .queue(|link, waiter| link.enqueue(now, Message::new("q", "m"), None, waiter));
+            .queue(|requests, waiter| requests.enqueue(now, Message::new("q", "m"), None, waiter));
         let mut call = call.detached();
         assert_eq!(driver_notifier.wakes(), 1);
         assert!(matches!(world.work(driver, News::Nothing), Job::Sleep(_)));
@@ -511,7 +512,7 @@ fn lost_connections_end_their_readers() {
             panic!("{again:?}")
         };
         let (_, waker) = Notifier::waker();
-        let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+        let mut reader = Worker::reader(&world.clients, &world.cell, ChannelId::MAIN, waker);
         let result = Ok((Wire::new(), Ok(None)));
         let read = world.work(&mut reader, News::Dialed { id, result });
         assert!(is_silent(&read), "{read:?}");
@@ -526,11 +527,11 @@ fn lost_connections_end_their_readers() {
 fn a_dial_that_is_given_up_brings_no_socket() {
     let world = World::new();
     let (_, waker) = Notifier::waker();
-    let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
+    let mut driver = Worker::driver(&world.clients, &world.cell, ChannelId::MAIN, &waker);
     let id = world.dial(&mut driver);
-    world.cell.with(|link| link.abort(world.now.get()));
+    world.cell.with(|requests| requests.abort(world.now.get()));
     assert!(matches!(world.work(&mut driver, News::Nothing), Job::End));
-    let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+    let mut reader = Worker::reader(&world.clients, &world.cell, ChannelId::MAIN, waker);
     let wire = Wire::new();
     let result = Ok((Arc::clone(&wire), Ok(None)));
     assert!(matches!(world.work(&mut reader, News::Dialed { id, result }), Job::End));
@@ -623,7 +624,7 @@ fn an_abort_ends_a_write_that_stalls() {
         let mut call = world.enqueue_within(None, large());
         let job = world.step(driver, News::Nothing);
         assert!(matches!(job, Job::Write { .. }), "{job:?}");
-        world.cell.with(|link| link.abort(world.now.get()));
+        world.cell.with(|requests| requests.abort(world.now.get()));
         assert!(is_done(&mut call, Waker::noop()));
         let job = world.step(driver, perform(job));
         assert!(matches!(job, Job::Close(_)), "{job:?}");
@@ -638,11 +639,11 @@ fn connecting_ends_by_its_deadline_while_a_write_stalls() {
     let config = Config::new("server:1").dialect(P1).connect_timeout(LIMIT);
     let world = World::with(config);
     let (_, waker) = Notifier::waker();
-    let mut driver = Worker::driver(&world.clients, &world.cell, &waker);
+    let mut driver = Worker::driver(&world.clients, &world.cell, ChannelId::MAIN, &waker);
     let id = world.dial(&mut driver);
     let wire = Wire::new();
     wire.room.store(0, Ordering::SeqCst);
-    let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+    let mut reader = Worker::reader(&world.clients, &world.cell, ChannelId::MAIN, waker);
     let write = world.step(
         &mut reader,
         News::Dialed {
@@ -683,7 +684,7 @@ fn what_a_lost_socket_did_not_take_is_not_written_to_the_next() {
         assert!(matches!(world.work(reader, News::Nothing), Job::End));
         let next = Wire::new();
         let (_, waker) = Notifier::waker();
-        let mut reader = Worker::reader(&world.clients, &world.cell, waker);
+        let mut reader = Worker::reader(&world.clients, &world.cell, ChannelId::MAIN, waker);
         let result = Ok((Arc::clone(&next), Ok(None)));
         let silent = world.work(&mut reader, News::Dialed { id, result });
         assert!(is_silent(&silent), "the server knows what it reads: {silent:?}");
@@ -699,7 +700,7 @@ fn what_a_lost_socket_did_not_take_is_not_written_to_the_next() {
 }
 
 #[test]
-fn a_link_that_is_opened_for_the_last_work_of_a_client_ends_with_it() {
+fn a_channel_that_is_opened_for_the_last_work_of_a_client_ends_with_it() {
     in_open_world(|world, wire, driver, _, _, _| {
         let mut call = world.enqueue();
         // The last handle is gone, the work is not.
@@ -709,15 +710,15 @@ fn a_link_that_is_opened_for_the_last_work_of_a_client_ends_with_it() {
         let read = world.step(&mut caller, News::Nothing);
         assert!(matches!(world.step(&mut caller, perform(read)), Job::Look));
         world.work(driver, News::Nothing);
-        let cells = world.cells.lock().unwrap().clone();
-        let [_, node] = &cells[..] else {
-            panic!("{} links", cells.len())
+        let channels = world.channels.lock().unwrap().clone();
+        let [ChannelId::MAIN, node] = channels[..] else {
+            panic!("{channels:?}")
         };
         let (_, waker) = Notifier::waker();
-        let mut driver = Worker::driver(&world.clients, node, &waker);
+        let mut driver = Worker::driver(&world.clients, &world.cell, node, &waker);
         let id = world.dial(&mut driver);
         let next = Wire::new();
-        let mut reader = Worker::reader(&world.clients, node, waker);
+        let mut reader = Worker::reader(&world.clients, &world.cell, node, waker);
         let result = Ok((Arc::clone(&next), Ok(None)));
         let silent = world.work(&mut reader, News::Dialed { id, result });
         world.work(&mut driver, News::Nothing);

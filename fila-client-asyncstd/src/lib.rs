@@ -58,7 +58,7 @@ pub use fibp_proto::client::Events;
 pub use fibp_proto::config::{
     Backoff, Batching, Config, Credit, Endpoint, Expired, IntoEndpoints, OnFull, Reconnect, Replay,
 };
-pub use fibp_proto::link::CloseReport;
+pub use fibp_proto::machine::CloseReport;
 pub use fibp_proto::request::{AckItem, NackItem};
 pub use fibp_proto::{
     AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,

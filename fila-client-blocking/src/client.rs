@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Call, Handle, Subscription, Waiter};
+use fibp_proto::client::{Handle, RequestCall, Subscription, Waiter};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
-use fibp_proto::link::{CallId, CloseReport, Link, Settle};
+use fibp_proto::machine::{CallId, CloseReport};
 use fibp_proto::operation::Operation;
 use fibp_proto::request::{AckItem, NackItem};
+use fibp_proto::requests::{Requests, Settle};
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
 use crate::connect::Stream;
 use crate::consumer::{Consumer, ConsumerBuilder};
-use crate::driver::{SOURCES, spawner};
+use crate::driver::{SOURCES, drivers};
 use crate::producer::ProducerBuilder;
 use crate::wait::{Notifier, wait};
 
@@ -50,7 +51,7 @@ impl Client {
         C::Error: Into<Error>,
     {
         let shared = Shared::new(config.try_into().map_err(Into::into)?)?;
-        let (handle, opened) = Handle::open(shared, SOURCES, spawner());
+        let (handle, opened) = Handle::open(shared, SOURCES, drivers());
         let client = Self { handle, timeout: None };
         client.wait(opened.opened())?;
         Ok(client)
@@ -77,13 +78,13 @@ impl Client {
     /// Why the message is not confirmed, with the message. [`SendError::outcome`] tells whether it may be in the
     /// queue nevertheless.
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        let call = self.submit(|link, now, timeout, waiter| link.enqueue(now, message, timeout, waiter));
+        let call = self.submit(|requests, now, timeout, waiter| requests.enqueue(now, message, timeout, waiter));
         self.wait(call.enqueued())
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
     pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        let call = self.submit(|link, now, timeout, waiter| link.enqueue_many(now, messages, timeout, waiter));
+        let call = self.submit(|requests, now, timeout, waiter| requests.enqueue_many(now, messages, timeout, waiter));
         self.wait(call.enqueued_many())
     }
 
@@ -181,27 +182,27 @@ impl Client {
 
     pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
         let request = operation.into_request();
-        let call = self.submit(|link, now, timeout, waiter| link.call(now, request, timeout, waiter));
+        let call = self.submit(|requests, now, timeout, waiter| requests.call(now, request, timeout, waiter));
         O::output(self.wait(call.response())?)
     }
 
     pub(crate) fn settle(&self, settle: Settle) -> Result<(), Error> {
-        let call = self.submit(|link, now, timeout, waiter| link.settle(now, settle, timeout, waiter));
+        let call = self.submit(|requests, now, timeout, waiter| requests.settle(now, settle, timeout, waiter));
         self.wait(call.settled())
     }
 
     fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        let call = self.submit(|link, now, timeout, waiter| link.settle_many(now, settles, timeout, waiter));
+        let call = self.submit(|requests, now, timeout, waiter| requests.settle_many(now, settles, timeout, waiter));
         self.wait(call.settled_many())
     }
 
     pub(crate) fn submit(
         &self,
-        call: impl FnOnce(&mut Link<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
-    ) -> Call<Stream> {
+        call: impl FnOnce(&mut Requests<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
+    ) -> RequestCall<Stream> {
         let main = self.handle.main();
         let now = Instant::now();
-        main.submit(now, |link, waiter| call(link, now, self.timeout, waiter))
+        main.submit(now, |requests, waiter| call(requests, now, self.timeout, waiter))
     }
 
     pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {

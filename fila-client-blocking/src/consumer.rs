@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::client::{Deliveries, Input, settled};
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::link::{Lease, LeaseGuard, Settle};
+use fibp_proto::consumer::{Lease, LeaseGuard};
 use fibp_proto::request::AckItem;
+use fibp_proto::requests::Settle;
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
 use crate::client::Client;
 use crate::connect::Stream;
-use crate::driver::Line;
 use crate::wait::{Pending, wait, wait_until};
+use fibp_proto::client::ConsumerCell;
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
@@ -51,13 +52,13 @@ impl ConsumerBuilder {
         if settings.verify_queue {
             client.admin().queue_stats(&queue)?;
         }
-        let (line, opened) = client.handle.clients().open_consumer(queue, settings);
+        let (cell, opened) = client.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
             client,
-            deliveries: Deliveries::new(Arc::clone(&line), settings.prefetch),
-            line,
+            deliveries: Deliveries::new(Arc::clone(&cell), settings.prefetch),
+            cell,
         };
-        wait(consumer.client.handle.clients(), &consumer.line, opened.opened())?;
+        wait(consumer.client.handle.clients(), &consumer.cell, opened.opened())?;
         Ok(consumer)
     }
 }
@@ -70,7 +71,7 @@ impl ConsumerBuilder {
 #[derive(Debug)]
 pub struct Consumer {
     client: Client,
-    line: Arc<Line>,
+    cell: Arc<ConsumerCell<Stream>>,
     deliveries: Deliveries<Stream>,
 }
 
@@ -100,19 +101,19 @@ impl Consumer {
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
     pub fn drain(&mut self) {
         let clients = self.client.handle.clients();
-        wait(clients, &self.line, self.deliveries.drain(Instant::now()));
+        wait(clients, &self.cell, self.deliveries.drain(Instant::now()));
     }
 
     /// `None` at `until`; else what a stream would give.
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Option<Result<Delivery, Error>>> {
         let Self {
             client,
-            line,
+            cell,
             deliveries,
         } = self;
         let next = match deliveries.take() {
             Some(lease) => Some(Ok(lease)),
-            None => wait_until(client.handle.clients(), line, Input::Push, until, |cx| {
+            None => wait_until(client.handle.clients(), cell, Input::Push, until, |cx| {
                 deliveries.poll(Instant::now, cx)
             })?,
         };
@@ -280,7 +281,7 @@ pub struct AckReceipt(Pending<Result<(), Error>>);
 impl AckReceipt {
     fn new(client: Client, settle: Settle) -> Self {
         let (now, timeout, main) = (Instant::now(), client.timeout, client.handle.main());
-        let call = main.queue(|link, waiter| link.settle(now, settle, timeout, waiter));
+        let call = main.queue(|requests, waiter| requests.settle(now, settle, timeout, waiter));
         Self(Pending::new(client, call.detached(), settled))
     }
 

@@ -1,4 +1,4 @@
-//! The threads behind a link: a driver for as long as it lives, and a reader for each connection. What they do and
+//! The threads behind a channel: a driver for as long as it lives, and a reader for each connection. What they do and
 //! when is [`Worker`]'s business.
 
 use std::sync::Arc;
@@ -6,8 +6,10 @@ use std::task::Waker;
 use std::time::Instant;
 
 use fibp_proto::Endpoint;
-use fibp_proto::client::{Clients, Job, LinkCell, News, Sources, Spawn, TryWrite, Worker, presented_key};
-use fibp_proto::link::DialId;
+use fibp_proto::client::{
+    CallerWrites, Cell, Clients, Driven, Drivers, Job, News, Sources, StartDriver, Worker, presented_key,
+};
+use fibp_proto::machine::{ChannelId, DialId};
 
 use crate::connect::{Stream, connect, spawn};
 use crate::wait::Notifier;
@@ -18,37 +20,56 @@ pub(crate) const SOURCES: Sources = Sources {
     seed,
 };
 
-/// A link that threads share.
-pub(crate) type Line = LinkCell<Stream>;
+/// What starts the threads of a channel.
+pub(crate) fn drivers() -> Drivers<Stream> {
+    Drivers {
+        writes: CallerWrites {
+            write: |stream: &Stream, _, transmit| stream.write(transmit),
+            claimed: Some(Stream::begin_frame),
+        },
+        start_requests: starter(),
+        start_consumer: starter(),
+    }
+}
 
-/// What starts the threads of a link.
-pub(crate) fn spawner() -> Spawn<Stream> {
-    Box::new(|clients, link, receive_buffer| {
-        let write: TryWrite<_> = |stream: &Stream, _, transmit| stream.write(transmit);
-        let line = Arc::new(Line::for_threads(link, write, Stream::begin_frame));
+fn starter<M: Driven + 'static>() -> StartDriver<M, Stream> {
+    Box::new(|clients, cell, channel, receive_buffer| {
         let threads = Threads {
             clients: Arc::clone(clients),
-            line: Arc::clone(&line),
+            cell: Arc::clone(cell),
+            channel,
             receive_buffer,
         };
         if spawn("fila-driver", move || threads.drive()).is_err() {
-            line.with(|link| link.abort(Instant::now()));
+            cell.with(|machine| machine.abandon_channel(Instant::now(), channel));
         }
-        line
     })
 }
 
-#[derive(Debug, Clone)]
-struct Threads {
+struct Threads<M> {
     clients: Arc<Clients<Stream>>,
-    line: Arc<Line>,
+    cell: Arc<Cell<M, Stream>>,
+    channel: ChannelId,
     receive_buffer: Option<u32>,
 }
 
-impl Threads {
+// Derived, it would ask for machines that can be cloned.
+impl<M> Clone for Threads<M> {
+    fn clone(&self) -> Self {
+        Self {
+            clients: Arc::clone(&self.clients),
+            cell: Arc::clone(&self.cell),
+            channel: self.channel,
+            receive_buffer: self.receive_buffer,
+        }
+    }
+}
+
+impl<M: Driven + 'static> Threads<M> {
     fn drive(&self) {
         let notifier = Arc::new(Notifier::default());
-        let worker = Worker::driver(&self.clients, &self.line, &Waker::from(Arc::clone(&notifier)));
+        let waker = Waker::from(Arc::clone(&notifier));
+        let worker = Worker::driver(&self.clients, &self.cell, self.channel, &waker);
         self.work(worker, &notifier, News::Nothing);
     }
 
@@ -61,11 +82,12 @@ impl Threads {
             Ok((Arc::new(stream), key))
         });
         let notifier = Arc::new(Notifier::default());
-        let worker = Worker::reader(&self.clients, &self.line, Waker::from(Arc::clone(&notifier)));
+        let waker = Waker::from(Arc::clone(&notifier));
+        let worker = Worker::reader(&self.clients, &self.cell, self.channel, waker);
         self.work(worker, &notifier, News::Dialed { id, result });
     }
 
-    fn work(&self, mut worker: Worker<'_, Stream>, notifier: &Notifier, mut news: News<Stream>) {
+    fn work(&self, mut worker: Worker<'_, M, Stream>, notifier: &Notifier, mut news: News<Stream>) {
         loop {
             let seen = notifier.count();
             news = match worker.step(Instant::now(), news) {

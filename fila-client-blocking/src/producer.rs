@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Call, enqueued};
+use fibp_proto::client::{RequestCall, enqueued};
 use fibp_proto::config::ProducerSettings;
-use fibp_proto::link::ProducerId;
+use fibp_proto::requests::ProducerId;
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
 
 use crate::client::Client;
@@ -36,7 +36,7 @@ impl ProducerBuilder {
     pub fn build(self) -> Result<Producer, Error> {
         let Self { client, settings } = self;
         settings.validate()?;
-        let id = client.handle.main().with(|link| link.open_producer(settings));
+        let id = client.handle.main().with(|requests| requests.open_producer(settings));
         Ok(Producer(Arc::new(Inner { client, id })))
     }
 }
@@ -95,11 +95,11 @@ impl Producer {
     /// The first failure among these messages, and those before that no other flush reported.
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
-        let call = client.submit(|link, now, timeout, waiter| link.flush(now, *id, timeout, waiter));
+        let call = client.submit(|requests, now, timeout, waiter| requests.flush(now, *id, timeout, waiter));
         client.wait(call.flushed())
     }
 
-    fn receipt(&self, call: Call<Stream>) -> Receipt {
+    fn receipt(&self, call: RequestCall<Stream>) -> Receipt {
         let client = self.0.client.clone();
         Receipt(Pending::new(client, call, enqueued))
     }
@@ -107,7 +107,10 @@ impl Producer {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.client.handle.main().with(|link| link.close_producer(self.id));
+        self.client
+            .handle
+            .main()
+            .with(|requests| requests.close_producer(self.id));
     }
 }
 

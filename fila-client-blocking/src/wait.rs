@@ -1,6 +1,6 @@
 //! How callers wait.
 //!
-//! A caller polls what it waits for on its own thread. In between it does what the link's [`Worker`] says: it reads the
+//! A caller polls what it waits for on its own thread. In between it does what its [`Worker`] says: it reads the
 //! socket if nobody else does, and sleeps otherwise. Calls that travel together are answered together, so their callers
 //! share a [`Notifier`]: sixty callers of one frame are then woken by one system call instead of sixty.
 
@@ -10,12 +10,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use fibp_proto::Error;
-use fibp_proto::client::{Call, Clients, Input, Job, News, Waiter, Worker};
-use fibp_proto::link::Reply;
+use fibp_proto::client::{Cell, Clients, Driven, Input, Job, News, RequestCall, Waiter, Worker};
+use fibp_proto::machine::Reply;
 
 use crate::client::Client;
 use crate::connect::Stream;
-use crate::driver::Line;
 
 /// Locks, whatever another thread's panic left behind: the data is valid between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,15 +83,15 @@ impl Wake for Notifier {
     }
 }
 
-/// Polls until there is a result, or until `until`, and works for `line` meanwhile.
-pub(crate) fn wait_until<T>(
+/// Polls until there is a result, or until `until`, and works for the machine meanwhile.
+pub(crate) fn wait_until<M: Driven, T>(
     clients: &Arc<Clients<Stream>>,
-    line: &Line,
+    cell: &Arc<Cell<M, Stream>>,
     input: Input,
     until: Option<Instant>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Option<T> {
-    let mut worker = Worker::caller(clients, line, input, until);
+    let mut worker = Worker::caller(clients, cell, input, until);
     // Kept even if it wakes others too: later ones are for later frames.
     let mut notifier: Option<Arc<Notifier>> = None;
     let mut job: Job<Stream> = Job::Look;
@@ -122,26 +121,30 @@ pub(crate) fn wait_until<T>(
 }
 
 /// Waits for the end of a future.
-pub(crate) fn wait<T>(clients: &Arc<Clients<Stream>>, line: &Line, future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<M: Driven, T>(
+    clients: &Arc<Clients<Stream>>,
+    cell: &Arc<Cell<M, Stream>>,
+    future: impl Future<Output = T>,
+) -> T {
     let mut future = pin!(future);
     loop {
-        if let Some(result) = wait_until(clients, line, Input::Answer, None, |cx| future.as_mut().poll(cx)) {
+        if let Some(result) = wait_until(clients, cell, Input::Answer, None, |cx| future.as_mut().poll(cx)) {
             return result;
         }
     }
 }
 
-/// A call on a client's main link whose result is waited for later, if at all.
+/// A call to a client's requests whose result is waited for later, if at all.
 #[derive(Debug)]
 pub(crate) struct Pending<R> {
     client: Client,
-    call: Call<Stream>,
+    call: RequestCall<Stream>,
     result: Option<R>,
     read: fn(Result<Reply<Waiter>, Error>) -> R,
 }
 
 impl<R: Clone> Pending<R> {
-    pub(crate) fn new(client: Client, call: Call<Stream>, read: fn(Result<Reply<Waiter>, Error>) -> R) -> Self {
+    pub(crate) fn new(client: Client, call: RequestCall<Stream>, read: fn(Result<Reply<Waiter>, Error>) -> R) -> Self {
         Self {
             client,
             call,

@@ -6,7 +6,7 @@ use fibp_proto::{AdminRevision, Dialect};
 use crate::client_connection::{Setup, listen};
 use crate::input::Input;
 
-/// Feeds a server and a link the input whole and in pieces, and compares what they make of it.
+/// Feeds a server and a consumer the input whole and in pieces, and compares what they make of it.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let setup = Setup::new(&mut input).only_consumes();

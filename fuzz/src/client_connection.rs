@@ -5,17 +5,23 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
+use fibp_proto::consumer::{Consumer, Lease};
 use fibp_proto::frame::Transmit;
-use fibp_proto::link::{Action, Lease, Reply, Settle};
-use fibp_proto::{Dialect, Link, Message, Request, Shared};
+use fibp_proto::machine::{Action, ChannelId, Machine, Reply};
+use fibp_proto::requests::{Requests, Settle};
+use fibp_proto::simulation::AnyMachine;
+use fibp_proto::{Dialect, Fault, FaultKind, Message, Request, Shared};
 
 use crate::input::Input;
 use crate::waiters::{Token, Waiters};
 
+/// The channel that the server is at.
+const MAIN: ChannelId = ChannelId::MAIN;
+
 /// The largest frame that the client accepts.
 const LIMIT: u32 = 64 * 1024;
 
-/// Feeds a link what a server may send, and checks what it tells its callers and what it keeps.
+/// Feeds a machine what a server may send, and checks what it tells its callers and what it keeps.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let setup = Setup::new(&mut input);
@@ -66,73 +72,71 @@ impl Setup {
         if self.key { config.api_key("a-key") } else { config }
     }
 
-    fn link(&self, shared: &Shared, now: Instant, token: Token) -> Link<Token> {
+    fn machine(&self, shared: &Shared, now: Instant, token: Token) -> AnyMachine<Token> {
         if self.consumer {
             let settings = ConsumerSettings::default().prefetch(16);
-            Link::consumer(shared, "queue".into(), settings, now, 7, Some(token))
+            Consumer::new(shared, "queue".into(), settings, now, 7, Some(token)).into()
         } else {
-            Link::requests(shared, now, 7, Some(token))
+            Requests::new(shared, now, 7, Some(token)).into()
         }
     }
 }
 
-/// What a link told its users. How completions and deliveries lie between each other depends on when the users look.
+/// What a machine told its users. How completions and deliveries lie between each other depends on when the users look.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) completions: Vec<String>,
     pub(crate) deliveries: Vec<String>,
 }
 
-/// Lets a link hear `stream`, cut as `portion` says, on every connection that it opens; returns what it told.
+/// Lets a machine hear `stream`, cut as `portion` says, on every connection that it opens; returns what it told.
 pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize) -> usize) -> Told {
     let shared = Shared::new(setup.config()).expect("the configuration is valid");
     let waiters = Waiters::default();
     let start = Instant::now();
     let mut now = start;
-    let mut link = setup.link(&shared, now, waiters.token());
+    let mut machine = setup.machine(&shared, now, waiters.token());
     let mut told = Told::default();
-    if !setup.consumer {
-        ask(&mut link, now, &waiters);
+    if let Some(requests) = machine.requests() {
+        ask(requests, now, &waiters);
     }
     let mut transmit = Transmit::new();
-    // For nodes that nobody opens a link to.
-    let mut parcels = Vec::new();
     'connections: for _ in 0..setup.connections {
         let mut open = false;
         let mut at = 0;
         loop {
-            while let Some(action) = link.poll_action() {
+            while let Some(action) = machine.poll_action(MAIN) {
                 match action {
                     Action::Dial { id, .. } if !open => {
                         let key = setup.config().settings().credentials.key();
-                        link.handle_dialed(now, id, key);
+                        machine.handle_dialed(now, MAIN, id, key);
                         open = true;
                     }
                     Action::Dial { .. } => continue 'connections,
                     Action::Hangup => at = stream.len(),
-                    Action::Reroute { parcel, .. } => parcels.push(parcel),
                     _ => {}
                 }
             }
-            if link.take_transmit(now, 4096, &mut transmit) {
+            if machine.take_transmit(now, MAIN, 4096, &mut transmit) {
                 let n = transmit.len();
-                link.transmitted(now, &mut transmit, n);
+                machine.transmitted(now, MAIN, &mut transmit, n);
             }
-            drain(&mut link, &mut told);
+            visit_nodes(&mut machine, now);
+            drain(&mut machine, &mut told);
             let mut leases = VecDeque::new();
-            if setup.takes > 0 && setup.consumer {
-                link.take_deliveries(now, setup.takes, &mut leases);
+            if let Some(consumer) = machine.consumer().filter(|_| setup.takes > 0) {
+                consumer.take_deliveries(now, setup.takes, &mut leases);
                 for Lease { sequence, received, .. } in &leases {
                     told.deliveries.push(format!("{sequence} {received:?}"));
                 }
                 // What was taken is done with.
                 for lease in &leases {
-                    link.release_delivery(lease.sequence);
+                    consumer.release_delivery(lease.sequence);
                 }
-                link.wait_delivery(now, waiters.token());
+                consumer.wait_delivery(now, waiters.token());
             }
-            drain(&mut link, &mut told);
-            let holdings = link.holdings();
+            drain(&mut machine, &mut told);
+            let holdings = machine.holdings();
             assert!(holdings.decoder <= 10 * LIMIT as usize, "{holdings:?}");
             // One push beyond the bound, or what one read brought when the connection was lost.
             assert!(holdings.deliveries <= 16 + LIMIT as usize / 16, "{holdings:?}");
@@ -140,7 +144,7 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
             if !leases.is_empty() {
                 continue;
             }
-            let Some(mut buffer) = link.take_read_buffer().filter(|_| at < stream.len()) else {
+            let Some(mut buffer) = machine.take_read_buffer(MAIN).filter(|_| at < stream.len()) else {
                 break;
             };
             let place = buffer.unfilled();
@@ -149,34 +153,27 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
             place[..n].copy_from_slice(&rest[..n]);
             buffer.advance(n);
             at += n;
-            link.handle_input(now, buffer);
+            machine.handle_input(now, MAIN, buffer);
         }
-        link.handle_eof(now);
+        machine.handle_eof(now, MAIN);
         // Whatever it waits for happens.
         now += Duration::from_secs(60);
-        link.handle_timeout(now);
+        machine.handle_timeout(now);
     }
-    if let Some(Some(error)) = link.poll_consumer_end() {
+    if let Some(Some(error)) = machine.consumer().and_then(Consumer::poll_end) {
         told.completions.push(format!("ended: {:?}", error.kind()));
     }
-    link.abort(now);
-    while let Some(action) = link.poll_action() {
-        if let Action::Reroute { parcel, .. } = action {
-            parcels.push(parcel);
-        }
-    }
-    for parcel in parcels {
-        assert!(link.accept(now, parcel).is_none(), "the main link takes everything");
-    }
-    drain(&mut link, &mut told);
-    drop(link);
+    machine.abort(now);
+    visit_nodes(&mut machine, now);
+    drain(&mut machine, &mut told);
+    drop(machine);
     waiters.finish();
     told
 }
 
 /// Something of every kind waits for an answer.
-fn ask(link: &mut Link<Token>, now: Instant, waiters: &Waiters) {
-    let requests = [
+fn ask(requests: &mut Requests<Token>, now: Instant, waiters: &Waiters) {
+    let asked = [
         Request::Heartbeat,
         Request::ListQueues,
         Request::QueueStats { queue: "queue".into() },
@@ -184,17 +181,17 @@ fn ask(link: &mut Link<Token>, now: Instant, waiters: &Waiters) {
         Request::GetConfig { key: "key".to_owned() },
         Request::ListApiKeys,
     ];
-    for request in requests {
-        link.call(now, request, None, waiters.token());
+    for request in asked {
+        requests.call(now, request, None, waiters.token());
     }
-    link.enqueue_many(
+    requests.enqueue_many(
         now,
         vec![Message::new("queue", "1"), Message::new("other", "2")],
         None,
         waiters.token(),
     );
-    let producer = link.open_producer(ProducerSettings::default());
-    link.send(
+    let producer = requests.open_producer(ProducerSettings::default());
+    requests.send(
         now,
         producer,
         Message::new("queue", "3"),
@@ -208,15 +205,29 @@ fn ask(link: &mut Link<Token>, now: Instant, waiters: &Waiters) {
         nack: nack.map(str::to_owned),
         lease_deadline: Some(now),
     };
-    link.settle(now, settle(None), None, waiters.token());
-    link.settle_many(now, vec![settle(None), settle(Some("no"))], None, waiters.token());
-    link.flush(now, producer, None, waiters.token());
+    requests.settle(now, settle(None), None, waiters.token());
+    requests.settle_many(now, vec![settle(None), settle(Some("no"))], None, waiters.token());
+    requests.flush(now, producer, None, waiters.token());
+}
+
+/// Where the server refers requests to other nodes, nobody is there.
+fn visit_nodes(machine: &mut AnyMachine<Token>, now: Instant) {
+    while machine.poll_new_channel().is_some() {}
+    let channels: Vec<ChannelId> = machine.channels().filter(|channel| *channel != MAIN).collect();
+    for channel in channels {
+        while let Some(action) = machine.poll_action(channel) {
+            if let Action::Dial { id, .. } = action {
+                let fault = Fault::new(FaultKind::Refused, "nobody is there");
+                machine.handle_dial_failed(now, channel, id, fault);
+            }
+        }
+    }
 }
 
 /// Takes the completions.
-fn drain(link: &mut Link<Token>, Told { completions: told, .. }: &mut Told) {
+fn drain(machine: &mut AnyMachine<Token>, Told { completions: told, .. }: &mut Told) {
     let mut completions = Vec::new();
-    link.drain_completions(&mut completions);
+    machine.drain_completions(&mut completions);
     for completion in completions {
         completion.token.redeem();
         match completion.reply {

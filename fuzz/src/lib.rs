@@ -15,7 +15,7 @@ pub mod continuation;
 pub mod conversation;
 pub mod frame_decode;
 pub mod framing;
-pub mod link_ops;
+pub mod machine_ops;
 pub mod observer;
 pub mod pem;
 pub mod roundtrip;
@@ -43,7 +43,7 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("server_connection", server_connection::run),
     ("roundtrip", roundtrip::run),
     ("chunking", chunking::run),
-    ("link_ops", link_ops::run),
+    ("machine_ops", machine_ops::run),
 ];
 
 /// Every dialect that has a wire format.

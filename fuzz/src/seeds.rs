@@ -1,7 +1,7 @@
 //! The inputs that fuzzing starts from: golden frames of docs/protocol/, with the decisions that a target reads before them.
 
-/// A server's side of a preamble conversation (docs/protocol/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a link
-/// of [`client_connection`](crate::client_connection) asks.
+/// A server's side of a preamble conversation (docs/protocol/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a
+/// machine of [`client_connection`](crate::client_connection) asks.
 const PREAMBLE_ANSWERS: &[&str] = &[
     "46 49 42 50 01 00",
     // The admin probe is refused as P1 does.
@@ -153,8 +153,8 @@ pub fn seeds() -> Vec<Seed> {
     let frame_decode = [0, 1, 0, 0, 1, 63];
     // P1, large portions, reading; eight decisions about answers.
     let server = [0, 200, 1, 8, 1, 1, 1, 1, 0, 1, 0, 1];
-    // The first two bytes choose what the link is for and its dialect; the last the portions.
-    let links: [(&str, &[u8]); 4] = [
+    // The first two bytes choose what the machine is for and its dialect; the last the portions.
+    let machines: [(&str, &[u8]); 4] = [
         ("requests-p1", &[0, 0, 200]),
         ("requests-framed", &[0, 3, 200]),
         ("requests-auto", &[2, 7]),
@@ -175,9 +175,9 @@ pub fn seeds() -> Vec<Seed> {
             continue;
         }
         let framed = name.starts_with("framed");
-        for (link, decisions) in links {
-            if link.ends_with("auto") || link.ends_with("framed") == framed {
-                let name = format!("{link}-{name}");
+        for (machine, decisions) in machines {
+            if machine.ends_with("auto") || machine.ends_with("framed") == framed {
+                let name = format!("{machine}-{name}");
                 seeds.push(("client_connection", name, with(decisions, conversation)));
             }
         }
@@ -211,12 +211,12 @@ pub fn seeds() -> Vec<Seed> {
     let busy = [
         2, 20, 1, 1, 3, 7, 1, 20, 0, 9, 7, 2, 8, 1, 17, 31, 0, 20, 6, 0, 7, 3, 10, 11, 0, 12, 13, 4, 33,
     ];
-    seeds.push(("link_ops", "requests".to_owned(), with(&opening, &busy.repeat(4))));
-    seeds.push(("link_ops", "counting".to_owned(), counting));
+    seeds.push(("machine_ops", "requests".to_owned(), with(&opening, &busy.repeat(4))));
+    seeds.push(("machine_ops", "counting".to_owned(), counting));
     let consumer = [
         0, 3, 1, 10, 0, 2, 9, 7, 1, 34, 9, 35, 7, 3, 34, 2, 17, 14, 2, 7, 36, 37, 2,
     ];
-    seeds.push(("link_ops", "consumer".to_owned(), with(&[3], &consumer.repeat(3))));
+    seeds.push(("machine_ops", "consumer".to_owned(), with(&[3], &consumer.repeat(3))));
     seeds
 }
 

@@ -15,7 +15,7 @@ struct Book {
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Rc<RefCell<Book>>);
 
-/// What a link gets: cannot be copied, so it comes back at most once.
+/// What a machine gets: cannot be copied, so it comes back at most once.
 #[derive(Debug)]
 pub(crate) struct Token {
     number: u64,

@@ -1,4 +1,4 @@
-//! The lock around a link.
+//! The lock around a machine.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,204 +7,121 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use super::attention::Attention;
 use super::lock;
 use super::locked::Locked;
-use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use super::sync::{Mutex, MutexGuard};
 use super::waiter::{Wait, Waiter, complete};
+use crate::consumer::{Consumer, Lease, LeaseGuard, ReleaseDelivery};
 use crate::error::{Error, ErrorKind, Outcome, SendError};
 use crate::fault::Fault;
 use crate::frame::Transmit;
-use crate::link::{CallId, CloseReport, Lease, LeaseGuard, Link, ProducerId, ReleaseDelivery, Reply};
+use crate::machine::{CallId, ChannelId, CloseReport, Machine, Reply};
 use crate::message::{Message, MessageId};
+use crate::requests::{ProducerId, Requests};
 use crate::response::Response;
 
 /// The most bytes that a caller encodes and writes itself.
 const CALLER_WRITE: usize = 16 * 1024;
 
-/// A link under its lock, with the waker of its driver. `S` is the adapter's socket.
+/// A machine under its lock, with the waker of its main channel's driver. `S` is the adapter's socket.
 ///
 /// The lock is never held while a task is woken or a socket is used.
-pub struct LinkCell<S> {
-    locked: Mutex<Locked<S>>,
-    /// The driver was woken, or is about to take a turn anyway: waking it again would be waste.
-    awake: AtomicBool,
-    driver: Mutex<Option<Waker>>,
+pub struct Cell<M, S> {
+    locked: Mutex<Locked<M, S>>,
+    /// The main channel's driver, known without the lock.
+    driver: Arc<Attention>,
     /// How a caller tries to write.
     write: TryWrite<S>,
     /// Callers write even if something is under way.
     eager: bool,
 }
 
+/// The cell of a client's requests.
+pub type RequestsCell<S> = Cell<Requests<Waiter>, S>;
+
+/// The cell of one subscription.
+pub type ConsumerCell<S> = Cell<Consumer<Waiter>, S>;
+
 /// One attempt to write without waiting, polled with the driver's waker, so that it is the driver who learns
 /// when the socket takes more. Returns how many bytes were taken: none if the socket would block.
 pub type TryWrite<S> = fn(&S, &mut Context<'_>, &Transmit) -> Result<usize, Fault>;
 
-impl<S> LinkCell<S> {
-    /// A cell for `link`, whose callers write with `write`.
-    pub fn new(link: Link<Waiter>, write: TryWrite<S>) -> Self {
-        Self::with_callers(Locked::new(link), write, false)
-    }
+/// How callers write.
+pub struct CallerWrites<S> {
+    /// One attempt.
+    pub write: TryWrite<S>,
+    /// For callers that are threads and may wait a moment in `write`: they write whenever nobody else does, as waking a
+    /// thread that writes for them costs more. They have no waker. This is told, with the machine locked, that a write
+    /// begins: later callers travel in another one.
+    pub claimed: Option<fn(&S)>,
+}
 
-    /// A cell for `link`, whose callers are threads and may wait a moment in `write`: they write whenever nobody else
-    /// does, as waking a thread that writes for them costs more. They have no waker. `claimed` is told, with the link
-    /// locked, that a write begins: later callers travel in another one.
-    pub fn for_threads(link: Link<Waiter>, write: TryWrite<S>, claimed: fn(&S)) -> Self {
-        let mut locked = Locked::new(link);
-        locked.claimed = claimed;
-        Self::with_callers(locked, write, true)
+impl<S> Clone for CallerWrites<S> {
+    fn clone(&self) -> Self {
+        *self
     }
+}
 
-    fn with_callers(locked: Locked<S>, write: TryWrite<S>, eager: bool) -> Self {
+impl<S> Copy for CallerWrites<S> {}
+
+impl<M: Machine<Token = Waiter>, S> Cell<M, S> {
+    /// A cell for `machine`.
+    pub fn new(machine: M, writes: CallerWrites<S>) -> Self {
+        let mut locked = Locked::new(machine);
+        if let Some(claimed) = writes.claimed {
+            locked.claimed = claimed;
+        }
         Self {
+            driver: Arc::clone(&locked.port(ChannelId::MAIN).attention),
             locked: Mutex::new(locked),
-            // A driver is about to be started.
-            awake: AtomicBool::new(true),
-            driver: Mutex::new(None),
-            write,
-            eager,
+            write: writes.write,
+            eager: writes.claimed.is_some(),
         }
     }
 
-    // ---- the driver's side ----
+    // ---- the drivers' side ----
 
-    /// Locks the link. Drain its completions, then [`complete`] them after unlocking.
-    pub fn lock(&self) -> MutexGuard<'_, Locked<S>> {
+    /// Locks the machine. Drain its completions, then [`complete`] them after unlocking.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Locked<M, S>> {
         lock(&self.locked)
     }
 
-    /// Begins a driver's poll: from here on a kick wakes `waker`. True if there was a kick since the last time.
-    pub fn attend(&self, waker: &Waker) -> bool {
-        {
-            let mut driver = lock(&self.driver);
-            match &mut *driver {
-                Some(known) => known.clone_from(waker),
-                none => *none = Some(waker.clone()),
-            }
+    /// What wakes the driver of a channel.
+    pub(super) fn attention(&self, channel: ChannelId) -> Arc<Attention> {
+        if channel == ChannelId::MAIN {
+            return Arc::clone(&self.driver);
         }
-        self.take_kick()
-    }
-
-    /// Whether there was a kick since the last time.
-    pub fn take_kick(&self) -> bool {
-        self.awake.load(Ordering::Relaxed) && self.awake.swap(false, Ordering::AcqRel)
-    }
-
-    /// Announces that the driver takes another turn after the tasks it is about to wake have run: until then
-    /// their calls are collected, to travel together.
-    pub fn collect_calls(&self) {
-        self.awake.store(true, Ordering::Release);
+        Arc::clone(&self.lock().port(channel).attention)
     }
 
     // ---- the callers' side ----
 
-    /// Has the driver take a turn.
-    pub fn kick(&self) {
-        if !self.awake.swap(true, Ordering::AcqRel) {
-            let waker = lock(&self.driver).clone();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-    }
-
-    /// Lets `change` do something to the link, then wakes whom that concerns.
-    pub fn with<R>(&self, change: impl FnOnce(&mut Link<Waiter>) -> R) -> R {
+    /// Lets `change` do something to the machine, then wakes whom that concerns.
+    pub fn with<R>(&self, change: impl FnOnce(&mut M) -> R) -> R {
         let mut completions = Vec::new();
         let mut locked = self.lock();
-        let result = change(&mut locked.link);
-        locked.link.drain_completions(&mut completions);
-        let kick = locked.link.needs_driver();
+        let result = change(&mut locked.machine);
+        locked.machine.drain_completions(&mut completions);
+        let kick = locked.machine.needs_driver(ChannelId::MAIN);
+        let others = locked.needed(ChannelId::MAIN);
         drop(locked);
         complete(&mut completions);
         if kick {
-            self.kick();
+            self.driver.kick();
         }
+        others.iter().for_each(|driver| driver.kick());
         result
     }
 
-    /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver. Threads
-    /// write them at once whenever they can.
-    pub fn submit(self: &Arc<Self>, now: Instant, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
-        let (waiter, wait) = Waiter::pair();
-        let mut completions = Vec::new();
-        let mut locked = self.lock();
-        let writes = self.eager || (locked.link.in_flight() == 0 && !self.awake.load(Ordering::Acquire));
-        let id = call(&mut locked.link, waiter);
-        let claimed = if writes { locked.claim(now, CALLER_WRITE) } else { None };
-        locked.link.drain_completions(&mut completions);
-        // What is being written needs no driver any more, whoever looks meanwhile.
-        let mut kick = match &claimed {
-            Some(_) if self.eager => locked.link.still_needs_driver(),
-            _ => locked.link.needs_driver(),
-        };
-        drop(locked);
-        complete(&mut completions);
-        if let Some((socket, transmit)) = claimed {
-            kick |= self.write(now, &socket, transmit);
-        }
-        if kick {
-            self.kick();
-        }
-        self.call(id, wait)
-    }
-
     /// Makes a call whose bytes travel in the next frame.
-    pub fn queue(self: &Arc<Self>, call: impl FnOnce(&mut Link<Waiter>, Waiter) -> CallId) -> Call<S> {
+    pub fn queue(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<M, S> {
         let (waiter, wait) = Waiter::pair();
-        let id = self.with(|link| call(link, waiter));
+        let id = self.with(|machine| call(machine, waiter));
         self.call(id, wait)
     }
 
-    /// Waits for room for a producer's message, which the caller keeps until then.
-    pub fn reserve(
-        self: &Arc<Self>,
-        now: Instant,
-        producer: ProducerId,
-        message: &Message,
-        timeout: Option<Duration>,
-    ) -> Call<S> {
-        self.queue(|link, waiter| link.reserve(now, producer, message, timeout, waiter))
-    }
-
-    /// Hands a message to a producer, into room that was reserved for it: the wait for its confirmation.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Link::send_reserved`].
-    pub fn send_reserved(
-        self: &Arc<Self>,
-        now: Instant,
-        producer: ProducerId,
-        room: CallId,
-        message: Message,
-    ) -> Result<Call<S>, SendError> {
-        let (receipt, confirmation) = Waiter::pair();
-        match self.with(|link| link.send_reserved(now, producer, room, message, receipt)) {
-            Ok(id) => Ok(self.call(id, confirmation)),
-            Err((error, _receipt)) => Err(error),
-        }
-    }
-
-    /// Hands a message to a producer that has room: the wait for its confirmation.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Link::try_send`].
-    pub fn try_send(
-        self: &Arc<Self>,
-        now: Instant,
-        producer: ProducerId,
-        message: Message,
-        timeout: Option<Duration>,
-    ) -> Result<Call<S>, SendError> {
-        let (receipt, confirmation) = Waiter::pair();
-        match self.with(|link| link.try_send(now, producer, message, timeout, receipt)) {
-            Ok(id) => Ok(self.call(id, confirmation)),
-            Err((error, _receipt)) => Err(error),
-        }
-    }
-
-    fn call(self: &Arc<Self>, id: CallId, wait: Wait) -> Call<S> {
+    fn call(self: &Arc<Self>, id: CallId, wait: Wait) -> Call<M, S> {
         Call {
             cell: Arc::clone(self),
             wait,
@@ -215,30 +132,114 @@ impl<S> LinkCell<S> {
 
     /// Tries to write once; true if the driver must see to the rest.
     fn write(&self, now: Instant, socket: &S, transmit: Transmit) -> bool {
-        let driver = if self.eager { None } else { lock(&self.driver).clone() };
+        let driver = if self.eager { None } else { self.driver.waker() };
         let mut cx = Context::from_waker(driver.as_ref().unwrap_or(Waker::noop()));
         let result = (self.write)(socket, &mut cx, &transmit);
         let mut locked = self.lock();
-        locked.written(now, transmit, result);
+        locked.written(now, ChannelId::MAIN, transmit, result);
         // A driver that is a task looks in any case: by the time it runs the answer may be there, and it is spared the
         // way through the reactor.
-        !self.eager || locked.needs_driver_after_write()
+        !self.eager || locked.needs_driver_after_write(ChannelId::MAIN)
     }
 }
 
-impl<S: Send + Sync + 'static> LinkCell<S> {
+impl<S> RequestsCell<S> {
+    /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver. Threads
+    /// write them at once whenever they can.
+    pub fn submit(
+        self: &Arc<Self>,
+        now: Instant,
+        call: impl FnOnce(&mut Requests<Waiter>, Waiter) -> CallId,
+    ) -> RequestCall<S> {
+        let (waiter, wait) = Waiter::pair();
+        let mut completions = Vec::new();
+        let mut locked = self.lock();
+        let is_quiet = locked.machine.in_flight(ChannelId::MAIN) == 0 && !self.driver.is_awake();
+        let id = call(&mut locked.machine, waiter);
+        let claimed = if self.eager || is_quiet {
+            locked.claim(now, ChannelId::MAIN, CALLER_WRITE)
+        } else {
+            None
+        };
+        locked.machine.drain_completions(&mut completions);
+        // What is being written needs no driver any more, whoever looks meanwhile.
+        let mut kick = locked.machine.needs_driver(ChannelId::MAIN);
+        let others = locked.needed(ChannelId::MAIN);
+        drop(locked);
+        complete(&mut completions);
+        if let Some((socket, transmit)) = claimed {
+            kick |= self.write(now, &socket, transmit);
+        }
+        if kick {
+            self.driver.kick();
+        }
+        others.iter().for_each(|driver| driver.kick());
+        self.call(id, wait)
+    }
+
+    /// Waits for room for a producer's message, which the caller keeps until then.
+    pub fn reserve(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        message: &Message,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S> {
+        self.queue(|requests, waiter| requests.reserve(now, producer, message, timeout, waiter))
+    }
+
+    /// Hands a message to a producer, into room that was reserved for it: the wait for its confirmation.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Requests::send_reserved`].
+    pub fn send_reserved(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        room: CallId,
+        message: Message,
+    ) -> Result<RequestCall<S>, SendError> {
+        let (receipt, confirmation) = Waiter::pair();
+        match self.with(|requests| requests.send_reserved(now, producer, room, message, receipt)) {
+            Ok(id) => Ok(self.call(id, confirmation)),
+            Err((error, _receipt)) => Err(error),
+        }
+    }
+
+    /// Hands a message to a producer that has room: the wait for its confirmation.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Requests::try_send`].
+    pub fn try_send(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+    ) -> Result<RequestCall<S>, SendError> {
+        let (receipt, confirmation) = Waiter::pair();
+        match self.with(|requests| requests.try_send(now, producer, message, timeout, receipt)) {
+            Ok(id) => Ok(self.call(id, confirmation)),
+            Err((error, _receipt)) => Err(error),
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> ConsumerCell<S> {
     /// Takes up to `max` deliveries, or begins to wait for some.
-    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Arrival<S> {
-        let taken = self.with(|link| {
-            if link.take_deliveries(now, link.worth_taking(max), into) > 0 {
-                return Arrival::Taken;
+    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Taken<S> {
+        let taken = self.with(|consumer| {
+            if consumer.take_deliveries(now, consumer.worth_taking(max), into) > 0 {
+                return Taken::Some;
             }
-            if let Some(end) = link.poll_consumer_end() {
-                return Arrival::Ended(end);
+            if let Some(end) = consumer.poll_end() {
+                return Taken::Ended(end);
             }
             let (waiter, wait) = Waiter::pair();
-            let id = link.wait_delivery(now, waiter);
-            Arrival::Later(self.call(id, wait))
+            let id = consumer.wait_delivery(now, waiter);
+            Taken::Later(self.call(id, wait))
         });
         for lease in into
             .iter_mut()
@@ -251,39 +252,42 @@ impl<S: Send + Sync + 'static> LinkCell<S> {
     }
 }
 
-impl<S: Send + Sync> ReleaseDelivery for LinkCell<S> {
+impl<S: Send + Sync> ReleaseDelivery for ConsumerCell<S> {
     fn release_delivery(&self, sequence: u64) {
-        self.with(|link| link.release_delivery(sequence));
+        self.with(|consumer| consumer.release_delivery(sequence));
     }
 }
 
-/// What [`LinkCell::take_deliveries`] found.
+/// What [`ConsumerCell::take_deliveries`](Cell::take_deliveries) found.
 #[derive(Debug)]
-pub enum Arrival<S> {
+pub enum Taken<S> {
     /// Deliveries.
-    Taken,
+    Some,
     /// None yet: look again after this wait.
-    Later(Call<S>),
+    Later(Call<Consumer<Waiter>, S>),
     /// The consumer's end, and the error that ended it.
     Ended(Option<Error>),
 }
 
-impl<S> fmt::Debug for LinkCell<S> {
+impl<M, S> fmt::Debug for Cell<M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkCell").finish_non_exhaustive()
+        f.debug_struct("Cell").finish_non_exhaustive()
     }
 }
 
+/// A call to a client's requests.
+pub type RequestCall<S> = Call<Requests<Waiter>, S>;
+
 /// A call under way. Dropping it abandons the call.
 #[must_use]
-pub struct Call<S> {
-    cell: Arc<LinkCell<S>>,
+pub struct Call<M: Machine<Token = Waiter>, S> {
+    cell: Arc<Cell<M, S>>,
     wait: Wait,
     id: CallId,
     open: bool,
 }
 
-impl<S> Call<S> {
+impl<M: Machine<Token = Waiter>, S> Call<M, S> {
     /// Lets the call go on when this is dropped.
     pub fn detached(mut self) -> Self {
         self.open = false;
@@ -338,7 +342,7 @@ impl<S> Call<S> {
         }
     }
 
-    /// Waits for room. It is kept for [`LinkCell::send_reserved`], to be called with no wait in between.
+    /// Waits for room. It is kept for [`Cell::send_reserved`], to be called with no wait in between.
     ///
     /// # Errors
     ///
@@ -363,7 +367,7 @@ impl<S> Call<S> {
         }
     }
 
-    /// Waits until the link is closed.
+    /// Waits until the machine is closed.
     pub async fn closed(self) -> CloseReport {
         match self.await {
             Ok(Reply::Closed(report)) => report,
@@ -372,29 +376,29 @@ impl<S> Call<S> {
     }
 }
 
-impl<S> Future for Call<S> {
-    /// An error only if the link is gone.
+impl<M: Machine<Token = Waiter>, S> Future for Call<M, S> {
+    /// An error only if the machine is gone.
     type Output = Result<Reply<Waiter>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = ready!(Pin::new(&mut self.wait).poll(cx));
         self.open = false;
         Poll::Ready(
-            reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the link is gone").with_outcome(Outcome::Unknown)),
+            reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the client is gone").with_outcome(Outcome::Unknown)),
         )
     }
 }
 
-impl<S> Drop for Call<S> {
+impl<M: Machine<Token = Waiter>, S> Drop for Call<M, S> {
     fn drop(&mut self) {
         if self.open {
-            let waiter = self.cell.with(|link| link.abandon(self.id));
+            let waiter = self.cell.with(|machine| machine.abandon(self.id));
             drop(waiter);
         }
     }
 }
 
-impl<S> fmt::Debug for Call<S> {
+impl<M: Machine<Token = Waiter>, S> fmt::Debug for Call<M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
     }
@@ -426,10 +430,10 @@ pub fn settled(reply: Result<Reply<Waiter>, Error>) -> Result<(), Error> {
 }
 
 fn mismatch() -> Error {
-    Error::new(ErrorKind::Protocol, "the link answered another question").with_outcome(Outcome::Unknown)
+    Error::new(ErrorKind::Protocol, "the client answered another question").with_outcome(Outcome::Unknown)
 }
 
-/// For a wait whose link is gone, and the message with it.
+/// For a wait whose machine is gone, and the message with it.
 fn without_message(error: Error) -> SendError {
     SendError {
         message: Message::new("", ""),

@@ -1,23 +1,25 @@
-//! The links of one client.
+//! The machines of one client.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::cell::LinkCell;
+use super::cell::{CallerWrites, Cell, ConsumerCell, RequestsCell};
 use super::lock;
 use super::sync::{AtomicBool, Mutex, Ordering};
 use super::waiter::{Wait, Waiter};
 use super::watchers::Watchers;
-use crate::config::{ConsumerSettings, Endpoint};
-use crate::link::{CloseReport, Link, Nodes, Parcel};
+use crate::config::ConsumerSettings;
+use crate::consumer::Consumer;
+use crate::machine::{ChannelId, CloseReport, Machine};
 use crate::message::QueueName;
+use crate::requests::Requests;
 use crate::shared::Shared;
 
-/// How long the links of a client go on after its last handle is gone, to send what they were given.
+/// How long a client's requests go on after its last handle is gone, to send what they were given.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What an adapter lends to a clients. The core itself has neither.
+/// What an adapter lends to a client. The core itself has neither.
 #[derive(Clone, Copy)]
 pub struct Sources {
     /// The clock.
@@ -26,125 +28,133 @@ pub struct Sources {
     pub seed: fn() -> u64,
 }
 
-/// Starts a driver for a link; the number is the size of the socket's receive buffer.
-pub type Spawn<S> = Box<dyn Fn(&Arc<Clients<S>>, Link<Waiter>, Option<u32>) -> Arc<LinkCell<S>> + Send + Sync>;
+/// Starts a driver for a channel of a machine; the number is the size of the socket's receive buffer.
+pub type StartDriver<M, S> = Box<dyn Fn(&Arc<Clients<S>>, &Arc<Cell<M, S>>, ChannelId, Option<u32>) + Send + Sync>;
+
+/// How an adapter drives channels.
+pub struct Drivers<S> {
+    /// How callers write.
+    pub writes: CallerWrites<S>,
+    /// Starts a driver for a channel of a client's requests.
+    pub start_requests: StartDriver<Requests<Waiter>, S>,
+    /// Starts a driver for the channel of a consumer.
+    pub start_consumer: StartDriver<Consumer<Waiter>, S>,
+}
+
+/// A machine of a client, as drivers know it.
+pub trait Driven: Machine<Token = Waiter> + Send + Sized {
+    /// What starts drivers for its channels.
+    fn start<S>(drivers: &Drivers<S>) -> &StartDriver<Self, S>;
+}
+
+impl Driven for Requests<Waiter> {
+    fn start<S>(drivers: &Drivers<S>) -> &StartDriver<Self, S> {
+        &drivers.start_requests
+    }
+}
+
+impl Driven for Consumer<Waiter> {
+    fn start<S>(drivers: &Drivers<S>) -> &StartDriver<Self, S> {
+        &drivers.start_consumer
+    }
+}
 
 /// Everything that a client's handles and drivers share. It does not keep the client alive: [`Handle`] does.
 pub struct Clients<S> {
-    /// What the links share.
+    /// What the machines share.
     pub shared: Shared,
     /// Who waits for events.
     pub watchers: Arc<Watchers>,
     sources: Sources,
-    spawn: Spawn<S>,
-    main: OnceLock<Arc<LinkCell<S>>>,
-    nodes: Mutex<Nodes<Arc<LinkCell<S>>>>,
-    consumers: Mutex<Vec<Weak<LinkCell<S>>>>,
-    /// No link may stay open.
+    drivers: Drivers<S>,
+    consumers: Mutex<Vec<Weak<ConsumerCell<S>>>>,
+    /// No machine may stay open.
     closed: AtomicBool,
 }
 
-/// Held by everything that keeps a client alive. When the last clone is dropped, the links send what they were given and
+/// Held by everything that keeps a client alive. When the last clone is dropped, what was handed over is sent and the machines
 /// close, in the background.
 pub struct Handle<S>(Arc<Owner<S>>);
 
 struct Owner<S> {
     clients: Arc<Clients<S>>,
-    main: Arc<LinkCell<S>>,
+    main: Arc<RequestsCell<S>>,
 }
 
 impl<S> Handle<S> {
-    /// Opens a client's main link, and the wait until it is ready.
-    pub fn open(shared: Shared, sources: Sources, spawn: Spawn<S>) -> (Self, Wait) {
+    /// Opens a client's requests, and the wait until they are ready.
+    pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, Wait) {
         let clients = Arc::new(Clients {
             shared,
             watchers: Arc::default(),
             sources,
-            spawn,
-            main: OnceLock::new(),
-            nodes: Mutex::default(),
+            drivers,
             consumers: Mutex::default(),
             closed: AtomicBool::new(false),
         });
         let (waiter, wait) = Waiter::pair();
-        let link = Link::requests(&clients.shared, (sources.now)(), (sources.seed)(), Some(waiter));
-        let main = (clients.spawn)(&clients, link, None);
-        let main = Arc::clone(clients.main.get_or_init(|| main));
+        let requests = Requests::new(&clients.shared, (sources.now)(), (sources.seed)(), Some(waiter));
+        let main = clients.start(requests, None);
         (Self(Arc::new(Owner { clients, main })), wait)
     }
 
-    /// The main link.
+    /// The client's requests.
     #[must_use]
-    pub fn main(&self) -> &Arc<LinkCell<S>> {
+    pub fn main(&self) -> &Arc<RequestsCell<S>> {
         &self.0.main
     }
 
-    /// What the links share.
+    /// What the client's machines share.
     #[must_use]
     pub fn clients(&self) -> &Arc<Clients<S>> {
         &self.0.clients
     }
 
-    /// Closes all links by the deadline, and reports what became of their work. Once polled, they close even if the
+    /// Closes all machines by the deadline, and reports what became of their work. Once polled, they close even if the
     /// future is dropped.
     pub async fn close(&self, deadline: Duration) -> CloseReport {
         let Owner { clients, main } = &*self.0;
         clients.closed.store(true, Ordering::Release);
-        let start = (clients.sources.now)();
-        let mut report = CloseReport::default();
-        let mut links = clients.take_links();
-        links.push(Arc::clone(main));
-        // While links close, they may hand work to links that are opened for it.
-        while !links.is_empty() {
-            let now = (clients.sources.now)();
-            let left = deadline.saturating_sub(now.saturating_duration_since(start));
-            let close = |cell: &Arc<LinkCell<S>>| cell.queue(|link, waiter| link.close(now, left, waiter));
-            let closing: Vec<_> = links.iter().map(close).collect();
-            for call in closing {
-                report.merge(call.closed().await);
-            }
-            links = clients.take_links();
+        let now = (clients.sources.now)();
+        let requests = main.queue(|requests, waiter| requests.close(now, deadline, waiter));
+        for consumer in clients.take_consumers() {
+            consumer.with(|consumer| consumer.abort(now));
         }
-        report
+        requests.closed().await
     }
 }
 
 impl<S> Clients<S> {
-    /// Opens a consumer's link, and the wait until the server has confirmed it.
-    pub fn open_consumer(self: &Arc<Self>, queue: QueueName, settings: ConsumerSettings) -> (Arc<LinkCell<S>>, Wait) {
+    /// Puts a machine under its lock and starts the driver of its main channel.
+    fn start<M: Driven>(self: &Arc<Self>, machine: M, receive_buffer: Option<u32>) -> Arc<Cell<M, S>> {
+        let cell = Arc::new(Cell::new(machine, self.drivers.writes));
+        M::start(&self.drivers)(self, &cell, ChannelId::MAIN, receive_buffer);
+        cell
+    }
+
+    /// Starts the driver of a further channel.
+    pub(super) fn start_further<M: Driven>(self: &Arc<Self>, cell: &Arc<Cell<M, S>>, channel: ChannelId) {
+        M::start(&self.drivers)(self, cell, channel, None);
+    }
+
+    /// Opens a consumer, and the wait until the server has confirmed it.
+    pub fn open_consumer(
+        self: &Arc<Self>,
+        queue: QueueName,
+        settings: ConsumerSettings,
+    ) -> (Arc<ConsumerCell<S>>, Wait) {
         let Sources { now, seed } = self.sources;
         let (waiter, wait) = Waiter::pair();
-        let link = Link::consumer(&self.shared, queue, settings, now(), seed(), Some(waiter));
-        let cell = (self.spawn)(self, link, settings.receive_buffer);
+        let consumer = Consumer::new(&self.shared, queue, settings, now(), seed(), Some(waiter));
+        let cell = self.start(consumer, settings.receive_buffer);
         let mut consumers = lock(&self.consumers);
         consumers.retain(|known| known.strong_count() > 0);
         consumers.push(Arc::downgrade(&cell));
         drop(consumers);
         if self.closed.load(Ordering::Acquire) {
-            self.abandon_link(&cell);
+            cell.with(|consumer| consumer.abort(now()));
         }
         (cell, wait)
-    }
-
-    /// Gives work to the link of a node, or to the main link. Call it with no link locked.
-    pub fn reroute(self: &Arc<Self>, endpoint: Option<Endpoint>, now: Instant, parcel: Parcel<Waiter>) {
-        let (cell, evicted) = match (endpoint, self.main.get()) {
-            (Some(endpoint), _) => self.node(endpoint, now),
-            (None, Some(main)) => (Arc::clone(main), Vec::new()),
-            // The main link is there before any other; the parcel's waiters are told when it is dropped.
-            (None, None) => return,
-        };
-        let refused = cell.with(|link| link.accept(now, parcel));
-        if let (Some(parcel), Some(main)) = (refused, self.main.get()) {
-            // The main link takes everything.
-            let _nothing = main.with(|link| link.accept(now, parcel));
-        }
-        if self.closed.load(Ordering::Acquire) {
-            self.abandon_link(&cell);
-        }
-        for evicted in evicted {
-            self.abandon_link(&evicted);
-        }
     }
 
     /// Wakes the subscribers of events if there are some they have not seen. Call it with no link locked.
@@ -152,42 +162,23 @@ impl<S> Clients<S> {
         self.watchers.notify(self.shared.event_count());
     }
 
-    /// The link to a node, and those that end for it.
-    fn node(self: &Arc<Self>, endpoint: Endpoint, now: Instant) -> (Arc<LinkCell<S>>, Vec<Arc<LinkCell<S>>>) {
-        let mut nodes = lock(&self.nodes);
-        if let Some(cell) = nodes.find(now, &endpoint)
-            && cell.lock().link.takes_parcels()
-        {
-            return (Arc::clone(cell), Vec::new());
-        }
-        nodes.retain(|cell| cell.lock().link.takes_parcels());
-        let link = Link::requests_to(&self.shared, endpoint.clone(), now, (self.sources.seed)());
-        let cell = (self.spawn)(self, link, None);
-        let evicted = nodes.insert(now, endpoint, Arc::clone(&cell));
-        (cell, evicted)
-    }
-
-    /// All links but the main one, which are forgotten.
-    fn take_links(&self) -> Vec<Arc<LinkCell<S>>> {
-        let nodes = std::mem::take(&mut *lock(&self.nodes));
+    /// All consumers, which are forgotten.
+    fn take_consumers(&self) -> Vec<Arc<ConsumerCell<S>>> {
         let consumers = std::mem::take(&mut *lock(&self.consumers));
-        let consumers = consumers.iter().filter_map(Weak::upgrade);
-        nodes.iter().cloned().chain(consumers).collect()
-    }
-
-    /// Lets a link's driver finish and close, with nobody waiting for it.
-    fn abandon_link(&self, cell: &LinkCell<S>) {
-        cell.with(|link| link.close((self.sources.now)(), GRACE, Waiter::detached()));
+        consumers.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
 impl<S> Drop for Owner<S> {
     fn drop(&mut self) {
-        self.clients.closed.store(true, Ordering::Release);
-        for cell in self.clients.take_links() {
-            self.clients.abandon_link(&cell);
+        let Self { clients, main } = self;
+        clients.closed.store(true, Ordering::Release);
+        let now = (clients.sources.now)();
+        for consumer in clients.take_consumers() {
+            consumer.with(|consumer| consumer.abort(now));
         }
-        self.clients.abandon_link(&self.main);
+        // The driver finishes and closes, with nobody waiting for it.
+        main.with(|requests| requests.close(now, GRACE, Waiter::detached()));
     }
 }
 

@@ -6,25 +6,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use super::cell::{Arrival, Call, LinkCell};
+use super::cell::{Call, ConsumerCell, Taken};
+use super::waiter::Waiter;
+use crate::consumer::{Consumer, Lease};
 use crate::error::Error;
-use crate::link::Lease;
 
 /// What a consumer's link received, taken from it in batches: most deliveries cost no lock. Fused.
 #[derive(Debug)]
 pub struct Deliveries<S> {
-    cell: Arc<LinkCell<S>>,
+    cell: Arc<ConsumerCell<S>>,
     /// How many are taken at a time.
     batch: usize,
     taken: VecDeque<Lease>,
-    waiting: Option<Call<S>>,
+    waiting: Option<Call<Consumer<Waiter>, S>>,
     ended: bool,
 }
 
 impl<S: Send + Sync + 'static> Deliveries<S> {
     /// The deliveries of the link under `cell`; at most half of its prefetch is taken at a time.
     #[must_use]
-    pub fn new(cell: Arc<LinkCell<S>>, prefetch: usize) -> Self {
+    pub fn new(cell: Arc<ConsumerCell<S>>, prefetch: usize) -> Self {
         Self {
             cell,
             batch: prefetch.div_ceil(2),
@@ -54,9 +55,9 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
                 self.waiting = None;
             }
             match self.cell.take_deliveries(now(), self.batch, &mut self.taken) {
-                Arrival::Taken => {}
-                Arrival::Later(call) => self.waiting = Some(call),
-                Arrival::Ended(error) => {
+                Taken::Some => {}
+                Taken::Later(call) => self.waiting = Some(call),
+                Taken::Ended(error) => {
                     self.ended = true;
                     return Poll::Ready(error.map(Err));
                 }
@@ -72,13 +73,13 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
 
     /// Stops receiving. Once polled, that happens even if the future is dropped.
     pub async fn drain(&mut self, now: Instant) {
-        let stop = self.cell.queue(|link, waiter| link.stop_consuming(now, waiter));
+        let stop = self.cell.queue(|consumer, waiter| consumer.stop_consuming(now, waiter));
         // Completes, whatever happens.
         let _reply = stop.detached().await;
     }
 
     /// Closes the link. What was not taken comes back to the queue when its lease expires.
     pub fn abort(&mut self, now: Instant) {
-        self.cell.with(|link| link.abort(now));
+        self.cell.with(|consumer| consumer.abort(now));
     }
 }

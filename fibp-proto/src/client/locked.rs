@@ -1,100 +1,53 @@
-//! What the lock of a link protects: the link, and what is known of its socket.
+//! What the lock of a machine protects: the machine, and what is known of its channels' sockets.
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use super::attention::Attention;
 use super::lead::Lead;
-use super::waiter::Waiter;
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
-use crate::link::{DialId, Link};
+use crate::machine::{ChannelId, DialId, Machine};
 
 /// What the lock protects.
-pub struct Locked<S> {
-    /// The link.
-    pub link: Link<Waiter>,
-    /// The socket of the link's connection. Out of reach between a hangup and the next dial.
-    pub socket: Option<Arc<S>>,
-    /// What a caller took from the link and could not write: for the driver to go on with.
-    pub unwritten: Transmit,
-    /// The dial whose socket is wanted. Known where threads dial.
-    pub(super) dialing: Option<DialId>,
-    /// Who reads, where threads do.
-    pub(super) lead: Lead,
+pub struct Locked<M, S> {
+    /// The machine.
+    pub machine: M,
+    /// The main channel's.
+    main: Port<S>,
+    /// Those of further channels.
+    further: Vec<Port<S>>,
     /// Told when a write begins.
     pub(super) claimed: fn(&S),
 }
 
-impl<S> Locked<S> {
-    pub(super) fn new(link: Link<Waiter>) -> Self {
+/// What drivers and callers know of one channel.
+pub(super) struct Port<S> {
+    channel: ChannelId,
+    /// Wakes the channel's driver.
+    pub(super) attention: Arc<Attention>,
+    /// The socket of the channel's connection. Out of reach between a hangup and the next dial.
+    pub(super) socket: Option<Arc<S>>,
+    /// What a caller took from the machine and could not write: for the driver to go on with.
+    pub(super) unwritten: Transmit,
+    /// The dial whose socket is wanted. Known where threads dial.
+    pub(super) dialing: Option<DialId>,
+    /// Who reads, where threads do.
+    pub(super) lead: Lead,
+}
+
+impl<S> Port<S> {
+    fn new(channel: ChannelId) -> Self {
         Self {
-            link,
+            channel,
+            attention: Arc::new(Attention::new()),
             socket: None,
             unwritten: Transmit::new(),
             dialing: None,
             lead: Lead::default(),
-            claimed: |_| (),
         }
-    }
-
-    /// Takes the writer slot if there is something new to write.
-    pub(super) fn claim(&mut self, now: Instant, max: usize) -> Option<(Arc<S>, Transmit)> {
-        let socket = self.socket.as_ref()?;
-        if !self.unwritten.is_empty() || !self.link.wants_write() {
-            return None;
-        }
-        let mut transmit = std::mem::take(&mut self.unwritten);
-        if self.link.take_transmit(now, max, &mut transmit) {
-            (self.claimed)(socket);
-            return Some((Arc::clone(socket), transmit));
-        }
-        self.unwritten = transmit;
-        None
-    }
-
-    /// Takes what the last write left, or else something new of up to about `max` bytes, and the socket to write it to.
-    pub fn claim_all(&mut self, now: Instant, max: usize) -> Option<(Arc<S>, Transmit)> {
-        if self.unwritten.is_empty() {
-            return self.claim(now, max);
-        }
-        let socket = self.socket.as_ref()?;
-        Some((Arc::clone(socket), std::mem::take(&mut self.unwritten)))
-    }
-
-    /// Takes in how a write ended: how many bytes the socket took. What it did not take is left to the driver.
-    pub fn written(&mut self, now: Instant, mut transmit: Transmit, result: Result<usize, Fault>) {
-        match result {
-            Ok(n) => {
-                self.link.transmitted(now, &mut transmit, n);
-                // What is empty may be of an earlier connection, and is kept for its capacity only.
-                if !transmit.is_empty() || self.unwritten.is_empty() {
-                    self.unwritten = transmit;
-                }
-            }
-            Err(fault) => self.link.transmit_failed(now, transmit, fault),
-        }
-    }
-
-    /// Takes in how a read ended: how many bytes came, 0 at the end of the stream, or `None` if there was nothing yet.
-    pub fn read(&mut self, now: Instant, buffer: ReadBuffer, result: Result<Option<usize>, Fault>) {
-        self.link.handle_input(now, buffer);
-        match result {
-            Ok(Some(0)) => self.link.handle_eof(now),
-            Ok(_) => {}
-            Err(fault) => self.link.handle_transport_error(now, fault),
-        }
-    }
-
-    /// Whether something is left for the driver, after a caller did some of its work itself.
-    pub(super) fn still_needs_driver(&mut self) -> bool {
-        !self.unwritten.is_empty() || self.link.still_needs_driver()
-    }
-
-    /// As [`still_needs_driver`](Self::still_needs_driver), after a write and nothing else since then.
-    pub(super) fn needs_driver_after_write(&self) -> bool {
-        !self.unwritten.is_empty() || self.link.wants_write() || self.link.has_actions()
     }
 
     /// Forgets the socket and what belongs to it, and gives up a dial. Returns the socket, to be closed, and who waits
@@ -106,10 +59,138 @@ impl<S> Locked<S> {
     }
 }
 
-impl<S> fmt::Debug for Locked<S> {
+impl<M: Machine, S> Locked<M, S> {
+    pub(super) fn new(machine: M) -> Self {
+        Self {
+            machine,
+            main: Port::new(ChannelId::MAIN),
+            further: Vec::new(),
+            claimed: |_| (),
+        }
+    }
+
+    /// The machine, and the port of one of its channels. A channel that is over, and whose driver has ended, has an
+    /// empty one again for those who come late.
+    pub(super) fn with_port(&mut self, channel: ChannelId) -> (&mut M, &mut Port<S>) {
+        let Self {
+            machine, main, further, ..
+        } = self;
+        if channel == ChannelId::MAIN {
+            return (machine, main);
+        }
+        let place = further.iter().position(|port| port.channel == channel);
+        let place = place.unwrap_or_else(|| {
+            further.push(Port::new(channel));
+            further.len() - 1
+        });
+        // Invariant: `place` is a port's.
+        #[expect(clippy::indexing_slicing, reason = "the place was just found")]
+        let port = &mut further[place];
+        (machine, port)
+    }
+
+    pub(super) fn port(&mut self, channel: ChannelId) -> &mut Port<S> {
+        self.with_port(channel).1
+    }
+
+    /// The channel's driver has ended.
+    pub(super) fn remove_port(&mut self, channel: ChannelId) {
+        self.further.retain(|port| port.channel != channel);
+    }
+
+    /// The drivers of channels other than `but` that have something to do. Kick them after unlocking.
+    pub(super) fn needed(&self, but: ChannelId) -> Vec<Arc<Attention>> {
+        if self.further.is_empty() && but == ChannelId::MAIN {
+            return Vec::new();
+        }
+        std::iter::once(&self.main)
+            .chain(&self.further)
+            .filter(|port| port.channel != but && self.machine.needs_driver(port.channel))
+            .map(|port| Arc::clone(&port.attention))
+            .collect()
+    }
+
+    /// Takes the writer slot if there is something new to write.
+    pub(super) fn claim(&mut self, now: Instant, channel: ChannelId, max: usize) -> Option<(Arc<S>, Transmit)> {
+        let claimed = self.claimed;
+        let (machine, port) = self.with_port(channel);
+        let socket = port.socket.as_ref()?;
+        if !port.unwritten.is_empty() || !machine.wants_write(channel) {
+            return None;
+        }
+        let mut transmit = std::mem::take(&mut port.unwritten);
+        if machine.take_transmit(now, channel, max, &mut transmit) {
+            claimed(socket);
+            return Some((Arc::clone(socket), transmit));
+        }
+        port.unwritten = transmit;
+        None
+    }
+
+    /// Takes what the last write left, or else something new of up to about `max` bytes, and the socket to write it to.
+    pub(super) fn claim_all(&mut self, now: Instant, channel: ChannelId, max: usize) -> Option<(Arc<S>, Transmit)> {
+        let port = self.port(channel);
+        if port.unwritten.is_empty() {
+            return self.claim(now, channel, max);
+        }
+        let socket = port.socket.as_ref()?;
+        Some((Arc::clone(socket), std::mem::take(&mut port.unwritten)))
+    }
+
+    /// Takes in how a write ended: how many bytes the socket took. What it did not take is left to the driver.
+    pub(super) fn written(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        mut transmit: Transmit,
+        result: Result<usize, Fault>,
+    ) {
+        let (machine, port) = self.with_port(channel);
+        match result {
+            Ok(n) => {
+                machine.transmitted(now, channel, &mut transmit, n);
+                // What is empty may be of an earlier connection, and is kept for its capacity only.
+                if !transmit.is_empty() || port.unwritten.is_empty() {
+                    port.unwritten = transmit;
+                }
+            }
+            Err(fault) => machine.transmit_failed(now, channel, transmit, fault),
+        }
+    }
+
+    /// Takes in how a read ended: how many bytes came, 0 at the end of the stream, or `None` if there was nothing yet.
+    pub(super) fn read(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        buffer: ReadBuffer,
+        result: Result<Option<usize>, Fault>,
+    ) {
+        self.machine.handle_input(now, channel, buffer);
+        match result {
+            Ok(Some(0)) => self.machine.handle_eof(now, channel),
+            Ok(_) => {}
+            Err(fault) => self.machine.handle_transport_error(now, channel, fault),
+        }
+    }
+
+    /// Whether something is left for the driver.
+    pub(super) fn needs_driver(&mut self, channel: ChannelId) -> bool {
+        let (machine, port) = self.with_port(channel);
+        !port.unwritten.is_empty() || machine.needs_driver(channel)
+    }
+
+    /// As [`needs_driver`](Self::needs_driver), after a write and nothing else since then.
+    pub(super) fn needs_driver_after_write(&mut self, channel: ChannelId) -> bool {
+        let (machine, port) = self.with_port(channel);
+        !port.unwritten.is_empty() || machine.wants_write(channel) || machine.has_actions(channel)
+    }
+}
+
+impl<M: fmt::Debug, S> fmt::Debug for Locked<M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Locked")
-            .field("link", &self.link)
+            .field("machine", &self.machine)
             .finish_non_exhaustive()
     }
 }

@@ -17,11 +17,12 @@
 //! }
 //! ```
 //!
-//! The other types are for adapters without a runtime, and for the client's own use. There is one [`LinkCell`] per link: the
-//! lock around it, with the waker of its driver. Callers [`submit`](LinkCell::submit) to it and wait by [`Call`]s. Where there
+//! The other types are for adapters without a runtime, and for the client's own use. There is one [`Cell`] per machine: the
+//! lock around it, with the waker of its driver. Callers [`submit`](Cell::submit) to it and wait by [`Call`]s. Where there
 //! is no runtime, threads share the driver's work, each as a [`Worker`].
 
 mod asynchronous;
+mod attention;
 mod cell;
 mod clients;
 mod deliveries;
@@ -40,8 +41,9 @@ pub use asynchronous::{
     AckReceipt, Acker, Admin, Client, Consumer, ConsumerBuilder, Delivery, Events, Producer, ProducerBuilder, Receipt,
     Runtime, SocketOptions,
 };
-pub use cell::{Arrival, Call, LinkCell, TryWrite, enqueued, settled};
-pub use clients::{Clients, Handle, Sources, Spawn};
+pub use attention::Attention;
+pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite, enqueued, settled};
+pub use clients::{Clients, Driven, Drivers, Handle, Sources, StartDriver};
 pub use deliveries::Deliveries;
 pub use locked::Locked;
 pub use transport::{fault, presented_key};

@@ -5,7 +5,7 @@
 //! RUSTFLAGS="--cfg shuttle" cargo test -p fibp-proto --features client --lib models
 //! ```
 //!
-//! Why shuttle and not loom: a model is a whole link with a server behind it, thousands of steps, which only random
+//! Why shuttle and not loom: a model is a whole client with a server behind it, thousands of steps, which only random
 //! schedules get through; and the locks are used through the standard library's interface. What shuttle doesn't see are
 //! reorderings of relaxed atomics. There is one: `take_kick` reads before it swaps, and the swap acquires.
 
@@ -20,19 +20,23 @@ use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
+use super::attention::Attention;
 use super::{
-    Call, Clients, Handle, Input, Job, LinkCell, News, Sources, Subscription, Wait, Waiter, Watchers, Worker, complete,
+    CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, Sources, Subscription, Wait,
+    Waiter, Watchers, complete,
 };
 use crate::dialect::{AdminRevision, Dialect};
 use crate::event::{Event, LinkName, State};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
-use crate::link::{Completion, Reply};
+use crate::machine::{ChannelId, Completion, Reply};
 use crate::message::{Message, MessageId};
 use crate::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use crate::{Config, Request, Response, Shared};
 
-/// How many schedules of a small model, and of one with a link in it.
+type Worker<'a> = super::Worker<'a, crate::requests::Requests<Waiter>, Wire>;
+
+/// How many schedules of a small model, and of one with a client in it.
 const SMALL: usize = 3000;
 const LARGE: usize = 1000;
 
@@ -138,26 +142,23 @@ fn shared() -> Shared {
 #[test]
 fn no_kick_is_lost() {
     const KICKS: usize = 4;
-    let shared = shared();
-    let shared: &'static Shared = Box::leak(Box::new(shared));
     check(SMALL, move || {
-        let link = crate::Link::requests(shared, epoch(), 7, None);
-        let cell = Arc::new(LinkCell::<()>::new(link, |(), _, _| Ok(0)));
+        let attention = Arc::new(Attention::new());
         let work = Arc::new(AtomicUsize::new(0));
         let kicking: Vec<_> = (0..2)
             .map(|_| {
-                let (cell, work) = (Arc::clone(&cell), Arc::clone(&work));
+                let (attention, work) = (Arc::clone(&attention), Arc::clone(&work));
                 thread::spawn(move || {
                     for _ in 0..KICKS / 2 {
                         work.fetch_add(1, Ordering::SeqCst);
-                        cell.kick();
+                        attention.kick();
                     }
                 })
             })
             .collect();
         let mut done = 0;
         block_on(|cx| {
-            cell.attend(cx.waker());
+            attention.attend(cx.waker());
             done += work.swap(0, Ordering::SeqCst);
             if done == KICKS { Poll::Ready(()) } else { Poll::Pending }
         });
@@ -358,7 +359,7 @@ impl Peer {
 #[derive(Clone)]
 struct Threads {
     clients: Arc<Clients<Wire>>,
-    cell: Arc<LinkCell<Wire>>,
+    cell: Arc<RequestsCell<Wire>>,
     started: Arc<Mutex<Vec<thread::JoinHandle<()>>>>,
 }
 
@@ -366,11 +367,16 @@ impl Threads {
     /// A client and the handle that keeps it.
     fn open() -> (Handle<Wire>, Self) {
         let sources = Sources { now: epoch, seed: || 7 };
-        let spawn = Box::new(|_: &Arc<Clients<Wire>>, link, _| {
-            let write = |wire: &Wire, _: &mut Context<'_>, transmit: &Transmit| wire.write(transmit);
-            Arc::new(LinkCell::for_threads(link, write, |_| ()))
-        });
-        let (handle, opened) = Handle::open(shared(), sources, spawn);
+        let drivers = Drivers {
+            writes: CallerWrites {
+                write: |wire: &Wire, _, transmit| wire.write(transmit),
+                claimed: Some(|_| ()),
+            },
+            // Started below.
+            start_requests: Box::new(|_, _, _, _| ()),
+            start_consumer: Box::new(|_, _, _, _| ()),
+        };
+        let (handle, opened) = Handle::open(shared(), sources, drivers);
         drop(opened);
         let threads = Self {
             clients: Arc::clone(handle.clients()),
@@ -379,7 +385,12 @@ impl Threads {
         };
         threads.start(|threads| {
             let bell = Arc::new(Bell::default());
-            let worker = Worker::driver(&threads.clients, &threads.cell, &Waker::from(Arc::clone(&bell)));
+            let worker = Worker::driver(
+                &threads.clients,
+                &threads.cell,
+                ChannelId::MAIN,
+                &Waker::from(Arc::clone(&bell)),
+            );
             threads.work(worker, &bell, News::Nothing);
         });
         (handle, threads)
@@ -391,7 +402,7 @@ impl Threads {
         self.started.lock().unwrap().push(thread);
     }
 
-    fn work(&self, mut worker: Worker<'_, Wire>, bell: &Bell, mut news: News<Wire>) {
+    fn work(&self, mut worker: Worker<'_>, bell: &Bell, mut news: News<Wire>) {
         loop {
             let seen = bell.count();
             news = match worker.step(epoch(), news) {
@@ -406,7 +417,12 @@ impl Threads {
                     self.start(move |_| peer.serve());
                     self.start(move |threads| {
                         let bell = Arc::new(Bell::default());
-                        let worker = Worker::reader(&threads.clients, &threads.cell, Waker::from(Arc::clone(&bell)));
+                        let worker = Worker::reader(
+                            &threads.clients,
+                            &threads.cell,
+                            ChannelId::MAIN,
+                            Waker::from(Arc::clone(&bell)),
+                        );
                         let result = Ok((wire, Ok(None)));
                         threads.work(worker, &bell, News::Dialed { id, result });
                     });
@@ -417,14 +433,15 @@ impl Threads {
         }
     }
 
-    fn enqueue(&self, payload: &'static str) -> Call<Wire> {
+    fn enqueue(&self, payload: &'static str) -> RequestCall<Wire> {
         let message = Message::new("q", payload);
-        self.cell
-            .submit(epoch(), |link, waiter| link.enqueue(epoch(), message, None, waiter))
+        self.cell.submit(epoch(), |requests, waiter| {
+            requests.enqueue(epoch(), message, None, waiter)
+        })
     }
 
     /// Waits as a caller's thread does, one that is close to its own limit if `until` says so: it sleeps rather than reads.
-    fn confirm(&self, call: Call<Wire>, until: Option<Instant>) -> MessageId {
+    fn confirm(&self, call: RequestCall<Wire>, until: Option<Instant>) -> MessageId {
         let mut call = pin!(call.enqueued());
         let mut worker = Worker::caller(&self.clients, &self.cell, Input::Answer, until);
         let bell = Arc::new(Bell::default());

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use super::lock;
 use super::sync::Mutex;
 use crate::error::{Error, ErrorKind};
-use crate::link::{Completion, Reply};
+use crate::machine::{Completion, Reply};
 
 /// The token of asynchronous adapters: carries one reply to the task that waits for it.
 ///

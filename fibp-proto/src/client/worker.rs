@@ -1,12 +1,13 @@
-//! Threads that share the work of one link.
+//! Threads that share the work of one channel.
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::cell::LinkCell;
-use super::clients::Clients;
+use super::attention::Attention;
+use super::cell::Cell;
+use super::clients::{Clients, Driven};
 use super::lead::{Term, Watch};
 use super::locked::Locked;
 use super::waiter::{Waiter, complete};
@@ -14,7 +15,7 @@ use crate::config::Endpoint;
 use crate::error::Error;
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
-use crate::link::{Action, Completion, DialId, Parcel};
+use crate::machine::{Action, ChannelId, Completion, DialId};
 use crate::message::Secret;
 
 /// How long one read or write of a socket that threads share may block.
@@ -129,9 +130,11 @@ pub enum News<S> {
 ///
 /// A thread calls [`step`](Self::step), does the job it gets, and brings the news to the next step. When a leader is
 /// dropped, whoever waits for an answer has the reader.
-pub struct Worker<'a, S> {
+pub struct Worker<'a, M: Driven, S> {
     clients: &'a Arc<Clients<S>>,
-    cell: &'a LinkCell<S>,
+    cell: &'a Arc<Cell<M, S>>,
+    channel: ChannelId,
+    attention: Arc<Attention>,
     role: Role,
     /// When this worker is the leader.
     leading: Option<Term>,
@@ -164,28 +167,36 @@ enum LastRead {
     Over,
 }
 
-impl<'a, S> Worker<'a, S> {
+impl<'a, M: Driven, S> Worker<'a, M, S> {
     /// A caller that waits for `input`, until `until` at the latest.
-    pub fn caller(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, input: Input, until: Option<Instant>) -> Self {
-        Self::new(clients, cell, Role::Caller { input, until })
+    pub fn caller(
+        clients: &'a Arc<Clients<S>>,
+        cell: &'a Arc<Cell<M, S>>,
+        input: Input,
+        until: Option<Instant>,
+    ) -> Self {
+        Self::new(clients, cell, ChannelId::MAIN, Role::Caller { input, until })
     }
 
     /// The reader of a connection that was dialed, which its first news tell.
-    pub fn reader(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, waker: Waker) -> Self {
+    pub fn reader(clients: &'a Arc<Clients<S>>, cell: &'a Arc<Cell<M, S>>, channel: ChannelId, waker: Waker) -> Self {
         let (term, seen) = (None, 0);
-        Self::new(clients, cell, Role::Reader { waker, term, seen })
+        Self::new(clients, cell, channel, Role::Reader { waker, term, seen })
     }
 
     /// The driver of a link.
-    pub fn driver(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, waker: &Waker) -> Self {
-        cell.attend(waker);
-        Self::new(clients, cell, Role::Driver)
+    pub fn driver(clients: &'a Arc<Clients<S>>, cell: &'a Arc<Cell<M, S>>, channel: ChannelId, waker: &Waker) -> Self {
+        let worker = Self::new(clients, cell, channel, Role::Driver);
+        worker.attention.attend(waker);
+        worker
     }
 
-    fn new(clients: &'a Arc<Clients<S>>, cell: &'a LinkCell<S>, role: Role) -> Self {
+    fn new(clients: &'a Arc<Clients<S>>, cell: &'a Arc<Cell<M, S>>, channel: ChannelId, role: Role) -> Self {
         Self {
             clients,
+            attention: cell.attention(channel),
             cell,
+            channel,
             role,
             leading: None,
             last: LastRead::Bytes,
@@ -201,90 +212,102 @@ impl<'a, S> Worker<'a, S> {
         let was_read = matches!(news, News::Read { .. });
         let was_written = matches!(news, News::Written { .. });
         if is_driver {
-            self.cell.take_kick();
+            self.attention.take_kick();
         }
+        let channel = self.channel;
         let mut locked = self.cell.lock();
         self.take_in(&mut locked, now, news);
         let job = match &mut self.role {
             Role::Driver => {
                 // At every step: a peer that reads slowly, or not at all, may keep the driver writing for ever.
-                if locked.link.poll_timeout().is_some_and(|due| due <= now) {
-                    locked.link.handle_timeout(now);
+                if locked.machine.poll_timeout(channel).is_some_and(|due| due <= now) {
+                    locked.machine.handle_timeout(now);
                 }
-                let action = rest.next_action(&mut locked);
-                action.or_else(|| locked.claim_all(now, WRITE_SIZE).map(write))
+                let action = rest.next_action(&mut locked, channel);
+                action.or_else(|| locked.claim_all(now, channel, WRITE_SIZE).map(write))
             }
             _ if is_idle => None,
             _ if was_written => Some(Job::Look),
             // What waited for these answers travels next. Whoever waits for one looks before the next read.
-            _ => Some(locked.claim(now, WRITE_SIZE).map_or(Job::Look, write)),
+            _ => Some(locked.claim(now, channel, WRITE_SIZE).map_or(Job::Look, write)),
         };
-        locked.link.drain_completions(&mut rest.completions);
-        let job = job.unwrap_or_else(|| self.idle(&mut locked, now, &mut rest.wakers));
-        if locked.link.wants_read() {
-            rest.wakers.extend(locked.lead.unpark());
+        while is_driver && let Some(further) = locked.machine.poll_new_channel() {
+            rest.further.push(further);
         }
-        let is_changed = !is_idle || locked.link.needs_driver();
-        let kick = !is_driver && is_changed && locked.still_needs_driver();
+        locked.machine.drain_completions(&mut rest.completions);
+        let job = job.unwrap_or_else(|| self.idle(&mut locked, now, &mut rest.wakers));
+        if locked.machine.wants_read(channel) {
+            rest.wakers.extend(locked.port(channel).lead.unpark());
+        }
+        let kick = !is_driver && locked.needs_driver(channel);
+        let others = locked.needed(channel);
         drop(locked);
         if kick {
-            self.cell.kick();
+            self.attention.kick();
         }
-        if rest.finish(self.clients, now) && was_read && self.last == LastRead::Bytes {
+        others.iter().for_each(|driver| driver.kick());
+        if rest.finish(self.clients, self.cell) && was_read && self.last == LastRead::Bytes {
             self.last = LastRead::Replies;
         }
         job
     }
 
-    fn take_in(&mut self, locked: &mut Locked<S>, now: Instant, news: News<S>) {
+    fn take_in(&mut self, locked: &mut Locked<M, S>, now: Instant, news: News<S>) {
+        let channel = self.channel;
         match news {
             News::Nothing => {}
             News::Dialed { id, result } => {
-                if locked.dialing.take_if(|dialing| *dialing == id).is_none() {
+                let port = locked.port(channel);
+                if port.dialing.take_if(|dialing| *dialing == id).is_none() {
                     return;
                 }
                 match (result, &mut self.role) {
                     (Ok((socket, key)), Role::Reader { waker, term, .. }) => {
-                        *term = Some(locked.lead.begin(waker.clone()));
-                        locked.socket = Some(socket);
-                        locked.link.handle_dialed(now, id, key);
+                        *term = Some(port.lead.begin(waker.clone()));
+                        port.socket = Some(socket);
+                        locked.machine.handle_dialed(now, channel, id, key);
                     }
                     (Ok(_), _) => {}
-                    (Err(fault), _) => locked.link.handle_dial_failed(now, id, fault),
+                    (Err(fault), _) => locked.machine.handle_dial_failed(now, channel, id, fault),
                 }
             }
-            News::Written { transmit, result } => locked.written(now, transmit, result),
+            News::Written { transmit, result } => locked.written(now, channel, transmit, result),
             News::Read { buffer, result } => {
                 self.last = LastRead::Over;
-                if !self.leading.is_some_and(|term| locked.lead.is_in(term)) {
+                let lead = &mut locked.port(channel).lead;
+                if !self.leading.is_some_and(|term| lead.is_in(term)) {
                     // The connection is another one by now, which has not ended.
-                    return locked.read(now, buffer, Ok(None));
+                    return locked.read(now, channel, buffer, Ok(None));
                 }
                 match result {
                     Ok(None) => self.last = LastRead::Nothing,
                     Ok(Some(1..)) => self.last = LastRead::Bytes,
                     Ok(Some(0)) | Err(_) => {}
                 }
-                locked.lead.note_read(self.last == LastRead::Over);
-                locked.read(now, buffer, result);
+                lead.note_read(self.last == LastRead::Over);
+                locked.read(now, channel, buffer, result);
             }
         }
     }
 
     /// What to do when nothing else is to be done.
-    fn idle(&mut self, locked: &mut Locked<S>, now: Instant, wakers: &mut Vec<Waker>) -> Job<S> {
-        let answers_due = locked.link.in_flight() > 0;
+    fn idle(&mut self, locked: &mut Locked<M, S>, now: Instant, wakers: &mut Vec<Waker>) -> Job<S> {
+        let channel = self.channel;
+        let answers_due = locked.machine.in_flight(channel) > 0;
         match &mut self.role {
             Role::Driver => {
-                if locked.link.is_terminated() {
-                    let (socket, reader) = locked.hang_up();
+                if locked.machine.is_terminated(channel) {
+                    let (socket, reader) = locked.port(channel).hang_up();
+                    locked.remove_port(channel);
                     wakers.extend(reader);
                     return socket.map_or(Job::End, Job::Close);
                 }
                 if answers_due {
-                    wakers.extend(locked.lead.call_reader());
+                    wakers.extend(locked.port(channel).lead.call_reader());
                 }
-                Job::Sleep(locked.link.poll_timeout())
+                let until = locked.machine.poll_timeout(channel);
+                locked.machine.note_sleep(channel, until);
+                Job::Sleep(until)
             }
             Role::Caller { input, until } => {
                 let left = until.map(|until| until.saturating_duration_since(now));
@@ -293,29 +316,29 @@ impl<'a, S> Worker<'a, S> {
                 }
                 // A read cannot be cut short: close to the caller's own limit it is better to sleep.
                 if left.is_none_or(|left| left > SLICE) {
-                    // What goes to another link is not answered here.
-                    let may_come = *input == Input::Push || (answers_due && !locked.link.has_actions());
+                    // What goes to another node is not answered here.
+                    let may_come = *input == Input::Push || (answers_due && !locked.machine.has_actions(channel));
                     if self.leading.is_none() && may_come {
-                        self.leading = locked.lead.take();
+                        self.leading = locked.port(channel).lead.take();
                         self.last = LastRead::Bytes;
                     }
                     let goes_on = matches!(self.last, LastRead::Bytes | LastRead::Replies);
                     if let Some(read) = self
                         .leading
                         .filter(|_| goes_on)
-                        .and_then(|term| read(locked, term, false))
+                        .and_then(|term| read(locked, channel, term, false))
                     {
                         return read;
                     }
                 }
-                wakers.extend(leave(&mut self.leading, locked));
+                wakers.extend(leave(&mut self.leading, locked, channel));
                 // Whoever sleeps has the reader.
-                wakers.extend(locked.lead.call_reader());
-                let socket = locked.socket.clone();
+                wakers.extend(locked.port(channel).lead.call_reader());
+                let socket = locked.port(channel).socket.clone();
                 Job::Wait { socket, until: *until }
             }
             Role::Reader { term, seen, .. } => {
-                let Some(term) = term.filter(|term| locked.lead.is_in(*term)) else {
+                let Some(term) = term.filter(|term| locked.port(channel).lead.is_in(*term)) else {
                     return Job::End;
                 };
                 if self.leading.is_some() {
@@ -327,24 +350,25 @@ impl<'a, S> Worker<'a, S> {
                     };
                     // In a silent connection this thread sleeps in the read itself; closing the socket ends it.
                     let patient = self.last == LastRead::Nothing;
-                    if goes_on && let Some(read) = read(locked, term, patient) {
+                    if goes_on && let Some(read) = read(locked, channel, term, patient) {
                         return read;
                     }
-                    wakers.extend(leave(&mut self.leading, locked));
-                    *seen = locked.lead.not_silent();
+                    wakers.extend(leave(&mut self.leading, locked, channel));
+                    *seen = locked.port(channel).lead.not_silent();
                 }
-                match locked.lead.watch(seen, locked.link.wants_read(), answers_due) {
+                let wants_read = locked.machine.wants_read(channel);
+                match locked.port(channel).lead.watch(seen, wants_read, answers_due) {
                     Watch::Park => Job::Sleep(None),
                     Watch::Look => Job::Sleep(now.checked_add(IDLE)),
                     Watch::Lead => {
                         self.leading = Some(term);
                         self.last = LastRead::Bytes;
-                        if let Some(read) = read(locked, term, false) {
+                        if let Some(read) = read(locked, channel, term, false) {
                             return read;
                         }
                         // Without a buffer there is nothing to lead, nor for those who would be called.
                         self.leading = None;
-                        locked.lead.leave(term, false);
+                        locked.port(channel).lead.leave(term, false);
                         Job::Sleep(now.checked_add(IDLE))
                     }
                 }
@@ -353,10 +377,10 @@ impl<'a, S> Worker<'a, S> {
     }
 }
 
-impl<S> Drop for Worker<'_, S> {
+impl<M: Driven, S> Drop for Worker<'_, M, S> {
     fn drop(&mut self) {
         if self.leading.is_some() {
-            let waker = leave(&mut self.leading, &mut self.cell.lock());
+            let waker = leave(&mut self.leading, &mut self.cell.lock(), self.channel);
             if let Some(waker) = waker {
                 waker.wake();
             }
@@ -368,10 +392,11 @@ fn write<S>((socket, transmit): (Arc<S>, Transmit)) -> Job<S> {
     Job::Write { socket, transmit }
 }
 
-fn read<S>(locked: &mut Locked<S>, term: Term, patient: bool) -> Option<Job<S>> {
-    let socket = locked.socket.as_ref().filter(|_| locked.lead.is_in(term))?;
+fn read<M: Driven, S>(locked: &mut Locked<M, S>, channel: ChannelId, term: Term, patient: bool) -> Option<Job<S>> {
+    let port = locked.port(channel);
+    let socket = port.socket.as_ref().filter(|_| port.lead.is_in(term))?;
     let socket = Arc::clone(socket);
-    let buffer = locked.link.take_read_buffer()?;
+    let buffer = locked.machine.take_read_buffer(channel)?;
     Some(Job::Read {
         socket,
         buffer,
@@ -380,9 +405,11 @@ fn read<S>(locked: &mut Locked<S>, term: Term, patient: bool) -> Option<Job<S>> 
 }
 
 /// Leaves the leader's role. Returns whom to wake.
-fn leave<S>(leading: &mut Option<Term>, locked: &mut Locked<S>) -> Option<Waker> {
-    let answers_due = locked.link.in_flight() > 0;
-    leading.take().and_then(|term| locked.lead.leave(term, answers_due))
+fn leave<M: Driven, S>(leading: &mut Option<Term>, locked: &mut Locked<M, S>, channel: ChannelId) -> Option<Waker> {
+    let answers_due = locked.machine.in_flight(channel) > 0;
+    leading
+        .take()
+        .and_then(|term| locked.port(channel).lead.leave(term, answers_due))
 }
 
 /// What is left of a step when the link is unlocked.
@@ -390,27 +417,26 @@ fn leave<S>(leading: &mut Option<Term>, locked: &mut Locked<S>) -> Option<Waker>
 struct Rest {
     completions: Vec<Completion<Waiter>>,
     wakers: Vec<Waker>,
-    parcels: Vec<(Option<Endpoint>, Parcel<Waiter>)>,
+    /// Channels that have no driver yet.
+    further: Vec<ChannelId>,
 }
 
 impl Rest {
     /// What the link asks its driver to do.
-    fn next_action<S>(&mut self, locked: &mut Locked<S>) -> Option<Job<S>> {
-        while let Some(action) = locked.link.poll_action() {
+    fn next_action<M: Driven, S>(&mut self, locked: &mut Locked<M, S>, channel: ChannelId) -> Option<Job<S>> {
+        while let Some(action) = locked.machine.poll_action(channel) {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
-                    locked.dialing = Some(id);
+                    locked.port(channel).dialing = Some(id);
                     return Some(Job::Dial { id, endpoint, deadline });
                 }
                 Action::HalfClose => {
-                    if let Some(socket) = &locked.socket {
+                    if let Some(socket) = &locked.port(channel).socket {
                         return Some(Job::HalfClose(Arc::clone(socket)));
                     }
                 }
-                Action::Reroute { endpoint, parcel } => self.parcels.push((endpoint, parcel)),
-                // A hangup, and what a later link may want: the safe answer is the same.
-                _ => {
-                    let (socket, reader) = locked.hang_up();
+                Action::Hangup => {
+                    let (socket, reader) = locked.port(channel).hang_up();
                     self.wakers.extend(reader);
                     if let Some(socket) = socket {
                         return Some(Job::Close(socket));
@@ -422,21 +448,21 @@ impl Rest {
     }
 
     /// Tells whom it concerns. True if there were replies, and all were waited for.
-    fn finish<S>(mut self, clients: &Arc<Clients<S>>, now: Instant) -> bool {
+    fn finish<M: Driven, S>(mut self, clients: &Arc<Clients<S>>, cell: &Arc<Cell<M, S>>) -> bool {
         let delivered = self.completions.len();
         let awaited = complete(&mut self.completions);
         for waker in self.wakers {
             waker.wake();
         }
-        for (endpoint, parcel) in self.parcels {
-            clients.reroute(endpoint, now, parcel);
+        for channel in self.further {
+            clients.start_further(cell, channel);
         }
         clients.notify();
         delivered > 0 && awaited == delivered
     }
 }
 
-impl<S> fmt::Debug for Worker<'_, S> {
+impl<M: Driven, S> fmt::Debug for Worker<'_, M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
             .field("role", &self.role)

@@ -393,7 +393,6 @@ impl<W> Connection<W> {
     }
 
     /// How many frames it has read.
-    #[cfg(feature = "client")]
     pub(crate) fn frames(&self) -> u64 {
         self.frames
     }

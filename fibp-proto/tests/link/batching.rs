@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fibp_proto::config::Batching;
-use fibp_proto::link::Settle;
+use fibp_proto::requests::Settle;
 use fibp_proto::response::ServerError;
 use fibp_proto::{Config, Dialect, ErrorKind, Message, MessageId, Outcome, Request, Response};
 
@@ -566,7 +566,7 @@ fn a_thousand_queues_leave_nothing_behind() {
             assert!(sim.enqueued(token).is_ok());
         }
         assert_eq!(sim.asked.len(), 1_000 * (round + 1));
-        assert_eq!(sim.link.in_flight(), 0);
+        assert_eq!(sim.in_flight(), 0);
     }
     sim.finish();
 }

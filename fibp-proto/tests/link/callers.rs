@@ -4,17 +4,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fibp_proto::config::ProducerSettings;
-use fibp_proto::link::{CallId, CloseReport, Lease, ProducerId, Reply, Settle};
+use fibp_proto::consumer::Lease;
+use fibp_proto::machine::{CallId, CloseReport, Reply};
+use fibp_proto::requests::{ProducerId, Settle};
 use fibp_proto::{Error, Message, MessageId, Operation, Response, SendError};
 
-use crate::harness::{Sim, Token};
+use crate::harness::{ConsumerSim, Sim, TestMachine, Token};
 
 impl Sim {
     // ---- calls ----
-
-    pub(crate) fn token(&self) -> Token {
-        self.ledger.borrow_mut().issue()
-    }
 
     pub(crate) fn call(&mut self, operation: impl Operation) -> Token {
         self.call_within(operation, None).0
@@ -104,6 +102,12 @@ impl Sim {
         let token = self.token();
         self.link.flush(self.now, producer, None, token);
         token
+    }
+}
+
+impl<M: TestMachine> Sim<M> {
+    pub(crate) fn token(&self) -> Token {
+        self.ledger.borrow_mut().issue()
     }
 
     pub(crate) fn close(&mut self, ms: u64) -> Token {
@@ -224,9 +228,9 @@ impl Sim {
             other => panic!("{other:?}"),
         }
     }
+}
 
-    // ---- the consumer ----
-
+impl ConsumerSim {
     pub(crate) fn take(&mut self, max: usize) -> Vec<Lease> {
         let mut into = VecDeque::new();
         let n = self.link.take_deliveries(self.now, max, &mut into);

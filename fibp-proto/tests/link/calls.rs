@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use fibp_proto::admin::{ApiKeySpec, Permission, QueueSpec};
 use fibp_proto::frame::Limits;
-use fibp_proto::link::Reply;
+use fibp_proto::machine::Reply;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::operation::*;
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Outcome, Request, Response};
 
@@ -72,7 +73,7 @@ fn every_operation_in_every_dialect() {
                 key_id: "id".to_owned(),
             });
             let beat = sim.call(Heartbeat {});
-            assert_eq!(sim.link.in_flight(), 0, "nothing is encoded before the driver writes");
+            assert_eq!(sim.in_flight(), 0, "nothing is encoded before the driver writes");
             sim.settle();
             assert_eq!(sim.output::<CreateQueue>(create).unwrap(), "orders");
             sim.output::<DeleteQueue>(delete).unwrap();
@@ -121,7 +122,7 @@ fn answers_match_by_id_in_any_order() {
         let mut sim = mute(config(), mode);
         let tokens: Vec<_> = (0..5).map(|n| sim.call(GetConfig { key: n.to_string() })).collect();
         sim.settle();
-        assert_eq!(sim.link.in_flight(), 5);
+        assert_eq!(sim.in_flight(), 5);
         let asked = std::mem::take(&mut sim.asked);
         for asked in asked.iter().rev() {
             let Request::GetConfig { key } = &asked.request else {
@@ -402,7 +403,7 @@ fn heartbeats_keep_a_silent_connection_and_end_a_dead_one() {
     sim.advance_secs(10);
     assert_eq!(sim.asked.len(), 10);
     assert_eq!(sim.dials.len(), 1);
-    assert_eq!(sim.link.in_flight(), 0);
+    assert_eq!(sim.in_flight(), 0);
     sim.serve = Box::new(|_, connection| {
         if connection == 1 {
             Act::Silence
@@ -434,20 +435,20 @@ fn heartbeats_keep_a_silent_connection_and_end_a_dead_one() {
 #[test]
 fn needs_driver_says_when_there_is_something_to_do() {
     let mut sim = mute(config(), Mode::Whole);
-    let _ = sim.link.poll_timeout();
-    assert!(!sim.link.needs_driver());
+    assert!(!sim.link.needs_driver(ChannelId::MAIN));
     let (token, id) = sim.call_within(stats(), Some(5_000));
-    assert!(sim.link.needs_driver(), "something to write");
+    assert!(sim.link.needs_driver(ChannelId::MAIN), "something to write");
     sim.settle();
-    let _ = sim.link.poll_timeout();
     sim.abandon(token, id);
-    assert!(!sim.link.needs_driver(), "only a timeout that may come early");
+    assert!(
+        !sim.link.needs_driver(ChannelId::MAIN),
+        "only a timeout that may come early"
+    );
     sim.enqueue_within("orders", "m", Some(10));
     sim.settle();
-    let _ = sim.link.poll_timeout();
     let refused = sim.token();
     sim.link.call(sim.now, Request::Goodbye, None, refused);
-    assert!(sim.link.needs_driver(), "a completion");
+    assert!(sim.link.needs_driver(ChannelId::MAIN), "a completion");
     sim.settle();
     assert!(matches!(sim.reply(refused), Reply::Response(Err(_))));
     sim.finish();

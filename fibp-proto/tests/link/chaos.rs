@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use fibp_proto::config::{Backoff, Batching, ConsumerSettings, OnFull, ProducerSettings, Reconnect, Replay};
 use fibp_proto::fault::FaultKind;
-use fibp_proto::link::{CallId, Settle};
+use fibp_proto::machine::CallId;
 use fibp_proto::operation::{GetQueueStats, ListQueues, Redrive};
+use fibp_proto::requests::Settle;
 use fibp_proto::response::ServerError;
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Response};
 
-use crate::harness::{Mode, Rng, Sim, Token, config};
+use crate::harness::{Mode, Rng, Sim, TestMachine, Token, config};
 use crate::host::{Act, End, Host, obliging};
 
 const DIALECTS: [Dialect; 3] = [
@@ -57,7 +58,7 @@ fn any_config(rng: &mut Rng, dialect: Dialect) -> Config {
 }
 
 /// A server of moods.
-fn moods(sim: &mut Sim, seed: u64, dialect: Dialect) {
+fn moods<M: TestMachine>(sim: &mut Sim<M>, seed: u64, dialect: Dialect) {
     let mut rng = Rng(seed);
     sim.dialed = Box::new(move |_, _| match rng.below(12) {
         0 => Host::Refused(FaultKind::Refused),
@@ -202,7 +203,7 @@ fn consumer(seed: u64) {
     for n in 0..80 {
         match rng.below(10) {
             0..4 => {
-                let consuming = sim.link.in_flight() == 0 && sim.socket.as_ref().is_some_and(|socket| socket.is_open());
+                let consuming = sim.in_flight() == 0 && sim.socket.as_ref().is_some_and(|socket| socket.is_open());
                 if consuming {
                     let payloads: Vec<_> = (0..1 + rng.below(4)).map(|k| format!("{n}-{k}")).collect();
                     sim.push(&payloads.iter().map(String::as_str).collect::<Vec<_>>());
@@ -238,7 +239,7 @@ fn consumer(seed: u64) {
             assert_eq!(lease.sequence, last + 1);
             last = lease.sequence;
         }
-        assert!(sim.link.poll_consumer_end().is_some(), "it has ended");
+        assert!(sim.link.poll_end().is_some(), "it has ended");
     }
     sim.finish();
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use fibp_proto::config::{Batching, ProducerSettings};
 use fibp_proto::event::State;
-use fibp_proto::link::Reply;
+use fibp_proto::machine::Reply;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::operation::Heartbeat;
 use fibp_proto::response::ServerError;
 use fibp_proto::{Dialect, ErrorKind, Message, Op, Outcome, Request, Response};
@@ -197,7 +198,7 @@ fn closing_twice_and_after_the_end() {
     let again = sim.close(1_000);
     sim.settle();
     assert_eq!(sim.closed(again).unknown, 1, "the same report");
-    assert_eq!(sim.link.poll_timeout(), None);
+    assert_eq!(sim.poll_timeout(), None);
     sim.finish();
 }
 
@@ -234,7 +235,7 @@ fn closing_before_the_link_is_open() {
         sim.advance_secs(1);
         sim.closed(closing);
         assert_eq!(sim.opened().unwrap_err().kind(), ErrorKind::Closed);
-        assert_eq!(sim.link.poll_timeout(), None);
+        assert_eq!(sim.poll_timeout(), None);
         sim.finish();
     }
 }
@@ -245,7 +246,7 @@ fn heartbeats_do_not_hold_up_a_close() {
     sim.serve = Box::new(|_, _| Act::Silence);
     sim.advance_secs(3);
     assert!(sim.asked_ops().contains(&"Heartbeat".to_owned()));
-    assert_eq!(sim.link.in_flight(), 0);
+    assert_eq!(sim.in_flight(), 0);
     let closing = sim.close(60_000);
     sim.settle();
     sim.closed(closing);
@@ -261,7 +262,7 @@ fn framed_says_goodbye_and_waits_for_the_end() {
     let closing = sim.close(5_000);
     sim.settle();
     sim.closed(closing);
-    assert!(!sim.link.is_terminated());
+    assert!(!sim.is_terminated());
     assert_eq!(sim.hangups, 0);
     sim.advance_ms(999);
     assert_eq!(sim.hangups, 0);
@@ -281,7 +282,7 @@ fn framed_ends_when_the_server_does() {
         sim.socket().budget = None;
         sim.socket().end(end);
         sim.settle();
-        assert!(sim.link.is_terminated());
+        assert!(sim.is_terminated());
         assert_eq!(sim.at(), Duration::ZERO);
         sim.finish();
     }
@@ -349,7 +350,7 @@ fn after_a_fatal_error_everything_is_inert() {
     assert_eq!(sim.opened().unwrap_err().kind(), ErrorKind::NotFila);
     assert!(sim.enqueued(message).is_err());
     sim.check_inert();
-    sim.link.handle_eof(sim.now);
+    sim.link.handle_eof(sim.now, ChannelId::MAIN);
     sim.link.handle_timeout(sim.now + Duration::from_secs(100));
     let late = sim.call(Heartbeat {});
     let flush = {
@@ -388,7 +389,7 @@ fn a_consumer_link_can_be_closed_too() {
         sim.settle();
         sim.closed(closing);
         assert!(matches!(sim.reply(waiting), Reply::Ready));
-        assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+        assert!(matches!(sim.link.poll_end(), Some(None)));
         sim.finish();
     }
 }

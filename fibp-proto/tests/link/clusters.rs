@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use fibp_proto::admin::QueueList;
 use fibp_proto::config::{Batching, ConsumerSettings};
-use fibp_proto::link::Settle;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::operation::ListQueues;
+use fibp_proto::requests::Settle;
 use fibp_proto::response::ServerError;
 use fibp_proto::server::ServerConfig;
 use fibp_proto::{Config, Dialect, ErrorKind, Message, Outcome, Request, Response};
 
 use crate::batching::{frames, oblige};
 use crate::calls::{connected, stats};
-use crate::harness::{Mode, P1, P2, P3, Sim, config, in_every_mode};
+use crate::harness::{ConsumerSim, Mode, P1, P2, P3, Sim, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
 
 /// Node 3 of a cluster.
@@ -122,7 +123,10 @@ fn frames_in_flight_to_a_cluster_are_bounded() {
     let many = sim.enqueue_many(messages(10));
     sim.settle();
     assert_eq!(frames(&sim).len(), 4);
-    assert!(!sim.link.wants_write(), "nothing to write until an answer makes room");
+    assert!(
+        !sim.link.wants_write(ChannelId::MAIN),
+        "nothing to write until an answer makes room"
+    );
     for n in 0..10 {
         assert_eq!(frames(&sim).len(), (n + 4).min(10));
         let asked = sim.asked[n].clone();
@@ -286,7 +290,7 @@ fn a_single_node_that_does_not_know_a_queue_is_believed() {
     }
 }
 
-fn consumer(dialect: Dialect) -> Sim {
+fn consumer(dialect: Dialect) -> ConsumerSim {
     let config = Config::new("n1:1,n2:1,n3:1").dialect(dialect).no_heartbeat();
     let mut sim = Sim::consumer(config, Mode::Whole, ConsumerSettings::default());
     sim.dialed = Box::new(move |_, _| {
@@ -409,7 +413,6 @@ fn a_preamble_cluster_is_known_by_what_its_nodes_say() {
         let after = sim.settle_one(after);
         sim.settle();
         assert!(sim.settled(after).is_ok());
-        sim.parcels.clear();
     }
 }
 
@@ -475,18 +478,18 @@ fn acks_stay_on_the_main_link_whatever_leader_was_learned() {
         )),
         _ => obliging(request),
     });
+    main.serve_node = Box::new(|_, _| Act::Silence);
     let message = main.enqueue("orders", "m");
     main.settle();
-    assert_eq!(main.parcels.len(), 1, "the message goes to its leader");
+    assert_eq!(main.asked_nodes.len(), 1, "the message goes to its leader");
     let ack = main.ack("id");
     let nack = main.settle_one(Settle::nack("orders", &"id".into(), "why"));
     let many = main.settle_many(vec![Settle::ack("orders", &"a".into())]);
     main.settle();
-    assert_eq!(main.parcels.len(), 1, "the others do not");
+    assert_eq!(main.asked_nodes.len(), 1, "the others do not");
     assert!(main.settled(ack).is_ok() && main.settled(nack).is_ok());
     assert!(main.settled_many(many)[0].is_ok());
     assert!(main.is_open(message));
-    main.parcels.clear();
 }
 
 /// Refuses every item, or the whole request where it has none.

@@ -1,14 +1,16 @@
 //! Consumers: subscribing, credit, deliveries, pauses.
 
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::link::Reply;
+use fibp_proto::frame::Limits;
+use fibp_proto::machine::Reply;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::response::ServerError;
 use fibp_proto::{Dialect, ErrorKind, Request, Response};
 
-use crate::harness::{MODES, Mode, P1, P3, Sim, Token, config, deliveries, in_every_mode};
+use crate::harness::{ConsumerSim, MODES, Mode, P1, P3, Sim, Token, config, deliveries, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
 
-pub(crate) fn subscribed(settings: ConsumerSettings, dialect: Dialect, mode: Mode) -> Sim {
+pub(crate) fn subscribed(settings: ConsumerSettings, dialect: Dialect, mode: Mode) -> ConsumerSim {
     let mut sim = Sim::consumer(config().dialect(dialect).no_heartbeat(), mode, settings);
     sim.dialed = Box::new(move |_, _| Host::of(dialect));
     sim.settle();
@@ -20,7 +22,7 @@ pub(crate) fn prefetch(n: usize) -> ConsumerSettings {
     ConsumerSettings::default().prefetch(n)
 }
 
-fn drain(sim: &mut Sim) -> Token {
+fn drain(sim: &mut ConsumerSim) -> Token {
     let token = sim.token();
     sim.link.stop_consuming(sim.now, token);
     sim.settle();
@@ -42,7 +44,7 @@ fn deliveries_arrive_whole_and_in_order() {
             assert_eq!((leases[0].sequence, leases[1].sequence), (1, 2));
             assert_eq!(sim.payloads(100), ["3", "4"]);
             assert!(sim.take(10).is_empty());
-            assert!(sim.link.poll_consumer_end().is_none());
+            assert!(sim.link.poll_end().is_none());
             sim
         });
     }
@@ -110,9 +112,9 @@ fn a_refusal_is_the_result_of_opening() {
             let error = sim.opened().unwrap_err();
             assert_eq!((error.kind(), error.server_text()), (kind, Some(text)));
             assert!(matches!(sim.reply(waiting), Reply::Ready));
-            let end = sim.link.poll_consumer_end();
+            let end = sim.link.poll_end();
             assert_eq!(end.unwrap().unwrap().kind(), kind, "one error");
-            assert!(matches!(sim.link.poll_consumer_end(), Some(None)), "then the end");
+            assert!(matches!(sim.link.poll_end(), Some(None)), "then the end");
             assert_eq!(sim.dials.len(), 1);
             sim
         });
@@ -190,10 +192,10 @@ fn what_arrived_before_a_loss_is_delivered() {
         sim.settle();
         assert_eq!(sim.shared.stats().deliveries, 2, "the rest is in the client, undecoded");
         match end {
-            End::Eof => sim.link.handle_eof(sim.now),
+            End::Eof => sim.link.handle_eof(sim.now, ChannelId::MAIN),
             End::Reset => {
                 let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "reset");
-                sim.link.handle_transport_error(sim.now, fault);
+                sim.link.handle_transport_error(sim.now, ChannelId::MAIN, fault);
             }
         }
         sim.settle();
@@ -216,10 +218,10 @@ fn a_delivery_that_cannot_be_decoded_ends_the_consumer_and_loses_no_other() {
         sim.socket().say(b"\0\0\0\x0b\x04\x02\0\0\0\0\0\x01\0\x01\xff");
         sim.settle();
         assert_eq!(sim.payloads(10), ["1", "2"]);
-        let error = sim.link.poll_consumer_end().unwrap().unwrap();
+        let error = sim.link.poll_end().unwrap().unwrap();
         assert_eq!(error.kind(), ErrorKind::Protocol);
         assert!(error.to_string().contains("\"orders\""), "{error}");
-        assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+        assert!(matches!(sim.link.poll_end(), Some(None)));
         assert_eq!(sim.dials.len(), 1, "it would come again and again");
         sim.finish();
     }
@@ -229,7 +231,7 @@ fn a_delivery_that_cannot_be_decoded_ends_the_consumer_and_loses_no_other() {
     sim.push(&["after"]);
     sim.settle();
     assert_eq!(sim.payloads(10), ["after"]);
-    assert!(matches!(sim.link.poll_consumer_end(), Some(Some(_))));
+    assert!(matches!(sim.link.poll_end(), Some(Some(_))));
     sim.finish();
 }
 
@@ -246,7 +248,7 @@ fn an_oversized_push_ends_the_consumer() {
     sim.push(&[&"x".repeat(5_000)]);
     sim.settle();
     assert_eq!(sim.payloads(10), ["1"]);
-    let error = sim.link.poll_consumer_end().unwrap().unwrap();
+    let error = sim.link.poll_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.to_string().contains("max_frame_size"), "{error}");
     sim.finish();
@@ -261,9 +263,9 @@ fn draining_keeps_what_was_received_and_ends_cleanly() {
             sim.settle();
             let token = drain(&mut sim);
             assert!(matches!(sim.reply(token), Reply::Drained));
-            assert!(sim.link.poll_consumer_end().is_none(), "deliveries first");
+            assert!(sim.link.poll_end().is_none(), "deliveries first");
             assert_eq!(sim.payloads(9), ["1", "2"]);
-            assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+            assert!(matches!(sim.link.poll_end(), Some(None)));
             assert!(sim.wait_delivery(), "nobody waits for ever");
             assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Framed));
             assert_eq!(sim.hangups, 1);
@@ -285,7 +287,7 @@ fn draining_takes_in_what_comes_before_the_servers_end() {
     sim.advance_secs(1);
     assert!(matches!(sim.reply(token), Reply::Drained));
     assert_eq!(sim.payloads(9), ["late"]);
-    assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+    assert!(matches!(sim.link.poll_end(), Some(None)));
     sim.finish();
 }
 
@@ -308,7 +310,7 @@ fn what_arrived_is_handed_out_however_the_link_is_closed() {
             }
             sim.advance_secs(1);
             assert_eq!(sim.payloads(9), ["1", "2", "3"]);
-            assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+            assert!(matches!(sim.link.poll_end(), Some(None)));
             sim.finish();
         }
     }
@@ -334,8 +336,8 @@ fn stopping_at_any_stage_tells_everybody() {
             Reply::Opened(result) => assert_eq!(result.is_ok(), stage == 3),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
-        assert_eq!(sim.link.poll_timeout(), None);
+        assert!(matches!(sim.link.poll_end(), Some(None)));
+        assert_eq!(sim.poll_timeout(), None);
         sim.finish();
     }
 }
@@ -370,15 +372,6 @@ fn deliveries_without_a_consumer_are_a_protocol_error() {
 }
 
 #[test]
-fn a_consumers_methods_on_a_link_without_one() {
-    let mut sim = crate::calls::connected(config(), Mode::Whole, P1);
-    assert!(sim.take(5).is_empty());
-    assert!(sim.link.poll_consumer_end().is_none());
-    assert!(sim.wait_delivery());
-    sim.finish();
-}
-
-#[test]
 fn a_refusal_of_a_later_consume_is_terminal() {
     let mut sim = subscribed(prefetch(10), P1, Mode::Whole);
     sim.push(&["1"]);
@@ -392,7 +385,31 @@ fn a_refusal_of_a_later_consume_is_terminal() {
     sim.socket().end(End::Eof);
     sim.advance_secs(5);
     assert_eq!(sim.payloads(9), ["1"], "earlier deliveries first");
-    let error = sim.link.poll_consumer_end().unwrap().unwrap();
+    let error = sim.link.poll_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::QueueNotFound);
     sim.finish();
+}
+
+#[test]
+fn a_loss_that_room_brings_to_light_leaves_its_driver_in_peace() {
+    for mode in MODES {
+        let mut sim = subscribed(prefetch(1), P1, mode);
+        sim.dialed = Box::new(|_, _| Host::Unreachable);
+        let id = sim.last_asked().id.id;
+        let push = |payload| deliveries(&[payload]).encode(P1, id, Limits::default());
+        let frames = [push("1"), push("2")].map(|frame| frame.expect("encodes").to_vec());
+        let goodbye = b"\0\0\0\x09\0\xff\0\0\0\0bye";
+        // Behind the last delivery that there is room for.
+        sim.socket().say(&[frames.concat(), goodbye.to_vec()].concat());
+        sim.settle();
+        assert_eq!(sim.payloads(1), ["1"]);
+        assert!(sim.wait_delivery());
+        assert_eq!(sim.payloads(1), ["2"]);
+        sim.wait_delivery();
+        // To the end of the pause: the next dial is under way, and nothing comes of it yet.
+        sim.advance_secs(1);
+        assert_eq!(sim.dials.len(), 2, "in {mode:?}");
+        assert!(!sim.link.needs_driver(ChannelId::MAIN), "in {mode:?}");
+        sim.finish();
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fibp_proto::config::OnFull;
+use fibp_proto::machine::Machine;
 use fibp_proto::operation::{GetConfig, Heartbeat};
 use fibp_proto::{ErrorKind, Message, Op, Outcome, Request, Response};
 
@@ -70,7 +71,7 @@ fn an_answer_after_the_deadline_harms_nobody() {
         let first = sim.last_asked();
         sim.advance_ms(100);
         assert!(sim.response(early).is_err());
-        assert_eq!(sim.link.in_flight(), 0);
+        assert_eq!(sim.in_flight(), 0);
         let later = sim.call(stats());
         sim.settle();
         let second = sim.last_asked();
@@ -109,7 +110,7 @@ fn a_frame_expires_message_by_message() {
         sim.answer(&asked, &Response::Enqueue(results));
         sim.settle();
         assert_eq!(sim.enqueued(never).unwrap().as_str(), "c");
-        assert_eq!(sim.link.in_flight(), 0);
+        assert_eq!(sim.in_flight(), 0);
         sim
     });
 }
@@ -131,9 +132,9 @@ fn a_call_can_be_abandoned_at_every_stage() {
         // Encoded and unanswered; the table keeps the id only.
         let (token, id) = sim.call_within(stats(), None);
         sim.settle();
-        assert_eq!(sim.link.in_flight(), 1);
+        assert_eq!(sim.in_flight(), 1);
         sim.abandon(token, id);
-        assert_eq!(sim.link.in_flight(), 0);
+        assert_eq!(sim.in_flight(), 0);
         // In line for room.
         let busy: Vec<_> = (0..4).map(|_| sim.call_within(stats(), None)).collect();
         let (parked, parked_id) = sim.call_within(stats(), None);

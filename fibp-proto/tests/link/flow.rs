@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use fibp_proto::config::Credit;
-use fibp_proto::link::Reply;
+use fibp_proto::machine::Reply;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::{Dialect, Request};
 
 use crate::consumers::{prefetch, subscribed};
-use crate::harness::{Mode, P1, P3, Sim, config, in_every_mode};
+use crate::harness::{ConsumerSim, Mode, P1, P3, Sim, config, in_every_mode};
 use crate::host::{Act, End, obliging};
 
 /// What was granted so far, the initial credit first.
-fn grants(sim: &Sim) -> Vec<u32> {
+fn grants(sim: &ConsumerSim) -> Vec<u32> {
     sim.asked
         .iter()
         .filter_map(|asked| match asked.request {
@@ -147,7 +148,7 @@ fn prefetch_bounds_what_is_decoded() {
         }
         sim.settle();
         assert_eq!(sim.shared.stats().deliveries, 5);
-        assert!(!sim.link.wants_read(), "the rest waits in the socket");
+        assert!(!sim.link.wants_read(ChannelId::MAIN), "the rest waits in the socket");
         let mut seen = Vec::new();
         while sim.wait_delivery() {
             let some = sim.payloads(3);
@@ -231,7 +232,7 @@ fn silence_leads_to_a_new_subscription() {
                 .iter()
                 .any(|event| matches!(event, fibp_proto::Event::Resubscribed { .. }))
         );
-        assert!(sim.link.poll_consumer_end().is_none(), "an event, not an item");
+        assert!(sim.link.poll_end().is_none(), "an event, not an item");
         sim.push(&["n"]);
         assert!(sim.wait_delivery());
         sim
@@ -257,7 +258,7 @@ fn a_silent_connection_is_left_with_a_goodbye() {
         sim.push(&["new"]);
         assert!(sim.wait_delivery());
         assert_eq!(sim.payloads(9), ["new"]);
-        assert!(sim.link.poll_consumer_end().is_none());
+        assert!(sim.link.poll_end().is_none());
         sim
     });
 }
@@ -284,7 +285,7 @@ fn a_consumer_that_stops_while_it_leaves_a_silent_connection_dials_no_more() {
     sim.advance_secs(1);
     assert!(matches!(sim.reply(token), Reply::Drained));
     assert_eq!((sim.hangups, sim.dials.len()), (1, 1));
-    assert!(matches!(sim.link.poll_consumer_end(), Some(None)));
+    assert!(matches!(sim.link.poll_end(), Some(None)));
     sim.finish();
 }
 
@@ -332,7 +333,7 @@ fn a_new_connection_is_opened_however_full_the_consumer_is() {
     sim.push(&["2"]);
     sim.settle();
     let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "write failed");
-    sim.link.handle_transport_error(sim.now, fault);
+    sim.link.handle_transport_error(sim.now, ChannelId::MAIN, fault);
     sim.advance_secs(30);
     assert_eq!(sim.dials.len(), 2, "opened once, not again and again");
     assert_eq!(sim.asked_ops(), ["Consume", "Consume"]);

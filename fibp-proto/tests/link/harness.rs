@@ -1,4 +1,4 @@
-//! A link and scripted servers, joined in memory on virtual time.
+//! A machine and scripted servers, joined in memory on virtual time.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,13 +7,15 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::ConsumerSettings;
+use fibp_proto::consumer::Consumer;
 use fibp_proto::event::Cursor;
 use fibp_proto::fault::{Fault, FaultKind};
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::link::{Action, Parcel, Reply};
+use fibp_proto::machine::{Action, CallId, ChannelId, Machine, Reply};
+use fibp_proto::requests::Requests;
 use fibp_proto::server::RequestId;
 use fibp_proto::{
-    AdminRevision, Config, Dialect, Endpoint, Event, Link, MessageId, Push, Received, Request, Response, Shared,
+    AdminRevision, Config, Dialect, Endpoint, Event, MessageId, Push, Received, Request, Response, Shared,
 };
 
 use crate::host::{Act, End, Host, Socket};
@@ -41,7 +43,7 @@ pub(crate) enum Mode {
 pub(crate) const MODES: [Mode; 4] = [Mode::Whole, Mode::Bytes, Mode::Chunks(1), Mode::Chunks(99)];
 
 /// Runs a case in every mode: the completions must be the same, at the same instants.
-pub(crate) fn in_every_mode(case: impl Fn(Mode) -> Sim) {
+pub(crate) fn in_every_mode<M: TestMachine>(case: impl Fn(Mode) -> Sim<M>) {
     let mut transcripts = MODES.map(|mode| (mode, case(mode).finish())).into_iter();
     let (_, first) = transcripts.next().expect("modes");
     for (mode, transcript) in transcripts {
@@ -104,9 +106,55 @@ pub(crate) struct Asked {
 
 type Dialed = Box<dyn FnMut(&Endpoint, usize) -> Host>;
 type Serve = Box<dyn FnMut(&Request, usize) -> Act>;
+type ServeNode = Box<dyn FnMut(&Request, &Endpoint) -> Act>;
 
-pub(crate) struct Sim {
-    pub(crate) link: Link<Token>,
+/// What cases ask of both machines besides the contract.
+pub(crate) trait TestMachine: Machine<Token = Token> {
+    fn abort(&mut self, now: Instant);
+    fn close(&mut self, now: Instant, deadline: Duration, token: Token) -> CallId;
+    /// Asks for something, which a machine that is over refuses.
+    fn ask_late(sim: &mut Sim<Self>)
+    where
+        Self: Sized;
+}
+
+macro_rules! test_machine {
+    ($($machine:ty, $ask_late:expr;)*) => {$(
+        impl TestMachine for $machine {
+            fn abort(&mut self, now: Instant) {
+                self.abort(now);
+            }
+
+            fn close(&mut self, now: Instant, deadline: Duration, token: Token) -> CallId {
+                self.close(now, deadline, token)
+            }
+
+            fn ask_late(sim: &mut Sim<Self>) {
+                ($ask_late)(sim);
+            }
+        }
+    )*};
+}
+
+test_machine! {
+    Requests<Token>, |sim: &mut Sim| {
+        let late = sim.enqueue("orders", "late");
+        sim.settle();
+        assert!(sim.enqueued(late).is_err());
+    };
+    Consumer<Token>, |sim: &mut ConsumerSim| {
+        let token = sim.token();
+        sim.link.wait_delivery(sim.now, token);
+        sim.settle();
+        assert!(matches!(sim.reply(token), Reply::Ready));
+    };
+}
+
+/// A consumer and scripted servers.
+pub(crate) type ConsumerSim = Sim<Consumer<Token>>;
+
+pub(crate) struct Sim<M = Requests<Token>> {
+    pub(crate) link: M,
     pub(crate) shared: Shared,
     pub(crate) base: Instant,
     pub(crate) now: Instant,
@@ -119,13 +167,20 @@ pub(crate) struct Sim {
     pub(crate) serve: Serve,
     pub(crate) socket: Option<Socket>,
     /// What is read into as soon as something arrives.
-    pub(crate) buffer: Option<ReadBuffer>,
+    buffers: BTreeMap<ChannelId, ReadBuffer>,
+    /// What the nodes of a cluster do with a request.
+    pub(crate) serve_node: ServeNode,
+    /// The sockets of further channels, and where they go.
+    pub(crate) nodes: BTreeMap<ChannelId, (Endpoint, Option<Socket>)>,
     connections: usize,
     pub(crate) dials: Vec<(Duration, Endpoint)>,
     pub(crate) hangups: usize,
     pub(crate) half_closes: usize,
     pub(crate) asked: Vec<Asked>,
-    pub(crate) parcels: Vec<(Option<Endpoint>, Parcel<Token>)>,
+    /// What further channels were asked.
+    pub(crate) asked_nodes: Vec<(Endpoint, Request)>,
+    /// What nodes were asked and kept silent about.
+    unanswered: Vec<Asked>,
     /// Bytes that new sockets accept before writes stall.
     pub(crate) write_budget: Option<usize>,
     cursor: Cursor,
@@ -146,64 +201,53 @@ pub(crate) fn config() -> Config {
 impl Sim {
     pub(crate) fn requests(config: Config, mode: Mode) -> Self {
         Self::new(config, mode, |shared, now, token| {
-            Link::requests(shared, now, 7, Some(token))
+            Requests::new(shared, now, 7, Some(token))
         })
     }
+}
 
+impl ConsumerSim {
     pub(crate) fn consumer(config: Config, mode: Mode, settings: ConsumerSettings) -> Self {
         Self::new(config, mode, |shared, now, token| {
-            Link::consumer(shared, "orders".into(), settings, now, 7, Some(token))
+            Consumer::new(shared, "orders".into(), settings, now, 7, Some(token))
         })
     }
+}
 
-    pub(crate) fn new(config: Config, mode: Mode, link: impl FnOnce(&Shared, Instant, Token) -> Link<Token>) -> Self {
+impl<M: TestMachine> Sim<M> {
+    pub(crate) fn new(config: Config, mode: Mode, machine: impl FnOnce(&Shared, Instant, Token) -> M) -> Self {
         let shared = Shared::new(config).expect("a good configuration");
         let base = epoch();
         let ledger = Rc::new(RefCell::new(Ledger::default()));
-        let opened = ledger.borrow_mut().issue();
-        let link = link(&shared, base, opened);
-        Self::around(link, shared, base, base, mode, ledger, opened)
+        Self::around(shared, base, base, mode, ledger, machine)
     }
 
-    /// A link to one node, for the same client.
-    pub(crate) fn node(&self, endpoint: &Endpoint) -> Self {
-        let link = Link::requests_to(&self.shared, endpoint.clone(), self.now, 7);
-        Self::around(
-            link,
-            self.shared.clone(),
-            self.base,
-            self.now,
-            self.mode,
-            Rc::clone(&self.ledger),
-            0,
-        )
+    /// Another machine of the same client.
+    fn beside<N: TestMachine>(&self, machine: impl FnOnce(&Shared, Instant, Token) -> N) -> Sim<N> {
+        let ledger = Rc::clone(&self.ledger);
+        Sim::around(self.shared.clone(), self.base, self.now, self.mode, ledger, machine)
+    }
+
+    /// Another client's requests, with what this one has learned.
+    pub(crate) fn requests_beside(&self) -> Sim {
+        self.beside(|shared, now, token| Requests::new(shared, now, 7, Some(token)))
     }
 
     /// A consumer of the same client.
-    pub(crate) fn consumer_beside(&self, settings: ConsumerSettings) -> Self {
-        let opened = self.ledger.borrow_mut().issue();
-        let link = Link::consumer(&self.shared, "orders".into(), settings, self.now, 7, Some(opened));
-        let ledger = Rc::clone(&self.ledger);
-        Self::around(
-            link,
-            self.shared.clone(),
-            self.base,
-            self.now,
-            self.mode,
-            ledger,
-            opened,
-        )
+    pub(crate) fn consumer_beside(&self, settings: ConsumerSettings) -> ConsumerSim {
+        self.beside(|shared, now, token| Consumer::new(shared, "orders".into(), settings, now, 7, Some(token)))
     }
 
     fn around(
-        link: Link<Token>,
         shared: Shared,
         base: Instant,
         now: Instant,
         mode: Mode,
         ledger: Rc<RefCell<Ledger>>,
-        opened: Token,
+        machine: impl FnOnce(&Shared, Instant, Token) -> M,
     ) -> Self {
+        let opened = ledger.borrow_mut().issue();
+        let link = machine(&shared, now, opened);
         let seed = match mode {
             Mode::Chunks(seed) => seed,
             Mode::Whole | Mode::Bytes => 0,
@@ -220,13 +264,16 @@ impl Sim {
             dialed: Box::new(|_, _| Host::p1()),
             serve: Box::new(|request, _| crate::host::obliging(request)),
             socket: None,
-            buffer: None,
+            buffers: BTreeMap::new(),
+            serve_node: Box::new(|request, _| crate::host::obliging(request)),
+            nodes: BTreeMap::new(),
             connections: 0,
             dials: Vec::new(),
             hangups: 0,
             half_closes: 0,
             asked: Vec::new(),
-            parcels: Vec::new(),
+            asked_nodes: Vec::new(),
+            unanswered: Vec::new(),
             write_budget: None,
             events: Vec::new(),
             opened,
@@ -246,21 +293,35 @@ impl Sim {
         loop {
             turns += 1;
             assert!(turns < MAX_TURNS, "no end of turns at {:?}", self.at());
-            let mut moved = self.act();
-            moved |= self.drain();
-            moved |= self.write();
-            moved |= self.run_host();
-            moved |= self.read();
+            while self.link.poll_new_channel().is_some() {}
+            let channels: Vec<_> = self.link.channels().collect();
+            self.nodes.retain(|channel, _| channels.contains(channel));
+            let mut moved = false;
+            for channel in channels {
+                moved |= self.act(channel);
+                moved |= self.drain();
+                moved |= self.write(channel);
+                moved |= self.run_host(channel);
+                moved |= self.read(channel);
+            }
             if moved {
                 idle = 0;
                 continue;
             }
-            if self.link.poll_timeout().is_none_or(|at| at > self.now) {
+            if self.poll_timeout().is_none_or(|at| at > self.now) {
                 break;
             }
             idle += 1;
             assert!(idle < 50, "the timeout does not move from {:?}", self.at());
             self.link.handle_timeout(self.now);
+        }
+        let sleeps: Vec<_> = self
+            .link
+            .channels()
+            .map(|channel| (channel, self.link.poll_timeout(channel)))
+            .collect();
+        for (channel, until) in sleeps {
+            self.link.note_sleep(channel, until);
         }
         while let Some(event) = self.shared.next_event(&mut self.cursor) {
             self.events.push(event);
@@ -268,18 +329,35 @@ impl Sim {
         self
     }
 
+    /// The earliest timeout of any channel.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.link
+            .channels()
+            .filter_map(|channel| self.link.poll_timeout(channel))
+            .min()
+    }
+
+    /// Requests in flight on any channel.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.link.channels().map(|channel| self.link.in_flight(channel)).sum()
+    }
+
+    pub(crate) fn is_terminated(&self) -> bool {
+        self.link.channels().all(|channel| self.link.is_terminated(channel))
+    }
+
     /// As far as the first accepted dial, before the server says anything.
     pub(crate) fn settle_until_socket(&mut self) {
         while self.socket.is_none() {
-            assert!(self.act(), "no dial");
+            assert!(self.act(ChannelId::MAIN), "no dial");
         }
     }
 
-    /// Lets `by` pass, stopping wherever the link wants to.
+    /// Lets `by` pass, stopping wherever the machine wants to.
     pub(crate) fn advance(&mut self, by: Duration) -> &mut Self {
         let until = self.now + by;
         self.settle();
-        while let Some(at) = self.link.poll_timeout().filter(|at| *at <= until) {
+        while let Some(at) = self.poll_timeout().filter(|at| *at <= until) {
             self.now = self.now.max(at);
             self.link.handle_timeout(self.now);
             self.settle();
@@ -297,43 +375,72 @@ impl Sim {
         self.advance(Duration::from_secs(secs))
     }
 
-    // ---- the driver ----
+    // ---- the drivers ----
 
-    fn act(&mut self) -> bool {
+    /// The buffer to read into.
+    pub(crate) fn take_buffer(&mut self, channel: ChannelId) -> Option<ReadBuffer> {
+        self.buffers
+            .remove(&channel)
+            .or_else(|| self.link.take_read_buffer(channel))
+    }
+
+    fn socket_of(&mut self, channel: ChannelId) -> Option<&mut Socket> {
+        if channel == ChannelId::MAIN {
+            return self.socket.as_mut();
+        }
+        self.nodes.get_mut(&channel)?.1.as_mut()
+    }
+
+    fn put_socket(&mut self, channel: ChannelId, endpoint: &Endpoint, socket: Option<Socket>) {
+        if channel == ChannelId::MAIN {
+            self.socket = socket;
+        } else {
+            self.nodes.insert(channel, (endpoint.clone(), socket));
+        }
+    }
+
+    fn act(&mut self, channel: ChannelId) -> bool {
         let mut moved = false;
-        while let Some(action) = self.link.poll_action() {
+        while let Some(action) = self.link.poll_action(channel) {
             moved = true;
             match action {
                 Action::Dial { id, endpoint, deadline } => {
-                    assert!(deadline.is_none_or(|at| at >= self.now), "a dial that is late already");
-                    self.socket = None;
-                    self.buffer = None;
+                    assert!(
+                        deadline.is_none_or(|deadline| deadline >= self.now),
+                        "a dial that is late already"
+                    );
+                    self.put_socket(channel, &endpoint, None);
+                    self.buffers.remove(&channel);
                     self.dials.push((self.at(), endpoint.clone()));
                     match (self.dialed)(&endpoint, self.dials.len()) {
                         Host::Refused(kind) => {
-                            self.link.handle_dial_failed(self.now, id, Fault::new(kind, "scripted"));
+                            let fault = Fault::new(kind, "scripted");
+                            self.link.handle_dial_failed(self.now, channel, id, fault);
                         }
                         Host::Unreachable => {}
                         host => {
                             self.connections += 1;
                             let key = self.shared.config().settings().credentials.key();
-                            self.socket = Some(Socket::new(host, self.write_budget));
-                            self.link.handle_dialed(self.now, id, key);
+                            self.put_socket(channel, &endpoint, Some(Socket::new(host, self.write_budget)));
+                            self.link.handle_dialed(self.now, channel, id, key);
                         }
                     }
                 }
                 Action::HalfClose => {
                     self.half_closes += 1;
-                    if let Some(socket) = &mut self.socket {
+                    if let Some(socket) = self.socket_of(channel) {
                         socket.client_half_closed = true;
                     }
                 }
                 Action::Hangup => {
                     self.hangups += 1;
-                    self.socket = None;
-                    self.buffer = None;
+                    if channel == ChannelId::MAIN {
+                        self.socket = None;
+                    } else if let Some((_, socket)) = self.nodes.get_mut(&channel) {
+                        *socket = None;
+                    }
+                    self.buffers.remove(&channel);
                 }
-                Action::Reroute { endpoint, parcel } => self.parcels.push((endpoint, parcel)),
                 other => panic!("{other:?}"),
             }
         }
@@ -356,14 +463,21 @@ impl Sim {
         moved
     }
 
-    fn write(&mut self) -> bool {
-        let Some(socket) = &mut self.socket else { return false };
-        if socket.transmit.is_empty() && !self.link.take_transmit(self.now, WRITE_AHEAD, &mut socket.transmit) {
+    fn write(&mut self, channel: ChannelId) -> bool {
+        let Some(socket) = self.socket_of(channel) else {
+            return false;
+        };
+        let mut transmit = std::mem::take(&mut socket.transmit);
+        if transmit.is_empty() && !self.link.take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit) {
             return false;
         }
-        let mut transmit = std::mem::take(&mut socket.transmit);
+        let (mode, mut rng) = (self.mode, self.rng.clone());
+        let now = self.now;
+        let Some(socket) = self.socket_of(channel) else {
+            return false;
+        };
         let room = socket.budget.unwrap_or(usize::MAX).min(transmit.chunk().len());
-        let n = self.mode.piece(&mut self.rng, room).min(room);
+        let n = mode.piece(&mut rng, room).min(room);
         if n == 0 {
             socket.transmit = transmit;
             return false;
@@ -372,75 +486,126 @@ impl Sim {
         socket.to_server.extend(&transmit.chunk()[..n]);
         socket.sent += n;
         socket.budget = socket.budget.map(|budget| budget - n);
-        self.link.transmitted(self.now, &mut transmit, n);
-        if let Some(socket) = &mut self.socket {
+        self.rng = rng;
+        self.link.transmitted(now, channel, &mut transmit, n);
+        if let Some(socket) = self.socket_of(channel) {
             socket.transmit = transmit;
         }
         true
     }
 
-    fn run_host(&mut self) -> bool {
-        let Some(socket) = &mut self.socket else { return false };
-        let asked = &mut self.asked;
-        let connection = self.connections;
-        let serve = &mut self.serve;
+    fn run_host(&mut self, channel: ChannelId) -> bool {
+        let Self {
+            socket,
+            nodes,
+            asked,
+            asked_nodes,
+            unanswered,
+            serve,
+            serve_node,
+            connections,
+            ..
+        } = self;
+        let connection = *connections;
+        let (endpoint, socket) = match nodes.get_mut(&channel) {
+            Some((endpoint, socket)) => (Some(endpoint), socket),
+            None => (None, socket),
+        };
+        let Some(socket) = socket else { return false };
         socket.run(|id, request| {
-            asked.push(Asked {
-                id,
-                request: request.clone(),
-            });
-            serve(request, connection)
+            let Some(endpoint) = &endpoint else {
+                asked.push(Asked {
+                    id,
+                    request: request.clone(),
+                });
+                return serve(request, connection);
+            };
+            asked_nodes.push(((*endpoint).clone(), request.clone()));
+            let act = serve_node(request, endpoint);
+            if matches!(act, Act::Silence) {
+                let request = request.clone();
+                unanswered.push(Asked { id, request });
+            }
+            act
         })
     }
 
-    fn read(&mut self) -> bool {
-        let Some(socket) = &mut self.socket else { return false };
+    fn read(&mut self, channel: ChannelId) -> bool {
+        let Some(socket) = self.socket_of(channel) else {
+            return false;
+        };
         if socket.cut_at == Some(socket.received) {
             socket.to_client.clear();
             socket.end = Some(socket.cut_end);
         }
         if (socket.to_client.is_empty() || socket.arrivals == Some(0)) && socket.end.is_none() {
             // A reader that finds nothing says so where that is wanted, and sleeps.
-            let Some(buffer) = self.buffer.take().or_else(|| self.link.take_read_buffer()) else {
+            let Some(buffer) = self.take_buffer(channel) else {
                 return false;
             };
             if !buffer.reports_empty() {
-                self.buffer = Some(buffer);
+                self.buffers.insert(channel, buffer);
                 return false;
             }
-            self.link.handle_input(self.now, buffer);
+            self.link.handle_input(self.now, channel, buffer);
             return true;
         }
-        let Some(mut buffer) = self.buffer.take().or_else(|| self.link.take_read_buffer()) else {
+        let Some(mut buffer) = self.take_buffer(channel) else {
             return false;
         };
         assert!(!buffer.unfilled().is_empty(), "a buffer without room");
+        let (mode, mut rng) = (self.mode, self.rng.clone());
+        let now = self.now;
+        let Some(socket) = self.socket_of(channel) else {
+            return false;
+        };
         if socket.to_client.is_empty() {
             let end = socket.end.take();
-            self.link.handle_input(self.now, buffer);
+            self.link.handle_input(now, channel, buffer);
             match end {
-                Some(End::Eof) => self.link.handle_eof(self.now),
-                _ => self
-                    .link
-                    .handle_transport_error(self.now, Fault::new(FaultKind::Reset, "reset by the script")),
+                Some(End::Eof) => self.link.handle_eof(now, channel),
+                _ => {
+                    let fault = Fault::new(FaultKind::Reset, "reset by the script");
+                    self.link.handle_transport_error(now, channel, fault);
+                }
             }
             return true;
         }
         let left = socket.cut_at.map_or(usize::MAX, |at| at - socket.received);
         let left = left.min(socket.arrivals.unwrap_or(usize::MAX));
         let available = socket.to_client.len().min(buffer.unfilled().len()).min(left);
-        let n = self.mode.piece(&mut self.rng, available).min(available);
+        let n = mode.piece(&mut rng, available).min(available);
         for (place, byte) in buffer.unfilled().iter_mut().zip(socket.to_client.drain(..n)) {
             *place = byte;
         }
         buffer.advance(n);
         socket.received += n;
         socket.arrivals = socket.arrivals.map(|arrivals| arrivals - n);
-        self.link.handle_input(self.now, buffer);
+        self.rng = rng;
+        self.link.handle_input(now, channel, buffer);
         true
     }
 
     // ---- the server's side ----
+
+    /// The socket of the one further channel.
+    pub(crate) fn node_socket(&mut self) -> &mut Socket {
+        let mut sockets = self.nodes.values_mut().filter_map(|(_, socket)| socket.as_mut());
+        let socket = sockets.next().expect("a node's socket");
+        assert!(sockets.next().is_none(), "there are several");
+        socket
+    }
+
+    /// What the nodes left unanswered, with a good server's answers.
+    pub(crate) fn node_answers(&mut self) -> Vec<(RequestId, Response)> {
+        std::mem::take(&mut self.unanswered)
+            .into_iter()
+            .filter_map(|asked| match crate::host::obliging(&asked.request) {
+                Act::Answer(response) => Some((asked.id, response)),
+                _ => None,
+            })
+            .collect()
+    }
 
     pub(crate) fn socket(&mut self) -> &mut Socket {
         self.socket.as_mut().expect("a socket")
@@ -483,19 +648,18 @@ impl Sim {
         text
     }
 
-    /// A link that is over asks for nothing and keeps nothing.
+    /// A machine that is over asks for nothing and keeps nothing.
     pub(crate) fn check_inert(&mut self) {
-        assert_eq!(self.link.in_flight(), 0);
-        assert_eq!(self.link.poll_timeout(), None);
-        assert!(self.link.is_terminated());
-        assert!(!self.link.wants_read() && !self.link.wants_write());
-        assert!(self.link.take_read_buffer().is_none());
+        let channel = ChannelId::MAIN;
+        assert_eq!(self.in_flight(), 0);
+        assert_eq!(self.poll_timeout(), None);
+        assert!(self.is_terminated());
+        assert!(!self.link.wants_read(channel) && !self.link.wants_write(channel));
+        assert!(self.link.take_read_buffer(channel).is_none());
         let mut transmit = Transmit::new();
-        assert!(!self.link.take_transmit(self.now, WRITE_AHEAD, &mut transmit));
-        let late = self.enqueue("orders", "late");
-        self.settle();
-        assert!(self.enqueued(late).is_err());
-        assert!(self.link.is_terminated());
+        assert!(!self.link.take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit));
+        M::ask_late(self);
+        assert!(self.is_terminated());
     }
 }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use fibp_proto::config::{Backoff, Reconnect};
 use fibp_proto::frame::Transmit;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::operation::Heartbeat;
 use fibp_proto::{Dialect, ErrorKind, Event, MessageId, Outcome, Response};
 
 use crate::calls::{connected, mute};
 use crate::consumers::{prefetch, subscribed};
-use crate::harness::{Mode, P1, P2, Sim, config};
+use crate::harness::{ConsumerSim, Mode, P1, P2, config};
 use crate::host::{Act, End};
 
 #[test]
@@ -17,10 +18,10 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
     let mut sim = connected(config().no_heartbeat(), Mode::Whole, P1);
     let first = sim.call(Heartbeat {});
     let mut earlier = Transmit::new();
-    assert!(sim.link.take_transmit(sim.now, 1024, &mut earlier));
+    assert!(sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut earlier));
     // The next connection takes its opening and no more: its writer is stuck.
     sim.write_budget = Some(6);
-    sim.link.handle_eof(sim.now);
+    sim.link.handle_eof(sim.now, ChannelId::MAIN);
     sim.advance_secs(1);
     assert_eq!(sim.dials.len(), 2);
     let stuck = sim.enqueue("orders", "stuck");
@@ -30,12 +31,12 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
     let sent = sim.shared.stats().bytes_sent;
 
     let n = earlier.len();
-    sim.link.transmitted(sim.now, &mut earlier, n);
+    sim.link.transmitted(sim.now, ChannelId::MAIN, &mut earlier, n);
     assert!(earlier.is_empty());
     assert_eq!(sim.shared.stats().bytes_sent, sent);
     let mut second = Transmit::new();
     assert!(
-        !sim.link.take_transmit(sim.now, 1024, &mut second),
+        !sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut second),
         "one writer at a time"
     );
 
@@ -52,7 +53,7 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
 }
 
 /// A framed consumer whose goodbye stalls while two frames arrive, of which only the first has room.
-fn leaving_with_an_unread_delivery(leave: impl FnOnce(&mut Sim)) -> Sim {
+fn leaving_with_an_unread_delivery(leave: impl FnOnce(&mut ConsumerSim)) -> ConsumerSim {
     let settings = prefetch(1).idle_resubscribe(Duration::from_secs(60));
     let mut sim = subscribed(settings, Dialect::Framed, Mode::Whole);
     sim.advance_secs(59);

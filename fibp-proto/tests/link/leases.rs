@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::{ConsumerSettings, Expired};
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::{Dialect, Event};
 
 use crate::consumers::{prefetch, subscribed};
-use crate::harness::{Mode, P1, P3, Sim, in_every_mode};
+use crate::harness::{ConsumerSim, Mode, P1, P3, in_every_mode};
 
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -20,7 +21,7 @@ fn handed_all(deliveries: usize) -> ConsumerSettings {
     stated(deliveries).expired(Expired::Deliver)
 }
 
-fn deadlines(sim: &mut Sim, max: usize) -> Vec<Duration> {
+fn deadlines(sim: &mut ConsumerSim, max: usize) -> Vec<Duration> {
     let base = sim.base;
     sim.take(max)
         .iter()
@@ -58,7 +59,7 @@ fn what_may_have_arrived_in_a_pause_began_with_the_pause() {
     sim.advance_secs(10);
     sim.push(&["1", "2"]);
     sim.settle();
-    assert!(!sim.link.wants_read());
+    assert!(!sim.link.wants_read(ChannelId::MAIN));
     sim.advance_secs(1);
     sim.push(&["3"]);
     sim.advance_secs(4);
@@ -187,7 +188,7 @@ struct Work {
 
 impl Work {
     /// The server hands out what it has, in pushes of up to ten, and again what was not acked within its lease.
-    fn push(&mut self, sim: &mut Sim) {
+    fn push(&mut self, sim: &mut ConsumerSim) {
         let now = sim.now;
         let expired = self.leased.iter().filter(|(_, ends)| **ends <= now);
         let expired: Vec<_> = expired.map(|(name, _)| name.clone()).collect();

@@ -7,7 +7,7 @@ use fibp_proto::operation::ListQueues;
 use fibp_proto::{Config, Dialect, ErrorKind, Message, Outcome};
 
 use crate::calls::connected;
-use crate::harness::{Mode, P1, P3, Sim, config};
+use crate::harness::{ConsumerSim, Mode, P1, P3, Sim, TestMachine, config};
 use crate::host::{Act, Host};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -19,14 +19,14 @@ fn watchful() -> Config {
 }
 
 /// Which server answers which dial, whether or not it is silent: every connection.
-fn trickling(sim: &mut Sim, secs: u64, mut each_second: impl FnMut(&mut Sim)) {
+fn trickling<M: TestMachine>(sim: &mut Sim<M>, secs: u64, mut each_second: impl FnMut(&mut Sim<M>)) {
     for _ in 0..secs {
         each_second(sim);
         sim.advance_secs(1);
     }
 }
 
-fn consumer(dialect: Dialect) -> Sim {
+fn consumer(dialect: Dialect) -> ConsumerSim {
     let mut sim = Sim::consumer(watchful().dialect(dialect), Mode::Whole, ConsumerSettings::default());
     sim.dialed = Box::new(move |_, _| Host::of(dialect));
     sim.settle();

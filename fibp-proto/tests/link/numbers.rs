@@ -1,7 +1,7 @@
 //! Opcode numbers of a framed server that turn out to be those of F1 (docs/protocol/framed.md 3), where the dialect is a
 //! guess.
 
-use fibp_proto::link::Settle;
+use fibp_proto::requests::Settle;
 use fibp_proto::{Dialect, ErrorKind, MessageId, Request};
 
 use crate::consumers::prefetch;

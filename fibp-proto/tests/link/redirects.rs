@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use fibp_proto::config::{ConsumerSettings, ProducerSettings};
-use fibp_proto::link::Parcel;
+use fibp_proto::machine::ChannelId;
+use fibp_proto::machine::Machine;
 use fibp_proto::operation::GetQueueStats;
 use fibp_proto::response::ServerError;
 use fibp_proto::{Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
 
 use crate::calls::connected;
-use crate::harness::{MODES, Mode, P1, Sim, Token, config, in_every_mode};
+use crate::harness::{ConsumerSim, Mode, P1, Sim, TestMachine, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
 
 /// What a preamble node says of a queue that another one leads.
@@ -30,11 +31,11 @@ fn endpoint(text: &str) -> Endpoint {
     text.parse().unwrap()
 }
 
-fn hosts(sim: &Sim) -> Vec<String> {
+fn hosts<M: TestMachine>(sim: &Sim<M>) -> Vec<String> {
     sim.dials.iter().map(|(_, endpoint)| endpoint.to_string()).collect()
 }
 
-fn consumer(config: Config, mode: Mode) -> Sim {
+fn consumer(config: Config, mode: Mode) -> ConsumerSim {
     Sim::consumer(config.dialect(P1).no_heartbeat(), mode, ConsumerSettings::default())
 }
 
@@ -88,16 +89,28 @@ fn the_learned_leader_is_remembered_for_the_next_consumer() {
     sim.settle();
     assert!(sim.opened().is_ok());
     let shared = sim.shared.clone();
-    let mut second =
-        fibp_proto::Link::<u32>::consumer(&shared, "orders".into(), ConsumerSettings::default(), sim.now, 1, None);
-    match second.poll_action() {
-        Some(fibp_proto::link::Action::Dial { endpoint: dialed, .. }) => assert_eq!(dialed, endpoint("n2:6000")),
+    let mut second = fibp_proto::consumer::Consumer::<u32>::new(
+        &shared,
+        "orders".into(),
+        ConsumerSettings::default(),
+        sim.now,
+        1,
+        None,
+    );
+    match second.poll_action(ChannelId::MAIN) {
+        Some(fibp_proto::machine::Action::Dial { endpoint: dialed, .. }) => assert_eq!(dialed, endpoint("n2:6000")),
         other => panic!("{other:?}"),
     }
-    let mut other_queue =
-        fibp_proto::Link::<u32>::consumer(&shared, "other".into(), ConsumerSettings::default(), sim.now, 1, None);
-    match other_queue.poll_action() {
-        Some(fibp_proto::link::Action::Dial { endpoint: dialed, .. }) => assert_eq!(dialed, endpoint("n1:5555")),
+    let mut other_queue = fibp_proto::consumer::Consumer::<u32>::new(
+        &shared,
+        "other".into(),
+        ConsumerSettings::default(),
+        sim.now,
+        1,
+        None,
+    );
+    match other_queue.poll_action(ChannelId::MAIN) {
+        Some(fibp_proto::machine::Action::Dial { endpoint: dialed, .. }) => assert_eq!(dialed, endpoint("n1:5555")),
         other => panic!("{other:?}"),
     }
     sim.finish();
@@ -151,7 +164,7 @@ fn an_open_consumer_outlives_nodes_that_name_each_other() {
     });
     sim.socket().end(End::Eof);
     sim.advance_secs(600);
-    assert!(sim.link.poll_consumer_end().is_none());
+    assert!(sim.link.poll_end().is_none());
     sim.push(&["m"]);
     assert!(sim.wait_delivery());
     sim.finish();
@@ -198,71 +211,28 @@ fn a_leader_that_cannot_be_reached_is_forgotten() {
 
 // ---- requests ----
 
+/// A client whose configured server is n1, of a framed cluster that does not say so.
 fn framed_node(mode: Mode) -> Sim {
-    connected(Config::new("n1:5555").no_heartbeat(), mode, Dialect::Framed)
+    let mut sim = connected(Config::new("n1:5555").no_heartbeat(), mode, Dialect::Framed);
+    sim.dialed = Box::new(|_, _| Host::framed());
+    sim
 }
 
-/// Carries parcels between the main link and the links to nodes until none is left.
-fn carry(main: &mut Sim, nodes: &mut Vec<(Endpoint, Sim)>, serve: impl Fn(&Request, &str) -> Act + Clone + 'static) {
-    for _ in 0..100 {
-        main.settle();
-        let mut parcels = std::mem::take(&mut main.parcels);
-        for (_, node) in nodes.iter_mut() {
-            node.settle();
-            parcels.append(&mut node.parcels);
-        }
-        if parcels.is_empty() {
-            return;
-        }
-        for (to, parcel) in parcels {
-            let Some(to) = to else {
-                give(main, parcel);
-                continue;
-            };
-            if !nodes
-                .iter()
-                .any(|(known, node)| *known == to && !node.link.is_terminated())
-            {
-                let mut node = main.node(&to);
-                node.dialed = Box::new(|_, _| Host::framed());
-                let (serve, name) = (serve.clone(), to.host.clone());
-                node.serve = Box::new(move |request, _| serve(request, &name));
-                nodes.push((to.clone(), node));
-            }
-            let (_, node) = nodes.iter_mut().rfind(|(known, _)| *known == to).unwrap();
-            give(node, parcel);
-        }
-    }
-    panic!("parcels without end");
-}
-
-#[track_caller]
-fn give(sim: &mut Sim, parcel: Parcel<Token>) {
-    assert!(sim.link.accept(sim.now, parcel).is_none());
-}
-
-fn finish_all(main: Sim, nodes: Vec<(Endpoint, Sim)>) {
-    for (_, mut node) in nodes {
-        node.link.abort(node.now);
-        node.advance_secs(2);
-        assert_eq!(node.link.poll_timeout(), None);
-        assert_eq!(node.link.in_flight(), 0);
-        assert!(node.link.is_terminated());
-    }
-    main.finish();
+/// A server that sends every request to n2.
+fn names_n2(_: &Request, _: usize) -> Act {
+    Act::Answer(not_leader(Some("n2:6000")))
 }
 
 #[test]
 fn a_request_goes_to_the_leader_and_completes_there() {
-    for mode in MODES {
+    in_every_mode(|mode| {
         let mut main = framed_node(mode);
-        main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:6000"))));
-        let mut nodes = Vec::new();
+        main.serve = Box::new(names_n2);
         let message = main.enqueue("orders", "m");
         let many = main.enqueue_many(vec![Message::new("orders", "1"), Message::new("other", "2")]);
         let stats = main.call(GetQueueStats { queue: "orders".into() });
         let ack = main.ack("id");
-        carry(&mut main, &mut nodes, |request, _| obliging(request));
+        main.settle();
         assert_eq!(main.enqueued(message).unwrap().as_str(), "of-m");
         let ids: Vec<_> = main
             .enqueued_many(many)
@@ -272,17 +242,17 @@ fn a_request_goes_to_the_leader_and_completes_there() {
         assert_eq!(ids, ["of-1", "of-2"]);
         assert_eq!(main.output::<GetQueueStats>(stats).unwrap().depth, 3);
         assert!(main.settled(ack).is_ok());
-        assert_eq!(nodes.len(), 1, "one link per node");
-        assert_eq!(main.link.in_flight(), 0);
+        assert_eq!(hosts(&main), ["n1:5555", "n2:6000"], "one channel per node");
+        assert_eq!(main.in_flight(), 0);
 
         // The learned leader is asked at once.
         let asked = main.asked.len();
         let next = main.enqueue("orders", "next");
-        carry(&mut main, &mut nodes, |request, _| obliging(request));
+        main.settle();
         assert!(main.enqueued(next).is_ok());
         assert_eq!(main.asked.len(), asked);
-        finish_all(main, nodes);
-    }
+        main
+    });
 }
 
 #[test]
@@ -341,14 +311,13 @@ fn an_election_is_asked_again_after_a_pause_until_the_deadline() {
 #[test]
 fn hops_are_bounded() {
     let mut main = framed_node(Mode::Whole);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
-    let mut nodes = Vec::new();
+    main.serve = Box::new(names_n2);
     let message = main.enqueue("orders", "m");
     let stats = main.call(GetQueueStats { queue: "orders".into() });
     // Two nodes that name each other.
-    carry(&mut main, &mut nodes, |_, name| {
-        Act::Answer(not_leader(Some(if name == "n2" { "n3:1" } else { "n2:1" })))
-    });
+    main.serve_node =
+        Box::new(|_, node| Act::Answer(not_leader(Some(if node.host == "n2" { "n3:1" } else { "n2:1" }))));
+    main.settle();
     let failed = main.enqueued(message).unwrap_err();
     assert_eq!(
         (failed.kind(), failed.outcome()),
@@ -356,7 +325,7 @@ fn hops_are_bounded() {
     );
     assert_eq!(&*failed.message.payload, b"m");
     assert_eq!(main.response(stats).unwrap_err().kind(), ErrorKind::NotLeader);
-    finish_all(main, nodes);
+    main.finish();
 }
 
 #[test]
@@ -367,21 +336,15 @@ fn a_node_that_fails_returns_its_work() {
         Request::Enqueue(_) if std::mem::take(&mut first) => Act::Answer(not_leader(Some("n2:1"))),
         _ => obliging(request),
     });
+    main.dialed = Box::new(|endpoint, _| match &*endpoint.host {
+        "n2" => Host::Refused(fibp_proto::FaultKind::Refused),
+        _ => Host::framed(),
+    });
     let message = main.enqueue("orders", "m");
     main.settle();
-    let (to, parcel) = main.parcels.pop().unwrap();
-    let mut node = main.node(&to.unwrap());
-    node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
-    give(&mut node, parcel);
-    node.advance_secs(1);
-    assert!(node.link.is_terminated() || !node.parcels.is_empty());
-    let (to, parcel) = node.parcels.pop().unwrap();
-    assert_eq!(to, None, "to the main link");
-    give(&mut main, parcel);
-    main.settle();
     assert!(main.enqueued(message).is_ok());
-    assert!(main.parcels.is_empty(), "the leader that failed is forgotten");
-    node.check_inert();
+    assert_eq!(hosts(&main), ["n1:5555", "n2:1"], "the leader that failed is forgotten");
+    assert!(main.nodes.is_empty(), "and its channel is gone");
     main.finish();
 }
 
@@ -389,23 +352,22 @@ fn a_node_that_fails_returns_its_work() {
 fn returned_work_is_not_taken_for_a_call_that_waits() {
     let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
     let mut main = connected(config, Mode::Whole, Dialect::Framed);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    main.serve = Box::new(names_n2);
+    main.dialed = Box::new(|endpoint, _| match &*endpoint.host {
+        "n2" => Host::Unreachable,
+        _ => Host::framed(),
+    });
     let returned = main.enqueue_many(vec![Message::new("orders", "1"), Message::new("orders", "2")]);
     main.settle();
-    let (to, parcel) = main.parcels.pop().unwrap();
-    let mut node = main.node(&to.unwrap());
-    node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
-    give(&mut node, parcel);
-    node.advance_secs(1);
 
-    // Meanwhile nothing leaves the main link: calls take all its room, and others wait in line for that.
+    // Meanwhile nothing leaves the main channel: calls take all its room, and others wait in line for that.
     main.socket().budget = Some(0);
     let stats = [(); 2].map(|()| main.call_within(GetQueueStats { queue: "orders".into() }, None));
-    let (message, message_id) = main.enqueue_within("orders", "3", None);
-    let later = main.enqueue("orders", "4");
+    let (message, message_id) = main.enqueue_within("bills", "3", None);
+    let later = main.enqueue("bills", "4");
     main.settle();
-    give(&mut main, node.parcels.pop().unwrap().1);
-    main.settle();
+    // The dial of the node is given up, and its work comes back.
+    main.advance_secs(6);
     for (token, id) in stats {
         main.abandon(token, id);
     }
@@ -421,7 +383,6 @@ fn returned_work_is_not_taken_for_a_call_that_waits() {
         .map(|id| id.unwrap().to_string());
     assert_eq!(ids.collect::<Vec<_>>(), ["of-1", "of-2"]);
     assert!(main.enqueued(later).is_ok());
-    node.check_inert();
     main.finish();
 }
 
@@ -432,58 +393,78 @@ fn a_node_that_is_lost_in_the_middle_returns_what_is_safe() {
         Request::Enqueue(_) | Request::QueueStats { .. } => Act::Answer(not_leader(Some("n2:1"))),
         _ => obliging(request),
     });
+    main.serve_node = Box::new(|_, _| Act::Silence);
     let message = main.enqueue("orders", "m");
     let stats = main.call(GetQueueStats { queue: "orders".into() });
     main.settle();
-    let parcels = std::mem::take(&mut main.parcels);
-    let mut node = main.node(&endpoint("n2:1"));
-    node.dialed = Box::new(|_, _| Host::framed());
-    node.serve = Box::new(|_, _| Act::Silence);
-    for (_, parcel) in parcels {
-        give(&mut node, parcel);
-    }
-    node.settle();
-    assert_eq!(node.asked.len(), 2);
-    node.socket().end(End::Reset);
-    node.settle();
+    assert_eq!(main.asked_nodes.len(), 2);
     main.serve = Box::new(|request, _| obliging(request));
-    for (to, parcel) in std::mem::take(&mut node.parcels) {
-        assert_eq!(to, None);
-        give(&mut main, parcel);
-    }
+    main.node_socket().end(End::Reset);
     main.settle();
     assert_eq!(main.enqueued(message).unwrap_err().outcome(), Outcome::Unknown);
     assert!(main.response(stats).is_ok());
-    node.check_inert();
+    assert!(main.nodes.is_empty());
     main.finish();
 }
 
 #[test]
-fn a_node_that_closes_finishes_what_other_links_send_it() {
+fn closing_finishes_what_other_nodes_were_asked() {
     let mut main = framed_node(Mode::Whole);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    main.serve = Box::new(names_n2);
+    main.serve_node = Box::new(|_, _| Act::Silence);
     let messages = ["orders", "bills"].map(|queue| main.enqueue(queue, "m"));
     main.settle();
-    let mut parcels = std::mem::take(&mut main.parcels).into_iter().map(|(_, parcel)| parcel);
-    let mut node = main.node(&endpoint("n2:1"));
-    node.dialed = Box::new(|_, _| Host::framed());
-    node.serve = Box::new(|request, _| obliging(request));
-    assert!(node.link.accept(node.now, parcels.next().unwrap()).is_none());
-    let closed = node.close(5000);
-    assert!(node.link.takes_parcels());
-    assert!(node.link.accept(node.now, parcels.next().unwrap()).is_none());
-    node.settle();
-    assert!(!node.link.takes_parcels(), "nothing is open any more");
-    assert_eq!(node.closed(closed).flushed, 2);
+    let closed = main.close(5000);
+    main.settle();
+    assert!(main.is_open(closed), "two messages are unanswered");
+    // The node answers at last.
+    for (id, response) in main.node_answers() {
+        main.node_socket().server().respond(id, &response).expect("encodes");
+    }
+    main.settle();
     for message in messages {
         assert!(main.enqueued(message).is_ok());
     }
-    node.check_inert();
+    assert_eq!(main.closed(closed).flushed, 2);
+    main.advance_secs(2);
+    main.check_inert();
+    main.finish();
+}
+
+#[test]
+fn a_call_that_went_to_a_node_is_withdrawn_there() {
+    let mut main = framed_node(Mode::Whole);
+    main.serve = Box::new(names_n2);
+    main.dialed = Box::new(|endpoint, n| match &*endpoint.host {
+        "n2" if n < 3 => Host::Unreachable,
+        _ => Host::framed(),
+    });
+    let (message, message_id) = main.enqueue_within("orders", "withdrawn", None);
+    let (stats, stats_id) = main.call_within(GetQueueStats { queue: "orders".into() }, None);
+    main.settle();
+    assert_eq!(main.nodes.len(), 1, "both wait for the node's connection");
+    main.abandon(message, message_id);
+    main.abandon(stats, stats_id);
+    let kept = main.enqueue("orders", "kept");
+    main.serve = Box::new(|request, _| obliging(request));
+    main.advance_secs(6);
+    assert!(main.enqueued(kept).is_ok());
+    let sent: Vec<_> = main
+        .asked
+        .iter()
+        .map(|asked| asked.request.clone())
+        .chain(main.asked_nodes.iter().map(|(_, request)| request.clone()))
+        .filter(|request| match request {
+            Request::Enqueue(messages) => messages.iter().any(|message| &message.payload[..] == b"withdrawn"),
+            _ => false,
+        })
+        .collect();
+    assert_eq!(sent.len(), 1, "only what the main server refused: {sent:?}");
     main.finish();
 }
 
 /// A consumer that was sent to n2.
-fn follow_to_n2(main: &Sim) -> Sim {
+fn follow_to_n2(main: &Sim) -> ConsumerSim {
     let mut consumer = main.consumer_beside(ConsumerSettings::default());
     consumer.dialed = Box::new(|_, _| Host::framed());
     consumer.serve = Box::new(|request, connection| match connection {
@@ -499,115 +480,67 @@ fn follow_to_n2(main: &Sim) -> Sim {
 fn what_a_stale_leader_refuses_goes_back_to_the_main_server() {
     let mut main = framed_node(Mode::Whole);
     let mut consumer = follow_to_n2(&main);
-    let mut nodes = Vec::new();
-    let refuse_items = |request: &Request, _: &str| match request {
-        Request::Enqueue(items) => {
-            let refusal = ServerError::new(ErrorKind::NotLeader, "no leader available").with_code(0x0C);
-            Act::Answer(Response::Enqueue(vec![Err(Box::new(refusal)); items.len()]))
+    fn refuse_items(request: &Request) -> Act {
+        match request {
+            Request::Enqueue(items) => {
+                let refusal = ServerError::new(ErrorKind::NotLeader, "no leader available").with_code(0x0C);
+                Act::Answer(Response::Enqueue(vec![Err(Box::new(refusal)); items.len()]))
+            }
+            _ => Act::Answer(not_leader(None)),
         }
-        _ => Act::Answer(not_leader(None)),
-    };
+    }
     // The main server refuses once, as nodes do while a leader is elected; n2 leads no more.
     let mut refusals = 2;
     main.serve = Box::new(move |request, _| {
         if refusals > 0 {
             refusals -= 1;
-            return refuse_items(request, "");
+            return refuse_items(request);
         }
         obliging(request)
     });
+    main.serve_node = Box::new(|request, _| refuse_items(request));
     let message = main.enqueue("orders", "m");
     let stats = main.call(GetQueueStats { queue: "orders".into() });
-    carry(&mut main, &mut nodes, refuse_items);
+    main.settle();
     assert!(main.enqueued(message).is_ok());
     assert!(main.response(stats).is_ok());
-    assert_eq!(nodes[0].1.asked.len(), 2, "each was asked for once there");
+    assert_eq!(main.asked_nodes.len(), 2, "each was asked for once there");
 
     let later = main.enqueue("orders", "later");
     main.settle();
     assert!(main.enqueued(later).is_ok(), "the leader that is none is forgotten");
     consumer.link.abort(consumer.now);
     consumer.settle();
-    finish_all(main, nodes);
+    main.finish();
 }
 
 #[test]
 fn an_election_that_the_main_server_knows_nothing_of_is_waited_for() {
     let mut main = framed_node(Mode::Whole);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    main.serve = Box::new(names_n2);
+    main.serve_node = Box::new(|_, _| Act::Answer(not_leader(None)));
     let message = main.enqueue("orders", "m");
     let stats = main.call(GetQueueStats { queue: "orders".into() });
-    let mut nodes = Vec::new();
-    for _ in 0..30 {
-        carry(&mut main, &mut nodes, |_, _| Act::Answer(not_leader(None)));
-        assert!(main.is_open(message) && main.is_open(stats));
-        main.advance_ms(100);
-        for (_, node) in &mut nodes {
-            node.now = main.now;
-            node.settle();
-        }
-    }
-    assert!(nodes[0].1.asked.len() < 50, "not without pauses");
-    nodes[0].1.serve = Box::new(|request, _| obliging(request));
-    main.advance_ms(200);
-    carry(&mut main, &mut nodes, |request, _| obliging(request));
+    main.advance_secs(3);
+    assert!(main.is_open(message) && main.is_open(stats));
+    assert!(main.asked_nodes.len() < 50, "not without pauses");
+    main.serve_node = Box::new(|request, _| obliging(request));
+    main.advance_ms(300);
     assert!(main.enqueued(message).is_ok());
     assert!(main.response(stats).is_ok());
-    finish_all(main, nodes);
+    main.finish();
 }
 
 #[test]
 fn deadlines_travel_with_the_work() {
     let mut main = framed_node(Mode::Whole);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    main.serve = Box::new(names_n2);
+    main.serve_node = Box::new(|_, _| Act::Silence);
     let message = main.enqueue("orders", "m");
-    main.settle();
-    let (to, parcel) = main.parcels.pop().unwrap();
-    let mut node = main.node(&to.unwrap());
-    node.dialed = Box::new(|_, _| Host::framed());
-    node.serve = Box::new(|_, _| Act::Silence);
-    give(&mut node, parcel);
-    node.advance_ms(9_999);
+    main.advance_ms(9_999);
     assert!(main.is_open(message));
-    node.advance_ms(1);
+    main.advance_ms(1);
     assert_eq!(main.enqueued(message).unwrap_err().kind(), ErrorKind::Timeout);
-    finish_all(main, vec![(endpoint("n2:1"), node)]);
-}
-
-#[test]
-fn a_link_that_is_over_gives_parcels_back() {
-    let mut main = framed_node(Mode::Whole);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
-    let message = main.enqueue("orders", "m");
-    let stats = main.call(GetQueueStats { queue: "orders".into() });
-    main.settle();
-    let mut node = main.node(&endpoint("n2:1"));
-    node.dialed = Box::new(|_, _| Host::Refused(fibp_proto::FaultKind::Refused));
-    node.advance_secs(1);
-    node.check_inert();
-    main.serve = Box::new(|request, _| obliging(request));
-    for (_, parcel) in std::mem::take(&mut main.parcels) {
-        let parcel = node.link.accept(node.now, parcel).expect("it has ended");
-        give(&mut main, parcel);
-    }
-    main.settle();
-    assert!(main.enqueued(message).is_ok());
-    assert!(main.response(stats).is_ok());
-    assert!(node.parcels.is_empty());
-
-    // Not for ever: once the main link is closed, what comes back fails.
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
-    let message = main.enqueue("orders", "m");
-    let stats = main.call(GetQueueStats { queue: "orders".into() });
-    main.settle();
-    main.link.abort(main.now);
-    for (_, parcel) in std::mem::take(&mut main.parcels) {
-        let parcel = node.link.accept(node.now, parcel).expect("it has ended");
-        give(&mut main, parcel);
-    }
-    main.settle();
-    assert_eq!(main.enqueued(message).unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(main.response(stats).unwrap_err().kind(), ErrorKind::Closed);
     main.finish();
 }
 
@@ -615,57 +548,55 @@ fn a_link_that_is_over_gives_parcels_back() {
 fn a_flush_waits_for_what_went_to_another_node() {
     for answered in [true, false] {
         let mut main = framed_node(Mode::Whole);
-        main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+        main.serve = Box::new(names_n2);
+        main.serve_node = Box::new(|_, _| Act::Silence);
         let producer = main.producer(ProducerSettings::default());
-        let (admitted, receipt, _) = main.send(producer, "m");
+        let (_, receipt, _) = main.send(producer, "m");
         main.settle();
-        assert!(main.admitted(admitted).is_ok());
         let flush = main.flush(producer);
         main.settle();
-        let (to, parcel) = main.parcels.pop().unwrap();
-        let mut node = main.node(&to.unwrap());
-        node.dialed = Box::new(|_, _| Host::framed());
-        node.serve = Box::new(move |request, _| if answered { obliging(request) } else { Act::Silence });
-        give(&mut node, parcel);
         assert!(main.is_open(flush), "the message is still under way");
-        node.advance_secs(if answered { 0 } else { 10 });
+        if answered {
+            for (id, response) in main.node_answers() {
+                main.node_socket().server().respond(id, &response).expect("encodes");
+            }
+            main.settle();
+        } else {
+            main.advance_secs(10);
+        }
         assert_eq!(main.enqueued(receipt).is_ok(), answered);
-        let (to, over) = node.parcels.pop().unwrap();
-        assert_eq!(to, None);
-        give(&mut main, over);
-        main.settle();
         assert_eq!(main.flushed(flush).is_ok(), answered);
-        finish_all(main, vec![(endpoint("n2:1"), node)]);
+        main.finish();
     }
 }
 
 #[test]
-fn a_flush_does_not_outlive_its_link() {
+fn a_flush_does_not_outlive_its_client() {
     let mut main = framed_node(Mode::Whole);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    main.serve = Box::new(names_n2);
+    main.serve_node = Box::new(|_, _| Act::Silence);
     let producer = main.producer(ProducerSettings::default());
     let (_, receipt, _) = main.send(producer, "m");
     main.settle();
     let flush = main.flush(producer);
-    let (to, parcel) = main.parcels.pop().unwrap();
-    let mut node = main.node(&to.unwrap());
-    node.dialed = Box::new(|_, _| Host::framed());
-    node.serve = Box::new(|_, _| Act::Silence);
-    give(&mut node, parcel);
-    node.settle();
     main.link.abort(main.now);
     main.settle();
-    let error = main.flushed(flush).unwrap_err();
-    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Closed, Outcome::Unknown));
-    assert!(main.is_open(receipt), "the node may still answer");
-    finish_all(main, vec![(endpoint("n2:1"), node)]);
+    for error in [
+        main.flushed(flush).unwrap_err(),
+        main.enqueued(receipt).unwrap_err().error,
+    ] {
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Closed, Outcome::Unknown));
+    }
+    main.finish();
 }
 
 #[test]
 fn what_went_to_another_node_takes_up_room_until_it_is_over() {
     let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
     let mut main = connected(config, Mode::Whole, Dialect::Framed);
-    main.serve = Box::new(|_, _| Act::Answer(not_leader(Some("n2:1"))));
+    main.dialed = Box::new(|_, _| Host::framed());
+    main.serve = Box::new(names_n2);
+    main.serve_node = Box::new(|_, _| Act::Silence);
     let away = main.enqueue("orders", "m");
     let stats = main.call(GetQueueStats { queue: "orders".into() });
     main.settle();
@@ -673,12 +604,71 @@ fn what_went_to_another_node_takes_up_room_until_it_is_over() {
     let waits = main.enqueue("other", "w");
     main.settle();
     assert!(main.is_open(waits), "there is no room");
-    let mut nodes = Vec::new();
-    carry(&mut main, &mut nodes, |request, _| obliging(request));
+    for (id, response) in main.node_answers() {
+        main.node_socket().server().respond(id, &response).expect("encodes");
+    }
+    main.settle();
     assert!(main.enqueued(away).is_ok());
     assert!(main.response(stats).is_ok());
     assert!(main.enqueued(waits).is_ok());
-    finish_all(main, nodes);
+    main.finish();
+}
+
+/// Sends each queue's messages to a node of its own.
+fn a_node_per_queue(request: &Request, _: usize) -> Act {
+    match request {
+        Request::Enqueue(messages) => {
+            let leader = format!("{}:1", messages[0].queue);
+            Act::Answer(not_leader(Some(&leader)))
+        }
+        _ => obliging(request),
+    }
+}
+
+fn ask(main: &mut Sim, n: usize) {
+    let message = main.enqueue(&format!("q{n}"), "m");
+    main.settle();
+    assert!(main.enqueued(message).is_ok());
+}
+
+#[test]
+fn the_least_recently_chosen_node_makes_room() {
+    let mut main = framed_node(Mode::Whole);
+    main.serve = Box::new(a_node_per_queue);
+    for n in 1..=256 {
+        ask(&mut main, n);
+        main.advance_ms(1);
+    }
+    assert_eq!(main.nodes.len(), 256);
+    ask(&mut main, 1);
+    ask(&mut main, 300);
+    main.advance_secs(2);
+    assert_eq!(main.nodes.len(), 256);
+    assert!(
+        main.nodes.values().all(|(node, _)| node.host != "q2"),
+        "the one not used for longest"
+    );
+    main.finish();
+}
+
+#[test]
+fn nodes_that_are_in_use_stay_and_idle_ones_go() {
+    let mut main = framed_node(Mode::Whole);
+    main.serve = Box::new(a_node_per_queue);
+    // Requests for a hundred leaders in turn.
+    for n in 0..1_000 {
+        ask(&mut main, n % 100);
+        main.advance_ms(1);
+    }
+    assert_eq!(main.dials.len(), 101, "one dial per node");
+    // Then for one only, and much later for another.
+    main.advance_secs(11);
+    ask(&mut main, 50);
+    ask(&mut main, 500);
+    main.advance_secs(2);
+    assert_eq!(main.nodes.len(), 16, "a few stay, however idle");
+    assert!(main.nodes.values().any(|(node, _)| node.host == "q50"));
+    main.finish();
 }
 
 #[test]

@@ -87,13 +87,12 @@ fn another_revision_at_the_same_address_is_asked_in_its_own_words() {
 }
 
 #[test]
-fn what_one_link_learned_does_not_spare_another_the_probe() {
+fn what_one_connection_learned_does_not_spare_another_the_probe() {
     let mut first = Sim::requests(config(), Mode::Whole);
     first.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::P2)));
     first.settle();
     administrate(&mut first);
-    let endpoint = first.dials[0].1.clone();
-    let mut second = first.node(&endpoint);
+    let mut second = first.requests_beside();
     second.dialed = Box::new(|_, _| Host::p1());
     second.settle();
     administrate(&mut second);
@@ -139,7 +138,7 @@ fn a_restart_behind_a_proxy_ends_nobody() {
                 calls.advance_secs(1);
             }
             let mut consumer = Sim::new(config, Mode::Whole, |shared, now, token| {
-                fibp_proto::Link::consumer(
+                fibp_proto::consumer::Consumer::new(
                     shared,
                     "orders".into(),
                     ConsumerSettings::default(),
@@ -169,7 +168,7 @@ fn a_restart_behind_a_proxy_ends_nobody() {
             );
             assert!(calls.enqueued(waiting).is_ok(), "{end:?} {dialect:?}");
             assert_eq!(calls.shared.state(), State::Connected);
-            assert!(consumer.link.poll_consumer_end().is_none());
+            assert!(consumer.link.poll_end().is_none());
             consumer.push(&["1"]);
             consumer.settle();
             assert_eq!(consumer.payloads(9), ["1"]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fibp_proto::admin::{ApiKeySpec, QueueSpec};
 use fibp_proto::config::{Batching, Replay};
-use fibp_proto::link::Settle;
+use fibp_proto::requests::Settle;
 use fibp_proto::response::ServerError;
 use fibp_proto::{ErrorKind, Message, Op, Outcome, Request, Response};
 

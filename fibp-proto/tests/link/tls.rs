@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::event::State;
+use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::server::ServerConfig;
 use fibp_proto::tls::Tls;
 use fibp_proto::{Config, Dialect, ErrorKind, Event, Fault, FaultKind, Message};
 use rustls::ServerConfig as TlsServer;
 
 use crate::authority::{Authority, Leaf, provider};
-use crate::harness::{MODES, Mode, P3, Sim, in_every_mode};
+use crate::harness::{MODES, Mode, P3, Sim, TestMachine, in_every_mode};
 use crate::host::{End, Host};
 
 struct Certificates {
@@ -46,7 +47,7 @@ fn host(dialect: Dialect, tls: &Arc<TlsServer>) -> Host {
     Host::FilaTls(ServerConfig::new([dialect]), Arc::clone(tls))
 }
 
-fn open(sim: &mut Sim, dialect: Dialect, tls: &Arc<TlsServer>) {
+fn open<M: TestMachine>(sim: &mut Sim<M>, dialect: Dialect, tls: &Arc<TlsServer>) {
     let tls = Arc::clone(tls);
     sim.dialed = Box::new(move |_, _| host(dialect, &tls));
     sim.settle();
@@ -238,7 +239,7 @@ fn a_paused_consumer_stops_reading_ciphertext() {
             sim.push(&[&n.to_string()]);
         }
         sim.settle();
-        assert!(!sim.link.wants_read());
+        assert!(!sim.link.wants_read(ChannelId::MAIN));
         let mut seen = Vec::new();
         while sim.wait_delivery() {
             seen.extend(sim.payloads(2));
@@ -264,7 +265,7 @@ fn what_was_decrypted_before_a_loss_is_delivered() {
     }
     sim.settle();
     sim.link
-        .handle_transport_error(sim.now, Fault::new(FaultKind::Reset, "reset"));
+        .handle_transport_error(sim.now, ChannelId::MAIN, Fault::new(FaultKind::Reset, "reset"));
     sim.settle();
     let mut seen = Vec::new();
     while sim.wait_delivery() {
@@ -284,13 +285,13 @@ fn input_of_an_old_connection_does_not_open_a_new_one() {
     let mut sim = Sim::requests(config, Mode::Whole);
     open(&mut sim, P3, &tls);
     assert!(sim.opened().is_ok());
-    let mut buffer = sim.link.take_read_buffer().unwrap();
+    let mut buffer = sim.take_buffer(ChannelId::MAIN).unwrap();
     buffer.unfilled()[0] = 23;
     buffer.advance(1);
     // The goodbye is followed by a dial to the other server at once.
     sim.socket = None;
-    sim.link.handle_eof(sim.now);
-    sim.link.handle_input(sim.now, buffer);
+    sim.link.handle_eof(sim.now, ChannelId::MAIN);
+    sim.link.handle_input(sim.now, ChannelId::MAIN, buffer);
     sim.asked.clear();
     sim.advance_secs(1);
     assert_eq!(sim.shared.state(), State::Connected);

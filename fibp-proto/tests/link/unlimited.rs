@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fibp_proto::config::{Backoff, Batching, ConsumerSettings, ProducerSettings, Reconnect};
 use fibp_proto::fault::FaultKind;
-use fibp_proto::link::Settle;
 use fibp_proto::operation::Heartbeat;
+use fibp_proto::requests::Settle;
 use fibp_proto::{Config, Dialect, ErrorKind, Event};
 
 use crate::calls::connected;

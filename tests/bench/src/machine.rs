@@ -1,13 +1,15 @@
-//! The core without a socket: one link, answered in memory by a server that cannot fail. All that the benchmark knows
+//! The core without a socket: one machine, answered in memory by a server that cannot fail. All that the benchmark knows
 //! of the core's machines is in this file.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::{Batching, Config, ConsumerSettings, ProducerSettings};
+use fibp_proto::consumer::{Consumer, Lease};
 use fibp_proto::frame::Transmit;
-pub use fibp_proto::link::CallId;
-use fibp_proto::link::{Action, Completion, Lease, Link, ProducerId, Settle};
+pub use fibp_proto::machine::CallId;
+use fibp_proto::machine::{Action, ChannelId, Completion, Machine as _};
+use fibp_proto::requests::{ProducerId, Requests, Settle};
 use fibp_proto::server::{ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{Dialect, Headers, Message, MessageId, Push, QueueName, Received, Request, Response, Shared};
 
@@ -94,10 +96,45 @@ impl Probe for Unwatched {
 /// The most bytes that a driver takes at a time.
 const MOST: usize = 64 * 1024;
 
-/// A link, its server, and the wire between them.
+const MAIN: ChannelId = ChannelId::MAIN;
+
+/// The machine that is measured.
+#[derive(Debug)]
+enum Core {
+    Requests(Box<Requests<u64>>),
+    Consumer(Box<Consumer<u64>>),
+}
+
+/// Calls a method of the drivers' contract.
+macro_rules! drive {
+    ($core:expr, $machine:ident => $call:expr) => {
+        match &mut $core {
+            Core::Requests($machine) => $call,
+            Core::Consumer($machine) => $call,
+        }
+    };
+}
+
+impl Core {
+    fn requests(&mut self) -> &mut Requests<u64> {
+        match self {
+            Self::Requests(requests) => requests,
+            Self::Consumer(_) => panic!("a consumer takes no requests"),
+        }
+    }
+
+    fn consumer(&mut self) -> &mut Consumer<u64> {
+        match self {
+            Self::Consumer(consumer) => consumer,
+            Self::Requests(_) => panic!("requests have no deliveries"),
+        }
+    }
+}
+
+/// A machine, its server, and the wire between them.
 #[derive(Debug)]
 pub struct Machine {
-    link: Link<u64>,
+    core: Core,
     now: Instant,
     completions: Vec<Completion<u64>>,
     transmit: Transmit,
@@ -105,34 +142,34 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A link for requests that is ready.
+    /// Requests that are ready.
     #[must_use]
     pub fn requests(dialect: Dialect, batching: Batching) -> Self {
         let now = start();
-        let link = Link::requests(&shared(dialect, batching), now, 1, Some(0));
-        Self::open(link, now, dialect)
+        let requests = Requests::new(&shared(dialect, batching), now, 1, Some(0));
+        Self::open(Core::Requests(Box::new(requests)), now, dialect)
     }
 
-    /// A consumer's link that is subscribed.
+    /// A consumer that is subscribed.
     #[must_use]
     pub fn consumer(dialect: Dialect, queue: &QueueName) -> Self {
         let (now, settings) = (start(), ConsumerSettings::default());
         let shared = shared(dialect, Batching::Auto);
-        let link = Link::consumer(&shared, queue.clone(), settings, now, 1, Some(0));
-        Self::open(link, now, dialect)
+        let consumer = Consumer::new(&shared, queue.clone(), settings, now, 1, Some(0));
+        Self::open(Core::Consumer(Box::new(consumer)), now, dialect)
     }
 
-    fn open(link: Link<u64>, now: Instant, dialect: Dialect) -> Self {
+    fn open(core: Core, now: Instant, dialect: Dialect) -> Self {
         let mut machine = Self {
-            link,
+            core,
             now,
             completions: Vec::new(),
             transmit: Transmit::new(),
             server: Peer::new(dialect),
         };
-        while let Some(action) = machine.link.poll_action() {
+        while let Some(action) = drive!(machine.core, core => core.poll_action(MAIN)) {
             if let Action::Dial { id, .. } = action {
-                machine.link.handle_dialed(now, id, Ok(None));
+                drive!(machine.core, core => core.handle_dialed(now, MAIN, id, Ok(None)));
             }
         }
         machine.exchange(&mut Unwatched);
@@ -146,7 +183,7 @@ impl Machine {
         probe.run(Stage::Submit, &mut || {
             id = message
                 .take()
-                .map(|message| self.link.enqueue(self.now, message, None, 1));
+                .map(|message| self.core.requests().enqueue(self.now, message, None, 1));
         });
         id.expect("probes run the work")
     }
@@ -156,7 +193,7 @@ impl Machine {
         let mut messages = Some(messages);
         probe.run(Stage::Submit, &mut || {
             for message in messages.take().into_iter().flatten() {
-                self.link.enqueue(self.now, message, None, 1);
+                self.core.requests().enqueue(self.now, message, None, 1);
             }
         });
     }
@@ -166,14 +203,14 @@ impl Machine {
         let mut messages = Some(messages);
         probe.run(Stage::Submit, &mut || {
             if let Some(messages) = messages.take() {
-                self.link.enqueue_many(self.now, messages, None, 1);
+                self.core.requests().enqueue_many(self.now, messages, None, 1);
             }
         });
     }
 
     /// A producer with the default settings.
     pub fn open_producer(&mut self) -> ProducerId {
-        self.link.open_producer(ProducerSettings::default())
+        self.core.requests().open_producer(ProducerSettings::default())
     }
 
     /// Messages of a producer, each with a receipt.
@@ -181,7 +218,7 @@ impl Machine {
         let mut messages = Some(messages);
         probe.run(Stage::Submit, &mut || {
             for message in messages.take().into_iter().flatten() {
-                self.link.send(self.now, producer, message, None, 1, 1);
+                self.core.requests().send(self.now, producer, message, None, 1, 1);
             }
         });
     }
@@ -190,7 +227,7 @@ impl Machine {
     pub fn ack(&mut self, probe: &mut dyn Probe, deliveries: &mut VecDeque<Lease>) {
         probe.run(Stage::Submit, &mut || {
             while let Some(lease) = deliveries.pop_front() {
-                self.link.settle(self.now, lease.settle(None), None, 1);
+                self.core.requests().settle(self.now, lease.settle(None), None, 1);
             }
         });
     }
@@ -199,14 +236,14 @@ impl Machine {
     pub fn ack_many(&mut self, probe: &mut dyn Probe, deliveries: &mut VecDeque<Lease>) {
         probe.run(Stage::Submit, &mut || {
             let settles: Vec<Settle> = deliveries.drain(..).map(|lease| lease.settle(None)).collect();
-            self.link.settle_many(self.now, settles, None, 1);
+            self.core.requests().settle_many(self.now, settles, None, 1);
         });
     }
 
     /// Gives a call up.
     pub fn abandon(&mut self, probe: &mut dyn Probe, id: CallId) {
         probe.run(Stage::Abandon, &mut || {
-            self.link.abandon(id);
+            self.core.requests().abandon(id);
             self.take_turn();
         });
     }
@@ -215,7 +252,7 @@ impl Machine {
     pub fn idle(&mut self, probe: &mut dyn Probe) {
         self.now += Duration::from_nanos(1);
         probe.run(Stage::Timeout, &mut || {
-            self.link.handle_timeout(self.now);
+            drive!(self.core, core => core.handle_timeout(self.now));
             self.take_turn();
         });
     }
@@ -228,13 +265,13 @@ impl Machine {
         sent.reserve(16 * 1024 * 1024);
         writes.reserve(1024);
         probe.run(Stage::Transmit, &mut || {
-            while self.link.take_transmit(self.now, MOST, &mut self.transmit) {
+            while drive!(self.core, core => core.take_transmit(self.now, MAIN, MOST, &mut self.transmit)) {
                 while !self.transmit.is_empty() {
                     let chunk = self.transmit.chunk();
                     let n = chunk.len();
                     sent.extend_from_slice(chunk);
                     writes.push(n);
-                    self.link.transmitted(self.now, &mut self.transmit, n);
+                    drive!(self.core, core => core.transmitted(self.now, MAIN, &mut self.transmit, n));
                 }
             }
             self.take_turn();
@@ -256,11 +293,11 @@ impl Machine {
         while !bytes.is_empty() {
             let mut read = 0;
             probe.run(Stage::Receive, &mut || {
-                let mut buffer = self.link.take_read_buffer().expect("input is wanted");
+                let mut buffer = drive!(self.core, core => core.take_read_buffer(MAIN)).expect("input is wanted");
                 read = buffer.unfilled().len().min(bytes.len());
                 buffer.unfilled()[..read].copy_from_slice(&bytes[..read]);
                 buffer.advance(read);
-                self.link.handle_input(self.now, buffer);
+                drive!(self.core, core => core.handle_input(self.now, MAIN, buffer));
                 self.take_turn();
             });
             probe.read(read);
@@ -279,7 +316,7 @@ impl Machine {
     /// How many waiters are completed since the last time. Their results are dropped.
     pub fn completed(&mut self, probe: &mut dyn Probe) -> usize {
         probe.run(Stage::Complete, &mut || {
-            self.link.drain_completions(&mut self.completions);
+            drive!(self.core, core => core.drain_completions(&mut self.completions));
         });
         let completed = self.completions.len();
         probe.run(Stage::Drop, &mut || self.completions.clear());
@@ -289,7 +326,7 @@ impl Machine {
     /// Takes all deliveries there are.
     pub fn take(&mut self, probe: &mut dyn Probe, into: &mut VecDeque<Lease>) {
         probe.run(Stage::Take, &mut || {
-            while self.link.take_deliveries(self.now, 64, into) > 0 {}
+            while self.core.consumer().take_deliveries(self.now, 64, into) > 0 {}
         });
     }
 
@@ -316,7 +353,10 @@ impl Machine {
 
     /// What a driver does at the end of each turn.
     fn take_turn(&mut self) {
-        let _until = self.link.poll_timeout();
+        drive!(self.core, core => {
+            let until = core.poll_timeout(MAIN);
+            core.note_sleep(MAIN, until);
+        });
     }
 }
 

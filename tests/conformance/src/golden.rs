@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::{Config, ConsumerSettings};
+use fibp_proto::consumer::Consumer;
 use fibp_proto::frame::{Decoder, Item, Limits, Transmit};
-use fibp_proto::link::{Action, Completion, Link, Settle};
+use fibp_proto::machine::{Action, ChannelId, Completion, Machine};
 use fibp_proto::request::Op;
+use fibp_proto::requests::{Requests, Settle};
 use fibp_proto::{Dialect, Message, Push, QueueName, Request, Shared};
 
 use crate::adapter::Client;
@@ -15,6 +17,8 @@ use crate::script::{Conversation, PREAMBLE, delivery, healthy, message_id};
 
 /// The queue of the session.
 const QUEUE: &str = "orders";
+/// The one channel of each of its machines.
+const CHANNEL: ChannelId = ChannelId::MAIN;
 /// How many deliveries the session's consumer is pushed.
 const DELIVERIES: u32 = 3;
 
@@ -133,10 +137,10 @@ fn deliveries() -> Vec<fibp_proto::Received> {
 pub fn transcript(config: &Config, dialect: Dialect) -> Vec<Vec<u8>> {
     let now = Instant::now();
     let shared = Shared::new(config.clone()).expect("a valid configuration");
-    let mut requests = Machine::new(Link::requests(&shared, now, 1, Some(())), dialect, now);
+    let mut requests = Session::new(Requests::new(&shared, now, 1, Some(())), dialect, now);
     requests.complete();
     for step in steps() {
-        let link = &mut requests.link;
+        let machine = &mut requests.machine;
         let ack = |n: u32, nack: Option<&str>| Settle {
             queue: QueueName::from(QUEUE),
             id: message_id(n),
@@ -144,21 +148,21 @@ pub fn transcript(config: &Config, dialect: Dialect) -> Vec<Vec<u8>> {
             lease_deadline: None,
         };
         match step {
-            Step::Enqueue(message) => link.enqueue(now, message, None, ()),
-            Step::EnqueueMany(messages) => link.enqueue_many(now, messages, None, ()),
-            Step::Settle(nack) => link.settle(now, ack(1, nack), None, ()),
-            Step::AckMany(count) => link.settle_many(now, (0..count).map(|n| ack(n, None)).collect(), None, ()),
-            Step::Request(request) => link.call(now, request, None, ()),
+            Step::Enqueue(message) => machine.enqueue(now, message, None, ()),
+            Step::EnqueueMany(messages) => machine.enqueue_many(now, messages, None, ()),
+            Step::Settle(nack) => machine.settle(now, ack(1, nack), None, ()),
+            Step::AckMany(count) => machine.settle_many(now, (0..count).map(|n| ack(n, None)).collect(), None, ()),
+            Step::Request(request) => machine.call(now, request, None, ()),
         };
         requests.complete();
     }
     let settings = ConsumerSettings::default();
-    let link = Link::consumer(&shared, QUEUE.into(), settings, now, 2, Some(()));
-    let mut consumer = Machine::new(link, dialect, now);
+    let machine = Consumer::new(&shared, QUEUE.into(), settings, now, 2, Some(()));
+    let mut consumer = Session::new(machine, dialect, now);
     consumer.complete();
     for n in 1..=DELIVERIES {
         let mut taken = VecDeque::new();
-        consumer.link.take_deliveries(now, 1, &mut taken);
+        consumer.machine.take_deliveries(now, 1, &mut taken);
         let lease = taken.pop_front().expect("a delivery");
         assert_eq!(lease.received.id, message_id(n));
         let settle = Settle {
@@ -167,20 +171,20 @@ pub fn transcript(config: &Config, dialect: Dialect) -> Vec<Vec<u8>> {
             nack: None,
             lease_deadline: lease.deadline,
         };
-        requests.link.settle(now, settle, None, ());
+        requests.machine.settle(now, settle, None, ());
         requests.complete();
     }
     // An adapter's consumer is dropped, then its client is closed.
-    consumer.link.abort(now);
+    consumer.machine.abort(now);
     consumer.turn();
-    requests.link.close(now, Duration::from_secs(1), ());
+    requests.machine.close(now, Duration::from_secs(1), ());
     requests.complete();
     vec![requests.sent, consumer.sent]
 }
 
-/// A link and the server it talks to, in memory, at one instant.
-struct Machine {
-    link: Link<()>,
+/// A machine and the server it talks to, in memory, at one instant.
+struct Session<M> {
+    machine: M,
     now: Instant,
     dialect: Dialect,
     decoder: Decoder,
@@ -190,10 +194,10 @@ struct Machine {
     completions: Vec<Completion<()>>,
 }
 
-impl Machine {
-    fn new(link: Link<()>, dialect: Dialect, now: Instant) -> Self {
+impl<M: Machine<Token = ()>> Session<M> {
+    fn new(machine: M, dialect: Dialect, now: Instant) -> Self {
         Self {
-            link,
+            machine,
             now,
             dialect,
             decoder: Decoder::new(dialect.layout(), Limits::default()),
@@ -217,31 +221,31 @@ impl Machine {
     }
 
     fn turn(&mut self) {
-        while let Some(action) = self.link.poll_action() {
+        while let Some(action) = self.machine.poll_action(CHANNEL) {
             match action {
-                Action::Dial { id, .. } => self.link.handle_dialed(self.now, id, Ok(None)),
-                Action::HalfClose => self.link.handle_eof(self.now),
+                Action::Dial { id, .. } => self.machine.handle_dialed(self.now, CHANNEL, id, Ok(None)),
+                Action::HalfClose => self.machine.handle_eof(self.now, CHANNEL),
                 _ => {}
             }
         }
         let mut transmit = Transmit::new();
-        while self.link.take_transmit(self.now, 64 * 1024, &mut transmit) {
+        while self.machine.take_transmit(self.now, CHANNEL, 64 * 1024, &mut transmit) {
             while !transmit.is_empty() {
                 let chunk = transmit.chunk().to_vec();
                 self.receive(&chunk);
-                self.link.transmitted(self.now, &mut transmit, chunk.len());
+                self.machine.transmitted(self.now, CHANNEL, &mut transmit, chunk.len());
             }
         }
         if !self.answers.is_empty()
-            && let Some(mut buffer) = self.link.take_read_buffer()
+            && let Some(mut buffer) = self.machine.take_read_buffer(CHANNEL)
         {
             let n = buffer.unfilled().len().min(self.answers.len());
             let bytes: Vec<u8> = self.answers.drain(..n).collect();
             buffer.unfilled()[..n].copy_from_slice(&bytes);
             buffer.advance(n);
-            self.link.handle_input(self.now, buffer);
+            self.machine.handle_input(self.now, CHANNEL, buffer);
         }
-        self.link.drain_completions(&mut self.completions);
+        self.machine.drain_completions(&mut self.completions);
     }
 
     /// What [`play`] does, without a socket.

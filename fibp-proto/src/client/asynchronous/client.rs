@@ -4,21 +4,22 @@ use std::time::{Duration, Instant};
 
 use super::admin::Admin;
 use super::consumer::{Consumer, ConsumerBuilder};
-use super::driver::spawner;
+use super::driver::drivers;
 use super::events::Events;
 use super::producer::ProducerBuilder;
 use super::runtime::Runtime;
-use crate::client::cell::Call;
+use crate::client::cell::RequestCall;
 use crate::client::clients::{Handle, Sources};
 use crate::client::waiter::Waiter;
 use crate::client::watchers::Subscription;
 use crate::config::Config;
 use crate::error::{Error, SendError};
 use crate::event::{State, Stats};
-use crate::link::{CallId, CloseReport, Link, Settle};
+use crate::machine::{CallId, CloseReport};
 use crate::message::{Message, MessageId};
 use crate::operation::Operation;
 use crate::request::{AckItem, NackItem};
+use crate::requests::{Requests, Settle};
 use crate::shared::Shared;
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
@@ -73,7 +74,7 @@ impl<R: Runtime> Client<R> {
             now: R::now,
             seed: R::seed,
         };
-        let (handle, wait) = Handle::open(shared, sources, spawner(runtime));
+        let (handle, wait) = Handle::open(shared, sources, drivers(runtime));
         let client = Self { handle, timeout: None };
         wait.opened().await?;
         Ok(client)
@@ -104,7 +105,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future withdraws a message that is not sent yet. One that is sent may be in the queue.
     pub async fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        self.submit(|link, now, timeout, waiter| link.enqueue(now, message, timeout, waiter))
+        self.submit(|requests, now, timeout, waiter| requests.enqueue(now, message, timeout, waiter))
             .enqueued()
             .await
     }
@@ -115,7 +116,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// As for [`enqueue`](Self::enqueue), for each message.
     pub async fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.submit(|link, now, timeout, waiter| link.enqueue_many(now, messages, timeout, waiter))
+        self.submit(|requests, now, timeout, waiter| requests.enqueue_many(now, messages, timeout, waiter))
             .enqueued_many()
             .await
     }
@@ -236,29 +237,29 @@ impl<R: Runtime> Client<R> {
 
     pub(super) async fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
         let request = operation.into_request();
-        let call = self.submit(|link, now, timeout, waiter| link.call(now, request, timeout, waiter));
+        let call = self.submit(|requests, now, timeout, waiter| requests.call(now, request, timeout, waiter));
         O::output(call.response().await?)
     }
 
     pub(super) async fn settle(&self, settle: Settle) -> Result<(), Error> {
-        self.submit(|link, now, timeout, waiter| link.settle(now, settle, timeout, waiter))
+        self.submit(|requests, now, timeout, waiter| requests.settle(now, settle, timeout, waiter))
             .settled()
             .await
     }
 
     async fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        self.submit(|link, now, timeout, waiter| link.settle_many(now, settles, timeout, waiter))
+        self.submit(|requests, now, timeout, waiter| requests.settle_many(now, settles, timeout, waiter))
             .settled_many()
             .await
     }
 
     fn submit(
         &self,
-        call: impl FnOnce(&mut Link<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
-    ) -> Call<R::Writer> {
+        call: impl FnOnce(&mut Requests<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
+    ) -> RequestCall<R::Writer> {
         let now = R::now();
         let main = self.handle.main();
-        main.submit(now, |link, waiter| call(link, now, self.timeout, waiter))
+        main.submit(now, |requests, waiter| call(requests, now, self.timeout, waiter))
     }
 }
 

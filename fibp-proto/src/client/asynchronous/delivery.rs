@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 
 use super::client::Client;
 use super::runtime::Runtime;
-use crate::client::cell::{Call, settled};
+use crate::client::cell::{RequestCall, settled};
+use crate::consumer::{Lease, LeaseGuard};
 use crate::error::{AckError, Error};
-use crate::link::{Lease, LeaseGuard, Settle};
 use crate::message::Received;
 use crate::request::AckItem;
+use crate::requests::Settle;
 
 /// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
 /// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
@@ -156,14 +157,14 @@ impl<R: Runtime> Acker<R> {
 #[derive(Debug)]
 #[must_use = "without the receipt, nobody learns of a failed ack"]
 pub struct AckReceipt<R: Runtime> {
-    call: Call<R::Writer>,
+    call: RequestCall<R::Writer>,
     _client: Client<R>,
 }
 
 impl<R: Runtime> AckReceipt<R> {
     fn new(client: Client<R>, settle: Settle) -> Self {
         let main = client.handle.main();
-        let call = main.queue(|link, waiter| link.settle(R::now(), settle, client.timeout, waiter));
+        let call = main.queue(|requests, waiter| requests.settle(R::now(), settle, client.timeout, waiter));
         Self {
             call: call.detached(),
             _client: client,

@@ -1,4 +1,4 @@
-//! The task that moves a link's bytes.
+//! The task that moves a channel's bytes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,14 +8,15 @@ use std::time::Instant;
 
 use super::dial::{Dialed, Dialing, dial};
 use super::runtime::Runtime;
-use crate::client::cell::LinkCell;
-use crate::client::clients::{Clients, Spawn};
+use crate::client::attention::Attention;
+use crate::client::cell::{CallerWrites, Cell};
+use crate::client::clients::{Clients, Driven, Drivers, StartDriver};
 use crate::client::locked::Locked;
 use crate::client::transport::fault;
 use crate::client::waiter::{Waiter, complete};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
-use crate::link::{Action, Completion, DialId};
+use crate::machine::{Action, ChannelId, Completion, DialId};
 
 /// How many turns a driver takes before it lets other tasks run. Each reads and writes at most a buffer's worth of bytes.
 const MAX_TURNS: usize = 16;
@@ -31,18 +32,28 @@ const WRITE_SIZE: usize = 64 * 1024;
 const MAX_SLICES: usize = 32;
 
 /// What starts drivers on `runtime`.
-pub(super) fn spawner<R: Runtime>(runtime: R) -> Spawn<R::Writer> {
-    Box::new(move |clients, link, receive_buffer| {
-        let cell = Arc::new(LinkCell::new(link, |writer, cx, transmit| {
-            match written(transmit, |slices| R::try_write(writer, cx, slices)) {
+pub(super) fn drivers<R: Runtime>(runtime: R) -> Drivers<R::Writer> {
+    Drivers {
+        writes: CallerWrites {
+            write: |writer, cx, transmit| match written(transmit, |slices| R::try_write(writer, cx, slices)) {
                 Poll::Ready(result) => result,
                 Poll::Pending => Ok(0),
-            }
-        }));
+            },
+            claimed: None,
+        },
+        start_requests: starter(runtime.clone()),
+        start_consumer: starter(runtime),
+    }
+}
+
+fn starter<R: Runtime, M: Driven + 'static>(runtime: R) -> StartDriver<M, R::Writer> {
+    Box::new(move |clients, cell, channel, receive_buffer| {
         runtime.spawn(Driver {
             runtime: runtime.clone(),
             clients: Arc::clone(clients),
-            cell: Arc::clone(&cell),
+            attention: cell.attention(channel),
+            cell: Arc::clone(cell),
+            channel,
             receive_buffer,
             dialing: None,
             reader: None,
@@ -54,15 +65,16 @@ pub(super) fn spawner<R: Runtime>(runtime: R) -> Spawn<R::Writer> {
             completions: Vec::new(),
             collecting: false,
         });
-        cell
     })
 }
 
-/// Waits for whatever the link waits for. Dropped with its runtime, it fails all calls.
-struct Driver<R: Runtime> {
+/// Waits for whatever a channel waits for. Dropped with its runtime, it fails all calls.
+struct Driver<R: Runtime, M: Driven> {
     runtime: R,
     clients: Arc<Clients<R::Writer>>,
-    cell: Arc<LinkCell<R::Writer>>,
+    cell: Arc<Cell<M, R::Writer>>,
+    channel: ChannelId,
+    attention: Arc<Attention>,
     receive_buffer: Option<u32>,
     dialing: Option<(DialId, Dialing<R>)>,
     reader: Option<R::Reader>,
@@ -108,16 +120,16 @@ enum Turn {
     Again { read: u64 },
     /// The tasks that were woken go first.
     Yield,
-    /// The link is done for good.
+    /// The channel is done for good.
     Done,
 }
 
-impl<R: Runtime> Future for Driver<R> {
+impl<R: Runtime, M: Driven> Future for Driver<R, M> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let mut kicked = this.cell.attend(cx.waker());
+        let mut kicked = this.attention.attend(cx.waker());
         let mut frames = 0;
         for _ in 0..MAX_TURNS {
             let news = this.poll_news(cx);
@@ -126,7 +138,7 @@ impl<R: Runtime> Future for Driver<R> {
             }
             match this.turn(news) {
                 Turn::Again { read } => {
-                    kicked = this.cell.take_kick();
+                    kicked = this.attention.take_kick();
                     frames += read;
                     if frames >= MAX_FRAMES {
                         break;
@@ -141,7 +153,7 @@ impl<R: Runtime> Future for Driver<R> {
     }
 }
 
-impl<R: Runtime> Driver<R> {
+impl<R: Runtime, M: Driven> Driver<R, M> {
     /// Everything that can make progress without the lock; what can't has the task's waker afterwards.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> News<R> {
         let mut news = News::none();
@@ -173,22 +185,23 @@ impl<R: Runtime> Driver<R> {
         news
     }
 
-    /// Tells the link what happened and takes what is to be done.
+    /// Tells the machine what happened and takes what is to be done.
     fn turn(&mut self, news: News<R>) -> Turn {
         let cell = Arc::clone(&self.cell);
+        let channel = self.channel;
         let now = R::now();
         // Closed, woken and handed on after unlocking.
         let mut sockets = Vec::new();
         let mut dials = Vec::new();
-        let mut reroutes = Vec::new();
+        let mut further = Vec::new();
         let mut half_close = false;
 
         let mut locked = cell.lock();
         // Another connection counts from the start.
-        let before = locked.link.frames_read();
+        let before = locked.machine.frames_read(channel);
         self.feed(&mut locked, now, news);
-        let read = locked.link.frames_read().saturating_sub(before);
-        while let Some(action) = locked.link.poll_action() {
+        let read = locked.machine.frames_read(channel).saturating_sub(before);
+        while let Some(action) = locked.machine.poll_action(channel) {
             match action {
                 Action::Dial { id, endpoint, deadline } => {
                     let config = self.clients.shared.config().clone();
@@ -198,30 +211,37 @@ impl<R: Runtime> Driver<R> {
                 Action::HalfClose => half_close = true,
                 Action::Hangup => {
                     dials.extend(self.dialing.take());
-                    sockets.push((self.reader.take(), self.writer.take(), locked.socket.take()));
+                    let (socket, _) = locked.port(channel).hang_up();
+                    sockets.push((self.reader.take(), self.writer.take(), socket));
                     self.transmit = Transmit::new();
-                    locked.unwritten = Transmit::new();
                     if let Some(buffer) = self.buffer.take() {
-                        locked.link.handle_input(now, buffer);
+                        locked.machine.handle_input(now, channel, buffer);
                     }
                 }
-                Action::Reroute { endpoint, parcel } => reroutes.push((endpoint, parcel)),
             }
         }
-        locked.link.drain_completions(&mut self.completions);
+        while let Some(channel) = locked.machine.poll_new_channel() {
+            further.push(channel);
+        }
+        locked.machine.drain_completions(&mut self.completions);
         // The tasks woken now may have more to send: let them, then send it in one frame.
         self.collecting = self.completions.len() > 1 && !self.collecting;
         if !self.collecting
             && self.transmit.is_empty()
-            && let Some((_, transmit)) = locked.claim_all(now, WRITE_SIZE)
+            && let Some((_, transmit)) = locked.claim_all(now, channel, WRITE_SIZE)
         {
             self.transmit = transmit;
         }
         if self.buffer.is_none() && self.reader.is_some() {
-            self.buffer = locked.link.take_read_buffer();
+            self.buffer = locked.machine.take_read_buffer(channel);
         }
-        let timeout = locked.link.poll_timeout();
-        let done = locked.link.is_terminated();
+        let timeout = locked.machine.poll_timeout(channel);
+        locked.machine.note_sleep(channel, timeout);
+        let done = locked.machine.is_terminated(channel);
+        if done {
+            locked.remove_port(channel);
+        }
+        let others = locked.needed(channel);
         drop(locked);
 
         drop((sockets, dials));
@@ -230,13 +250,14 @@ impl<R: Runtime> Driver<R> {
             let _ = R::shut_down_write(writer);
         }
         if self.collecting {
-            cell.collect_calls();
+            self.attention.collect_calls();
         }
         complete(&mut self.completions);
         self.clients.notify();
-        for (endpoint, parcel) in reroutes {
-            self.clients.reroute(endpoint, now, parcel);
+        for channel in further {
+            self.clients.start_further(&cell, channel);
         }
+        others.iter().for_each(|driver| driver.kick());
         self.arm(timeout);
         match (done, self.collecting) {
             (true, _) => Turn::Done,
@@ -245,29 +266,30 @@ impl<R: Runtime> Driver<R> {
         }
     }
 
-    fn feed(&mut self, locked: &mut Locked<R::Writer>, now: Instant, news: News<R>) {
+    fn feed(&mut self, locked: &mut Locked<M, R::Writer>, now: Instant, news: News<R>) {
+        let channel = self.channel;
         match news.dialed {
             Some((id, Ok(Dialed { reader, writer, key }))) => {
                 let writer = Arc::new(writer);
                 self.reader = Some(reader);
                 self.writer = Some(Arc::clone(&writer));
-                locked.socket = Some(writer);
-                locked.link.handle_dialed(now, id, key);
+                locked.port(channel).socket = Some(writer);
+                locked.machine.handle_dialed(now, channel, id, key);
             }
-            Some((id, Err(fault))) => locked.link.handle_dial_failed(now, id, fault),
+            Some((id, Err(fault))) => locked.machine.handle_dial_failed(now, channel, id, fault),
             None => {}
         }
         if let Some(result) = news.written {
-            locked.written(now, std::mem::take(&mut self.transmit), result);
+            locked.written(now, channel, std::mem::take(&mut self.transmit), result);
         }
         if let Some(result) = news.read
             && let Some(buffer) = self.buffer.take()
         {
-            locked.read(now, buffer, result);
+            locked.read(now, channel, buffer, result);
         }
         if news.timeout || self.armed.is_some_and(|armed| armed <= now) {
             self.armed = None;
-            locked.link.handle_timeout(now);
+            locked.machine.handle_timeout(now);
         }
     }
 
@@ -284,15 +306,18 @@ impl<R: Runtime> Driver<R> {
     }
 }
 
-impl<R: Runtime> Drop for Driver<R> {
+impl<R: Runtime, M: Driven> Drop for Driver<R, M> {
     fn drop(&mut self) {
         let mut locked = self.cell.lock();
-        locked.link.abort(R::now());
-        locked.link.drain_completions(&mut self.completions);
-        let socket = locked.socket.take();
+        locked.machine.abandon_channel(R::now(), self.channel);
+        locked.machine.drain_completions(&mut self.completions);
+        let (socket, _) = locked.port(self.channel).hang_up();
+        locked.remove_port(self.channel);
+        let others = locked.needed(self.channel);
         drop(locked);
         drop(socket);
         complete(&mut self.completions);
+        others.iter().for_each(|driver| driver.kick());
         self.clients.notify();
     }
 }

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 
 use super::client::Client;
 use super::runtime::Runtime;
-use crate::client::cell::{Call, enqueued};
+use crate::client::cell::{RequestCall, enqueued};
 use crate::config::ProducerSettings;
 use crate::error::{Error, ErrorKind, SendError};
-use crate::link::ProducerId;
 use crate::message::{Message, MessageId};
+use crate::requests::ProducerId;
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ impl<R: Runtime> ProducerBuilder<R> {
     pub fn build(self) -> Result<Producer<R>, Error> {
         let Self { client, settings } = self;
         settings.validate()?;
-        let id = client.handle.main().with(|link| link.open_producer(settings));
+        let id = client.handle.main().with(|requests| requests.open_producer(settings));
         Ok(Producer(Arc::new(Inner { client, id })))
     }
 }
@@ -105,12 +105,12 @@ impl<R: Runtime> Producer<R> {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
         let now = R::now();
-        main.queue(|link, waiter| link.flush(now, *id, client.timeout, waiter))
+        main.queue(|requests, waiter| requests.flush(now, *id, client.timeout, waiter))
             .flushed()
             .await
     }
 
-    fn receipt(&self, call: Call<R::Writer>) -> Receipt<R> {
+    fn receipt(&self, call: RequestCall<R::Writer>) -> Receipt<R> {
         Receipt {
             call,
             _client: self.0.client.clone(),
@@ -120,7 +120,10 @@ impl<R: Runtime> Producer<R> {
 
 impl<R: Runtime> Drop for Inner<R> {
     fn drop(&mut self) {
-        self.client.handle.main().with(|link| link.close_producer(self.id));
+        self.client
+            .handle
+            .main()
+            .with(|requests| requests.close_producer(self.id));
     }
 }
 
@@ -129,7 +132,7 @@ impl<R: Runtime> Drop for Inner<R> {
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
 pub struct Receipt<R: Runtime> {
-    call: Call<R::Writer>,
+    call: RequestCall<R::Writer>,
     _client: Client<R>,
 }
 

@@ -14,7 +14,7 @@ macro_rules! wrap_adapter {
         };
         use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
         use fibp_proto::event::{State, Stats};
-        use fibp_proto::link::CloseReport;
+        use fibp_proto::machine::CloseReport;
         use fibp_proto::request::{AckItem, NackItem};
         use fibp_proto::{Error, Message, MessageId, Received, SendError};
 

@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use fibp_proto::QueueName;
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::link::{Lease, Settle};
-use fibp_proto::{Link, QueueName};
+use fibp_proto::consumer::{Consumer as Machine, Lease};
+use fibp_proto::requests::Settle;
 
-use super::port::{Port, Role};
+use super::port::Port;
 use super::truth::Awaits;
 use super::world::{Phase, World};
 
-/// How long a link that leaves waits for the server at most.
+/// How long a channel that leaves waits for the server at most.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A consumer and its user.
@@ -84,9 +85,9 @@ impl World {
             Consuming::Away(_) => self.open_consumer(index),
             Consuming::Busy(port, _, leases) => {
                 let client = consumer.client;
-                if let Some(link) = self.link(port) {
+                if let Some(machine) = self.consumer_machine(port) {
                     for lease in &leases {
-                        link.release_delivery(lease.sequence);
+                        machine.release_delivery(lease.sequence);
                     }
                 }
                 self.settle_leases(client, leases);
@@ -113,9 +114,9 @@ impl World {
         let deadline = self.now.checked_add(shared.config().settings().connect_timeout);
         let (_, token) = self.truth.token(Awaits::Opened(port), deadline);
         let seed = self.random.next();
-        let link = Link::consumer(&shared, queue, settings, self.now, seed, Some(token));
+        let machine = Machine::new(&shared, queue, settings, self.now, seed, Some(token));
         let credentials = shared.config().settings().credentials.clone();
-        self.add_port(Port::new(link, client, Role::Consumer, credentials));
+        self.add_port(Port::new(machine.into(), client, credentials));
         if let Some(consumer) = self.consumers.get_mut(index) {
             consumer.state = Consuming::Opening(port);
         }
@@ -133,33 +134,35 @@ impl World {
             1 => Some(token(Awaits::Closed, patience)),
             _ => None,
         };
-        let Some(link) = self.link(port) else { return };
+        let Some(machine) = self.consumer_machine(port) else {
+            return;
+        };
         match (way, token) {
-            (0, Some(token)) => drop(link.stop_consuming(now, token)),
-            (_, Some(token)) => drop(link.close(now, patience, token)),
-            (_, None) => link.abort(now),
+            (0, Some(token)) => drop(machine.stop_consuming(now, token)),
+            (_, Some(token)) => drop(machine.close(now, patience, token)),
+            (_, None) => machine.abort(now),
         }
     }
 
     fn wait(&mut self, index: usize, port: usize) {
         let now = self.now;
         let (_, token) = self.truth.token(Awaits::Ready(port), None);
-        if let Some(link) = self.link(port) {
-            link.wait_delivery(now, token);
+        if let Some(machine) = self.consumer_machine(port) {
+            machine.wait_delivery(now, token);
         }
         if let Some(consumer) = self.consumers.get_mut(index) {
             consumer.state = Consuming::Waiting(port);
         }
     }
 
-    /// The consumer whose link is at a port.
+    /// The consumer whose machine is at a port.
     pub(super) fn consumer_at(&self, port: usize) -> Option<usize> {
         self.consumers
             .iter()
             .position(|consumer| consumer.state.port() == Some(port))
     }
 
-    /// A link is open, or will never be.
+    /// A machine is open, or will never be.
     pub(super) fn opened(&mut self, port: usize, ok: bool) -> Result<(), String> {
         let Some(index) = self.consumer_at(port) else {
             return Ok(());
@@ -187,17 +190,21 @@ impl World {
         };
         let most = self.random.spread(200);
         let mut leases = VecDeque::new();
+        let now = self.now;
         let Some(at) = self.ports.get_mut(port).and_then(Option::as_mut) else {
             return Ok(());
         };
-        let taken = at.link.take_deliveries(self.now, most, &mut leases);
+        let Some(machine) = at.machine.consumer() else {
+            return Ok(());
+        };
+        let taken = machine.take_deliveries(now, most, &mut leases);
+        let end = machine.poll_end();
         if taken != leases.len() || taken > most {
             return Err(format!("{taken} deliveries are {}", leases.len()));
         }
         for lease in &leases {
             at.check_delivery(lease, &self.cluster)?;
         }
-        let end = at.link.poll_consumer_end();
         if end.is_some() {
             at.check_end(&self.cluster)?;
         }
@@ -258,16 +265,16 @@ impl World {
         let (timeout, deadline) = self.timeout(client);
         if self.random.chance(50) {
             let (number, token) = self.truth.token(Awaits::SettledMany(settles.len()), deadline);
-            if let Some(link) = self.link(port) {
-                let call = link.settle_many(now, settles, timeout, token);
+            if let Some(requests) = self.requests(port) {
+                let call = requests.settle_many(now, settles, timeout, token);
                 self.remember(client, port, call, number);
             }
             return;
         }
         for settle in settles {
             let (number, token) = self.truth.token(Awaits::Settled, deadline);
-            if let Some(link) = self.link(port) {
-                let call = link.settle(now, settle, timeout, token);
+            if let Some(requests) = self.requests(port) {
+                let call = requests.settle(now, settle, timeout, token);
                 self.remember(client, port, call, number);
             }
         }

@@ -1,4 +1,4 @@
-//! Deterministic simulation: core links and the test broker on virtual time, over a network that delays, splits,
+//! Deterministic simulation: the core's machines and the test broker on virtual time, over a network that delays, splits,
 //! coalesces, stalls, half-closes and resets.
 //!
 //! Everything that happens in a run follows from its seed, so a failing seed replays. While faults happen, after
@@ -10,13 +10,15 @@
 //! * what a consumer's connection brought is delivered, all of it, in order and unaltered; messages of one producer
 //!   keep their order;
 //! * the report of a close counts what callers were told;
-//! * nothing that a link holds exceeds its bound, and nothing is held once its reason is gone;
-//! * no link asks to be driven without need, and none waits for a driver that it did not ask for;
-//! * when the faults stop, everything comes to rest: all queues are consumed, all links close.
+//! * nothing that a machine holds exceeds its bound, and nothing is held once its reason is gone;
+//! * no channel asks to be driven without need, and none waits for a driver that it did not ask for;
+//! * a caller that goes away is forgotten at once, wherever its request is;
+//! * when the faults stop, everything comes to rest: all queues are consumed, all machines end.
 
 mod broker;
 mod consumers;
 mod faults;
+mod line;
 mod network;
 mod plan;
 mod port;
@@ -78,7 +80,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Simulates one seed, with a defect in all links if one is given. `verbose` prints what happens.
+/// Simulates one seed, with a defect in all machines if one is given. `verbose` prints what happens.
 ///
 /// # Errors
 ///

@@ -1,68 +1,34 @@
-//! A link and the simulated adapter that drives it.
+//! A machine and the simulated adapter that drives its channels.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use fibp_proto::config::{Credentials, Endpoint};
-use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::link::{Action, Completion, DialId, Lease, Parcel};
-use fibp_proto::{Fault, FaultKind, Link};
+use fibp_proto::config::Credentials;
+use fibp_proto::consumer::Lease;
+use fibp_proto::machine::{ChannelId, Machine};
+use fibp_proto::simulation::AnyMachine;
 use fila_test_broker::ConnectionId;
 
 use super::broker::Cluster;
-use super::network::{End, Read};
+use super::line::{Line, Turn, WRITE_SIZE, Yield};
 use super::plan::Plan;
 use super::random::Random;
 use super::tally::Tally;
 use super::token::Token;
 
-/// About how much is encoded for one write.
-const WRITE_SIZE: usize = 16 * 1024;
 /// The room that a busy connection has for one read.
 const LARGEST_READ: usize = 256 * 1024;
 
 /// A turn that does more rounds than this is going in circles.
 const MAX_ROUNDS: usize = 10_000;
 
-/// A machine that is due this often at one instant is going in circles: each time somebody must have been told
-/// something.
-const MAX_TIMEOUTS: usize = 100;
-
-/// What a link is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Role {
-    Main,
-    Node(Endpoint),
-    Consumer,
-}
-
-#[derive(Debug)]
-struct Dialing {
-    id: DialId,
-    endpoint: Endpoint,
-    at: Instant,
-    /// What keeps it from succeeding.
-    fault: Option<FaultKind>,
-}
-
-/// Work for the link to another node; `None` is the main link.
-pub(super) type Rerouted = (Option<Endpoint>, Parcel<Token>);
-
 #[derive(Debug)]
 pub(super) struct Port {
-    pub(super) link: Link<Token>,
+    pub(super) machine: AnyMachine<Token>,
     pub(super) client: usize,
-    pub(super) role: Role,
     credentials: Credentials,
-    wire: Option<ConnectionId>,
-    dialing: Option<Dialing>,
-    buffer: Option<ReadBuffer>,
-    transmit: Transmit,
-    sleep: Option<Instant>,
-    /// How many timeouts there were at the instant of the last.
-    timeouts: (Option<Instant>, usize),
-    /// Buffers of connections that are gone, which come back late.
-    stale: Vec<(Instant, Stale)>,
+    /// A driver for each channel, the main one's first.
+    lines: Vec<Line>,
     /// The connections whose deliveries are awaited, oldest first, and how many were taken of the first.
     trail: VecDeque<ConnectionId>,
     taken: usize,
@@ -71,34 +37,13 @@ pub(super) struct Port {
     tally: Option<Tally>,
 }
 
-#[derive(Debug)]
-enum Stale {
-    Buffer(ReadBuffer),
-    Transmit(Transmit),
-}
-
-/// What a turn left for others to do.
-#[derive(Debug, Default)]
-pub(super) struct Yield {
-    pub(super) progress: bool,
-    pub(super) completions: Vec<Completion<Token>>,
-    pub(super) rerouted: Vec<Rerouted>,
-}
-
 impl Port {
-    pub(super) fn new(link: Link<Token>, client: usize, role: Role, credentials: Credentials) -> Self {
+    pub(super) fn new(machine: AnyMachine<Token>, client: usize, credentials: Credentials) -> Self {
         Self {
-            link,
-            credentials,
+            machine,
             client,
-            role,
-            wire: None,
-            dialing: None,
-            buffer: None,
-            transmit: Transmit::new(),
-            sleep: None,
-            timeouts: (None, 0),
-            stale: Vec::new(),
+            credentials,
+            lines: vec![Line::new(ChannelId::MAIN)],
             trail: VecDeque::new(),
             taken: 0,
             sequence: 0,
@@ -106,59 +51,67 @@ impl Port {
         }
     }
 
-    /// Asks the link to close. `most` calls and messages are open, or have lost their callers.
+    /// Asks the machine to close. `most` calls and messages are open, or have lost their callers.
     pub(super) fn close(&mut self, now: Instant, patience: Duration, token: Token, most: u64) {
         if self.tally.is_none() {
             self.tally = Some(Tally::new(token.number(), most));
         }
-        self.link.close(now, patience, token);
+        self.machine.close(now, patience, token);
     }
 
-    /// Whether nothing of it is left in the simulated process.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.stale.is_empty() && self.wire.is_none()
+    /// What it is for, for reports.
+    pub(super) fn role(&self) -> &'static str {
+        if self.machine.is_consumer() {
+            "consumer"
+        } else {
+            "requests"
+        }
+    }
+
+    /// Whether the machine is over, and nothing of it is left in the simulated process.
+    pub(super) fn is_over(&self) -> bool {
+        self.machine.is_over() && self.lines.iter().all(Line::is_over)
     }
 
     /// What it is, and what it waits for.
     pub(super) fn describe(&mut self) -> String {
-        let over = self.link.is_terminated();
-        let holdings = self.link.holdings();
-        let Self {
-            role,
-            wire,
-            dialing,
-            sleep,
-            ..
-        } = self;
-        format!("{role:?} (terminated: {over}, {wire:?}, dialing: {dialing:?}, sleeps until {sleep:?}, {holdings:?})")
+        let holdings = self.machine.holdings();
+        let lines: Vec<String> = self.lines.iter().map(|line| line.describe(&self.machine)).collect();
+        format!("{}: {}, {holdings:?}", self.role(), lines.join(", "))
     }
 
     /// When to look again, for what is not under way in the network.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let dial = self.dialing.as_ref().map(|dialing| dialing.at);
-        let stale = self.stale.iter().map(|(at, _)| *at).min();
-        [self.sleep, dial, stale].into_iter().flatten().min()
+        self.lines.iter().filter_map(Line::poll_timeout).min()
     }
 
-    /// When bytes arrive that the link wants.
+    /// When bytes arrive that the machine wants.
     pub(super) fn readable_at(&self, cluster: &Cluster) -> Option<Instant> {
-        let wire = cluster.wires.get(&self.wire?)?;
-        self.buffer.as_ref()?;
-        wire.down.readable_at()
+        self.lines.iter().filter_map(|line| line.readable_at(cluster)).min()
     }
 
-    /// What a driver does when it is woken, if there is a reason to wake it.
+    /// What the drivers do that there is a reason to wake, and those that this wakes.
     pub(super) fn drive(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> Result<Yield, String> {
         let mut out = Yield::default();
         for round in 0.. {
             if round > MAX_ROUNDS {
-                return Err(format!("the link to {:?} goes on for ever at one instant", self.role));
+                return Err(format!("at one instant for ever: {}", self.describe()));
             }
-            let mut news = self.feed(now, cluster, random)?;
-            if news || self.link.needs_driver() {
-                news = true;
-                self.take(now, cluster, random, &mut out);
+            let mut news = false;
+            for line in &mut self.lines {
+                news |= line.drive(&mut Turn {
+                    now,
+                    machine: &mut self.machine,
+                    credentials: &self.credentials,
+                    cluster,
+                    random,
+                    out: &mut out,
+                })?;
             }
+            self.trail.extend(out.wires.drain(..));
+            self.lines.extend(out.channels.drain(..).map(Line::new));
+            self.lines
+                .retain(|line| line.channel == ChannelId::MAIN || !line.is_over());
             if !news {
                 break;
             }
@@ -169,197 +122,21 @@ impl Port {
                 tally.hear(completion)?;
             }
         }
+        if self.lines.iter().all(|line| line.ended) {
+            self.look_after_end(&mut out)?;
+        }
         Ok(out)
     }
 
-    /// Tells the link what happened.
-    fn feed(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> Result<bool, String> {
-        // What was read in the same turn is not lost to what time does.
-        let mut news = self.feed_dial(now, cluster, random);
-        news |= self.feed_read(now, cluster, random);
-        news |= self.feed_written(now, cluster, random)?;
-        if self.sleep.is_some_and(|at| at <= now) {
-            self.link.handle_timeout(now);
-            self.sleep = None;
-            news = true;
-            self.timeouts = match self.timeouts {
-                (at, count) if at == Some(now) => (at, count + 1),
-                _ => (Some(now), 1),
-            };
-            if self.timeouts.1 > MAX_TIMEOUTS {
-                return Err(format!("due again and again: {}", self.describe()));
-            }
+    /// No driver is left: callers who come late take what they are told themselves.
+    fn look_after_end(&mut self, out: &mut Yield) -> Result<(), String> {
+        let before = out.completions.len();
+        self.machine.drain_completions(&mut out.completions);
+        out.progress |= out.completions.len() > before;
+        if self.machine.poll_new_channel().is_some() || !self.machine.is_over() {
+            return Err(format!("goes on without a driver: {}", self.describe()));
         }
-        let mut due = Vec::new();
-        self.stale.retain_mut(|(at, stale)| {
-            let now_due = *at <= now;
-            if now_due {
-                due.push(std::mem::replace(stale, Stale::Transmit(Transmit::new())));
-            }
-            !now_due
-        });
-        for stale in due {
-            news = true;
-            match stale {
-                Stale::Buffer(buffer) => self.link.handle_input(now, buffer),
-                Stale::Transmit(mut transmit) => {
-                    let n = transmit.len() / 2;
-                    self.link.transmitted(now, &mut transmit, n);
-                    let fault = Fault::new(FaultKind::Reset, "a late fault");
-                    self.link.transmit_failed(now, transmit, fault);
-                }
-            }
-        }
-        Ok(news)
-    }
-
-    fn feed_dial(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
-        let Some(dialing) = self.dialing.take_if(|dialing| dialing.at <= now) else {
-            return false;
-        };
-        let fault = dialing.fault;
-        let wire = match fault {
-            Some(_) => None,
-            None => cluster.accept(now, &dialing.endpoint),
-        };
-        match wire {
-            Some(wire) => {
-                self.wire = Some(wire);
-                self.trail.push_back(wire);
-                self.link.handle_dialed(now, dialing.id, self.credentials.key());
-            }
-            None => {
-                let kind = fault.unwrap_or(FaultKind::Refused);
-                self.link
-                    .handle_dial_failed(now, dialing.id, Fault::new(kind, "the dial failed"));
-            }
-        }
-        if random.chance(5) {
-            // Nobody asked for this any more.
-            self.link
-                .handle_dial_failed(now, dialing.id, Fault::new(FaultKind::TimedOut, "late"));
-        }
-        true
-    }
-
-    fn feed_written(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> Result<bool, String> {
-        let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) else {
-            return Ok(false);
-        };
-        let mut news = false;
-        while !self.transmit.is_empty() {
-            match wire.up.write(now, random, self.transmit.chunk()) {
-                Ok(0) => break,
-                Ok(n) => self.link.transmitted(now, &mut self.transmit, n),
-                Err(End::Fin) => return Err(format!("{:?} writes after it closed its side", self.role)),
-                Err(End::Reset) => {
-                    let fault = Fault::new(FaultKind::Reset, "writing failed");
-                    let transmit = std::mem::take(&mut self.transmit);
-                    self.link.transmit_failed(now, transmit, fault);
-                    return Ok(true);
-                }
-            }
-            news = true;
-        }
-        Ok(news)
-    }
-
-    fn feed_read(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) -> bool {
-        let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) else {
-            return false;
-        };
-        if !wire.down.is_readable(now) {
-            return false;
-        }
-        let Some(mut buffer) = self.buffer.take() else {
-            return false;
-        };
-        let read = wire.down.read(now, random, buffer.unfilled());
-        if let Read::Data(n) = read {
-            buffer.advance(n);
-            // It may have left the connection since it gave the buffer out.
-            if self.link.wants_read() {
-                wire.reached = wire.down.read;
-            }
-        }
-        self.link.handle_input(now, buffer);
-        match read {
-            Read::Data(_) | Read::Nothing => {}
-            Read::End(End::Fin) => self.link.handle_eof(now),
-            Read::End(End::Reset) => {
-                let fault = Fault::new(FaultKind::Reset, "connection reset");
-                self.link.handle_transport_error(now, fault);
-            }
-        }
-        true
-    }
-
-    /// Takes what the link wants done, and ends the turn.
-    fn take(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random, out: &mut Yield) {
-        while let Some(action) = self.link.poll_action() {
-            match action {
-                Action::Dial { id, endpoint, deadline } => {
-                    let fault = if cluster.stormy && random.chance(15) {
-                        random.pick(&[FaultKind::Refused, FaultKind::TimedOut, FaultKind::Unreachable])
-                    } else {
-                        None
-                    };
-                    let at = match fault {
-                        Some(FaultKind::TimedOut) => deadline.unwrap_or(now),
-                        _ => {
-                            let at = now + random.millis(0, 40);
-                            deadline.map_or(at, |deadline| at.min(deadline))
-                        }
-                    };
-                    self.dialing = Some(Dialing {
-                        id,
-                        endpoint,
-                        at,
-                        fault,
-                    });
-                }
-                Action::HalfClose => {
-                    if let Some(wire) = self.wire.and_then(|id| cluster.wires.get_mut(&id)) {
-                        wire.up.end(now, End::Fin);
-                    }
-                }
-                Action::Hangup => self.hang_up(now, cluster, random),
-                Action::Reroute { endpoint, parcel } => out.rerouted.push((endpoint, parcel)),
-                _ => {}
-            }
-        }
-        if self.transmit.is_empty() && self.wire.is_some() {
-            let _ = self.link.take_transmit(now, WRITE_SIZE, &mut self.transmit);
-        }
-        if self.buffer.is_none() && self.wire.is_some() {
-            self.buffer = self.link.take_read_buffer();
-        }
-        self.link.drain_completions(&mut out.completions);
-        self.sleep = self.link.poll_timeout();
-    }
-
-    fn hang_up(&mut self, now: Instant, cluster: &mut Cluster, random: &mut Random) {
-        self.dialing = None;
-        let later = now + random.millis(0, 300);
-        if let Some(buffer) = self.buffer.take() {
-            match random.below(3) {
-                0 => self.stale.push((later, Stale::Buffer(buffer))),
-                1 => self.link.handle_input(now, buffer),
-                _ => {}
-            }
-        }
-        let transmit = std::mem::take(&mut self.transmit);
-        if !transmit.is_empty() && random.chance(50) {
-            self.stale.push((later, Stale::Transmit(transmit)));
-        }
-        let Some(id) = self.wire.take() else { return };
-        let rude = cluster.stormy && random.chance(50);
-        if let Some(wire) = cluster.wires.get_mut(&id) {
-            wire.client = false;
-            wire.up.end(now, if rude { End::Reset } else { End::Fin });
-            // What arrives now meets a closed socket.
-            wire.down.end(now, End::Reset);
-        }
+        Ok(())
     }
 
     // ---- deliveries ----
@@ -422,7 +199,12 @@ impl Port {
 
     /// Checks that memory stays within what was configured.
     pub(super) fn check_memory(&mut self, plan: &Plan, prefetch: usize) -> Result<(), String> {
-        let holdings = self.link.holdings();
+        let holdings = self.machine.holdings();
+        let channels = self.machine.channels().count();
+        // One that is left, and its successor, for each node.
+        if channels > 1 + 2 * plan.nodes {
+            return Err(format!("{channels} channels to {} nodes", plan.nodes));
+        }
         // One push beyond the bound, and those that one read of the largest buffer can hold.
         let push_bytes = 64 * (plan.largest + 200);
         let decoder = 2 * push_bytes + LARGEST_READ;
@@ -431,12 +213,15 @@ impl Port {
         if holdings.deliveries > bound {
             return Err(format!("{} deliveries wait, {bound} are allowed", holdings.deliveries));
         }
-        if holdings.decoder > decoder {
-            return Err(format!("the decoder holds {} bytes", holdings.decoder));
+        if holdings.decoder > channels * decoder {
+            return Err(format!("{channels} decoders hold {} bytes", holdings.decoder));
         }
         let frame = 200_000 + plan.largest;
-        if holdings.output > WRITE_SIZE + frame {
-            return Err(format!("{} bytes of output wait", holdings.output));
+        if holdings.output > channels * (WRITE_SIZE + frame) {
+            return Err(format!(
+                "{} bytes of output wait on {channels} channels",
+                holdings.output
+            ));
         }
         Ok(())
     }

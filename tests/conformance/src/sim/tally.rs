@@ -1,16 +1,16 @@
 //! Whether the report of a close agrees with what callers were told.
 
-use fibp_proto::link::{CloseReport, Completion, Reply};
+use fibp_proto::machine::{CloseReport, Completion, Reply};
 use fibp_proto::{Error, Outcome};
 
 use super::token::Token;
 
-/// What callers of a link were told since it was asked to close.
+/// What callers were told since their client was asked to close.
 #[derive(Debug)]
 pub(super) struct Tally {
     /// The token of the close: calls with later ones were not open yet.
     close: u64,
-    /// How many calls and messages were open, by all links, or had lost their callers.
+    /// How many calls and messages were open, by all machines, or had lost their callers.
     most: u64,
     flushed: u64,
     failed: u64,

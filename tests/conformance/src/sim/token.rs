@@ -6,7 +6,7 @@ use std::rc::Rc;
 /// Tokens that were dropped without being redeemed.
 pub(super) type Lost = Rc<RefCell<Vec<u64>>>;
 
-/// What a simulated caller hands to a link. It cannot be copied, so it comes back at most once; dropping it is
+/// What a simulated caller hands to a machine. It cannot be copied, so it comes back at most once; dropping it is
 /// noticed, so it comes back at least once.
 #[derive(Debug)]
 pub(super) struct Token {

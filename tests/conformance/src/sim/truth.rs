@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fibp_proto::link::Reply;
+use fibp_proto::machine::Reply;
 use fibp_proto::{Error, ErrorKind, Message, MessageId, Op, Outcome, QueueName, Received, Response};
 
 use super::token::{Lost, Token};
@@ -15,7 +15,7 @@ pub(super) type Tag = u64;
 /// What a caller waits for.
 #[derive(Debug)]
 pub(super) enum Awaits {
-    /// A consumer or a main link, by its port.
+    /// A machine, by its port.
     Opened(usize),
     Enqueued(Tag),
     EnqueuedMany(Vec<Tag>),
@@ -74,6 +74,8 @@ pub(super) struct Truth {
     open: BTreeMap<u64, Open>,
     deadlines: BTreeSet<(Instant, u64)>,
     lost: Lost,
+    /// Calls that were too late to be taken back: they are told at the same instant.
+    overtaken: Vec<u64>,
     messages: BTreeMap<Tag, Known>,
     /// The broker's id of each message whose answer it sent.
     stored: BTreeMap<MessageId, Tag>,
@@ -137,6 +139,11 @@ impl Truth {
         Ok(())
     }
 
+    /// A caller wanted its token back, and did not get it: it has been told, or is about to be.
+    pub(super) fn not_abandoned(&mut self, token: u64) {
+        self.overtaken.push(token);
+    }
+
     /// A call that was refused on the spot brought its token back.
     pub(super) fn refused(&mut self, token: Token, message: &Message) -> Result<(), String> {
         let awaits = self.close(token.redeem())?;
@@ -175,10 +182,18 @@ impl Truth {
     }
 
     /// Checks that nobody was forgotten and that nothing outlives its deadline.
-    pub(super) fn check_waiters(&self, now: Instant) -> Result<(), String> {
+    pub(super) fn check_waiters(&mut self, now: Instant) -> Result<(), String> {
+        for token in self.overtaken.drain(..) {
+            if let Some(open) = self.open.get(&token) {
+                return Err(format!(
+                    "{:?} (token {token}) was abandoned and is not forgotten",
+                    open.awaits
+                ));
+            }
+        }
         if let Some(lost) = self.lost.borrow().first() {
             let awaits = self.open.get(lost).map(|open| &open.awaits);
-            return Err(format!("the link dropped the waiter {lost} of {awaits:?}"));
+            return Err(format!("the machine dropped the waiter {lost} of {awaits:?}"));
         }
         match self.deadlines.first() {
             Some((deadline, token)) if *deadline < now => {

@@ -1,34 +1,30 @@
 //! Those who call: what they ask for, and what they do with what they get.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Config, Replay};
 use fibp_proto::event::Cursor;
-use fibp_proto::link::{CallId, Parcel, ProducerId};
-use fibp_proto::{Endpoint, Event, Link, QueueName, Request, Shared};
+use fibp_proto::machine::{CallId, Machine};
+use fibp_proto::requests::{ProducerId, Requests};
+use fibp_proto::{Event, QueueName, Request, Shared};
 
 use super::plan::Plan;
-use super::port::{Port, Role};
+use super::port::Port;
 use super::random::Random;
-use super::token::Token;
 use super::truth::Awaits;
 use super::world::{Phase, World};
-
-/// How long the links of a closed client may take to finish what others hand to them.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Keys whose value, once set, is the key itself.
 const KEYS: usize = 12;
 
-/// One client: what its links share, and its producers.
+/// One client: what its machines share, and its producers.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) shared: Shared,
     cursor: Cursor,
     pub(super) main: Option<usize>,
-    nodes: BTreeMap<Endpoint, usize>,
     producers: Vec<Producer>,
     /// Calls that may be abandoned.
     calls: VecDeque<(usize, CallId, u64)>,
@@ -57,7 +53,6 @@ impl Client {
             cursor: shared.subscribe(),
             shared,
             main: None,
-            nodes: BTreeMap::new(),
             producers: Vec::new(),
             calls: VecDeque::new(),
             next: start,
@@ -103,16 +98,15 @@ impl World {
         Ok(progress)
     }
 
-    /// The requests link of a client; a new one if the last has ended.
+    /// The requests of a client; a new machine if the last has ended.
     pub(super) fn main(&mut self, client: usize) -> usize {
         let known = self.clients.get(client).and_then(|client| client.main);
         if let Some(port) = known {
-            let ended = self.link(port).is_none_or(|link| link.is_terminated());
+            let ended = self.port(port).is_none_or(|port| port.machine.is_over());
             let may_replace = !matches!(self.phase, Phase::Close { .. });
             if !ended || !may_replace {
                 return port;
             }
-            // What other links still hold is its own business, not that of another.
             self.close_client(client);
         }
         // Tokens name the port that they will be at.
@@ -124,49 +118,16 @@ impl World {
         let (_, token) = self.truth.token(Awaits::Opened(port), deadline);
         let seed = self.random.next();
         if let Some(user) = self.clients.get_mut(client) {
-            let link = Link::requests(&user.shared, self.now, seed, Some(token));
+            let requests = Requests::new(&user.shared, self.now, seed, Some(token));
             let credentials = user.shared.config().settings().credentials.clone();
             user.main = Some(port);
             user.producers.clear();
-            self.add_port(Port::new(link, client, Role::Main, credentials));
+            self.add_port(Port::new(requests.into(), client, credentials));
         }
         port
     }
 
-    /// Hands work to another link of the client.
-    pub(super) fn reroute(&mut self, client: usize, endpoint: Option<Endpoint>, parcel: Parcel<Token>) {
-        self.note(|| format!("client {client} reroutes to {endpoint:?}"));
-        let now = self.now;
-        let port = match endpoint {
-            None => self.clients.get(client).and_then(|client| client.main),
-            Some(endpoint) => {
-                let known = self
-                    .clients
-                    .get(client)
-                    .and_then(|client| client.nodes.get(&endpoint).copied())
-                    .filter(|port| self.link(*port).is_some_and(|link| link.takes_parcels()));
-                known.or_else(|| {
-                    let seed = self.random.next();
-                    let user = self.clients.get_mut(client)?;
-                    let link = Link::requests_to(&user.shared, endpoint.clone(), now, seed);
-                    let credentials = user.shared.config().settings().credentials.clone();
-                    let port = self.add_port(Port::new(link, client, Role::Node(endpoint.clone()), credentials));
-                    self.clients.get_mut(client)?.nodes.insert(endpoint, port);
-                    Some(port)
-                })
-            }
-        };
-        let Some(port) = port else { return };
-        let refused = self.link(port).and_then(|link| link.accept(now, parcel));
-        if self.clients.get(client).is_some_and(|client| client.closed) {
-            self.close_link(port, GRACE);
-        }
-        if let Some(parcel) = refused {
-            self.reroute(client, None, parcel);
-        }
-    }
-
-    fn close_link(&mut self, port: usize, patience: Duration) {
+    fn close_machine(&mut self, port: usize, patience: Duration) {
         let now = self.now;
         let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(patience));
         let most = self.truth.unheard();
@@ -208,14 +169,14 @@ impl World {
             };
             at.client = moved;
             if abort {
-                at.link.abort(self.now);
+                at.machine.abort(self.now);
             } else {
-                self.close_link(port, patience);
+                self.close_machine(port, patience);
             }
         }
     }
 
-    /// Forgets a port whose link has ended.
+    /// Forgets a port whose machine has ended.
     pub(super) fn retire(&mut self, port: usize) {
         if self.consumer_at(port).is_some() {
             return;
@@ -224,7 +185,6 @@ impl World {
             *place = None;
         }
         for client in &mut self.clients {
-            client.nodes.retain(|_, known| *known != port);
             client.calls.retain(|(known, ..)| *known != port);
             if client.main == Some(port) {
                 client.main = None;
@@ -247,8 +207,8 @@ impl World {
             _ => {
                 // Timeouts that nobody asked for do nothing.
                 let (port, now) = (self.main(client), self.now);
-                if let Some(link) = self.link(port) {
-                    link.handle_timeout(now);
+                if let Some(port) = self.port(port) {
+                    port.machine.handle_timeout(now);
                 }
             }
         }
@@ -288,8 +248,8 @@ impl World {
         self.produced += 1;
         let (tag, message) = self.truth.message(&queue, size, None);
         let (number, token) = self.truth.token(Awaits::Enqueued(tag), deadline);
-        if let Some(link) = self.link(port) {
-            let call = link.enqueue(now, message, timeout, token);
+        if let Some(requests) = self.requests(port) {
+            let call = requests.enqueue(now, message, timeout, token);
             self.note(|| format!("port {port}: enqueue {tag} of {size} bytes, token {number}, {call:?}"));
             self.remember(client, port, call, number);
         }
@@ -311,8 +271,8 @@ impl World {
         }
         self.note(|| format!("port {port}: enqueue {tags:?}"));
         let (number, token) = self.truth.token(Awaits::EnqueuedMany(tags), deadline);
-        if let Some(link) = self.link(port) {
-            let call = link.enqueue_many(now, messages, timeout, token);
+        if let Some(requests) = self.requests(port) {
+            let call = requests.enqueue_many(now, messages, timeout, token);
             self.remember(client, port, call, number);
         }
     }
@@ -324,7 +284,7 @@ impl World {
         if count == 0 || (count < 3 && self.random.chance(5)) {
             let settings = Plan::producer(&mut self.random);
             let (queue, name) = (self.any_queue(), self.random.next());
-            if let Some(id) = self.link(port).map(|link| link.open_producer(settings))
+            if let Some(id) = self.requests(port).map(|requests| requests.open_producer(settings))
                 && let Some(client) = self.clients.get_mut(client)
             {
                 client.producers.push(Producer {
@@ -354,15 +314,17 @@ impl World {
         let (receipt, receipt_token) = self.truth.token(Awaits::Enqueued(tag), deadline);
         self.note(|| format!("port {port}: send {tag}, token {receipt}, by {id:?}"));
         if self.random.chance(20) {
-            let Some(link) = self.link(port) else { return Ok(()) };
-            match link.try_send(now, id, message, timeout, receipt_token) {
+            let Some(requests) = self.requests(port) else {
+                return Ok(());
+            };
+            match requests.try_send(now, id, message, timeout, receipt_token) {
                 Ok(call) => self.remember(client, port, call, receipt),
                 Err((refused, token)) => self.truth.refused(token, &refused.message)?,
             }
         } else {
             let (number, admitted) = self.truth.token(Awaits::Admitted(receipt), deadline);
-            if let Some(link) = self.link(port) {
-                let call = link.send(now, id, message, timeout, admitted, receipt_token);
+            if let Some(requests) = self.requests(port) {
+                let call = requests.send(now, id, message, timeout, admitted, receipt_token);
                 self.remember(client, port, call, number);
             }
         }
@@ -384,8 +346,8 @@ impl World {
             false => (None, None),
         };
         let (number, token) = self.truth.token(Awaits::Flushed, deadline);
-        if let Some(link) = self.link(port) {
-            let call = link.flush(now, id, timeout, token);
+        if let Some(requests) = self.requests(port) {
+            let call = requests.flush(now, id, timeout, token);
             self.remember(client, port, call, number);
         }
     }
@@ -395,8 +357,8 @@ impl World {
         let Some(producer) = self.clients.get_mut(client).and_then(|client| client.producers.pop()) else {
             return;
         };
-        if let Some(link) = self.link(port) {
-            link.close_producer(producer.id);
+        if let Some(requests) = self.requests(port) {
+            requests.close_producer(producer.id);
         }
     }
 
@@ -429,8 +391,8 @@ impl World {
         };
         let (number, token) = self.truth.token(Awaits::Answer(request.op(), expected), deadline);
         self.note(|| format!("port {port}: {:?}, token {number}", request.op()));
-        if let Some(link) = self.link(port) {
-            let call = link.call(now, request, timeout, token);
+        if let Some(requests) = self.requests(port) {
+            let call = requests.call(now, request, timeout, token);
             self.remember(client, port, call, number);
         }
     }
@@ -445,10 +407,15 @@ impl World {
         else {
             return Ok(());
         };
-        let token = self.link(port).and_then(|link| link.abandon(call));
+        let token = self.requests(port).and_then(|requests| requests.abandon(call));
         self.note(|| format!("port {port}: abandon {call:?}, token {number}: {token:?}"));
-        // Without a token it is done, handed to another link, or about to be told.
-        token.map_or(Ok(()), |token| self.truth.abandoned(token))
+        match token {
+            Some(token) => self.truth.abandoned(token),
+            None => {
+                self.truth.not_abandoned(number);
+                Ok(())
+            }
+        }
     }
 
     /// Everybody closes what they have.
@@ -459,9 +426,9 @@ impl World {
                 continue;
             };
             let deadline = Duration::from_secs(5);
-            if port.role == Role::Consumer {
+            if let Some(consumer) = port.machine.consumer() {
                 let (_, token) = self.truth.token(Awaits::Drained, now.checked_add(deadline));
-                port.link.stop_consuming(now, token);
+                consumer.stop_consuming(now, token);
             } else {
                 let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(deadline));
                 port.close(now, deadline, token, self.truth.unheard());

@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use fibp_proto::Dialect;
+use fibp_proto::consumer::Consumer as ConsumerMachine;
+use fibp_proto::requests::Requests;
 use fibp_proto::simulation::Flaw;
-use fibp_proto::{Dialect, Link};
 
 use super::broker::Cluster;
 use super::consumers::Consumer;
 use super::faults::Faulter;
 use super::plan::Plan;
-use super::port::{Port, Role};
+use super::port::Port;
 use super::random::Random;
+use super::token::Token;
 use super::truth::{News, PATIENCE, Truth};
 use super::users::Client;
 
@@ -154,25 +157,19 @@ impl World {
             let news = self.truth.complete(completion.token, completion.reply)?;
             self.heard(news)?;
         }
-        for (endpoint, parcel) in out.rerouted {
-            self.reroute(client, endpoint, parcel);
-        }
-        // What it gave away last may come back to it.
         if self.may_retire(index) {
             self.retire(index);
         }
         Ok(out.progress)
     }
 
-    /// Whether a port is of no use any more. A main link stays as long as others might hand work to it.
+    /// Whether a port is of no use any more. The machine of a client's requests stays for late calls.
     fn may_retire(&self, index: usize) -> bool {
         let Some(port) = self.ports.get(index).and_then(Option::as_ref) else {
             return false;
         };
         let closed = self.clients.get(port.client).is_some_and(|client| client.closed);
-        let links = self.ports.iter().flatten().filter(|other| other.client == port.client);
-        let is_needed = port.role == Role::Main && (!closed || links.count() > 1);
-        port.link.is_terminated() && port.is_quiet() && !is_needed
+        port.is_over() && (port.machine.is_consumer() || closed)
     }
 
     fn report_events(&mut self, client: usize) {
@@ -197,7 +194,7 @@ impl World {
 
     /// The place of a new port.
     pub(super) fn add_port(&mut self, mut port: Port) -> usize {
-        port.link.set_knobs(self.plan.knobs);
+        port.machine.set_knobs(self.plan.knobs);
         let port = Some(Box::new(port));
         match self.ports.iter().position(Option::is_none) {
             Some(index) if self.ports.get_mut(index).is_some_and(|place| place.take().is_none()) => {
@@ -213,12 +210,19 @@ impl World {
         }
     }
 
-    /// The link of a port, if it is there.
-    pub(super) fn link(&mut self, port: usize) -> Option<&mut Link<super::token::Token>> {
-        self.ports
-            .get_mut(port)
-            .and_then(Option::as_mut)
-            .map(|port| &mut port.link)
+    /// The port, if it is there.
+    pub(super) fn port(&mut self, port: usize) -> Option<&mut Port> {
+        self.ports.get_mut(port).and_then(Option::as_deref_mut)
+    }
+
+    /// The machine of a port, if it is that of a client's requests.
+    pub(super) fn requests(&mut self, port: usize) -> Option<&mut Requests<Token>> {
+        self.port(port)?.machine.requests()
+    }
+
+    /// The machine of a port, if it is that of a subscription.
+    pub(super) fn consumer_machine(&mut self, port: usize) -> Option<&mut ConsumerMachine<Token>> {
+        self.port(port)?.machine.consumer()
     }
 
     /// What must hold at every instant.
@@ -280,7 +284,7 @@ impl World {
                         .ports
                         .get(index)
                         .and_then(Option::as_ref)
-                        .is_some_and(|port| port.link.is_terminated() && port.is_quiet());
+                        .is_some_and(|port| port.is_over());
                     if over {
                         self.retire(index);
                     }
@@ -288,7 +292,7 @@ impl World {
                 if self.now > until {
                     let ports: Vec<String> = self.ports.iter_mut().flatten().map(|port| port.describe()).collect();
                     return Err(format!(
-                        "links that do not end: {}; {}",
+                        "machines that do not end: {}; {}",
                         ports.join(", "),
                         self.truth.describe_open()
                     ));
@@ -310,11 +314,11 @@ impl World {
             return Err(self.truth.describe_open());
         }
         for port in self.ports.iter_mut().flatten() {
-            let mut holdings = port.link.holdings();
+            let mut holdings = port.machine.holdings();
             // The buffer in wait for the next frame.
             holdings.decoder = 0;
             if holdings != fibp_proto::simulation::Holdings::default() {
-                return Err(format!("the link to {:?} still holds {holdings:?}", port.role));
+                return Err(format!("the {} machine still holds {holdings:?}", port.role()));
             }
         }
         Ok(())

@@ -1,15 +1,16 @@
 //! What waits: calls, items of batches, and who is told of their results.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::Settle;
-use super::completion::{CallId, Completion, Reply};
-use super::join::{Join, Joins};
-use super::submit::CLIENT;
+use super::join::Joins;
+use super::settle::Settle;
 use crate::error::{Error, Outcome, SendError};
+use crate::machine::{CallId, Completion, Reply};
 use crate::message::{Message, MessageId, QueueName};
-use crate::request::{AckItem, NackItem, Request};
+use crate::request::{AckItem, NackItem, Op, Request};
+
+/// The client's own budget.
+pub(super) const CLIENT: usize = 0;
 
 /// Bytes that a waiting item costs besides its contents.
 const ITEM_OVERHEAD: usize = 128;
@@ -21,14 +22,12 @@ pub(super) struct Call<T> {
     pub(super) request: Request,
     /// `None`: the caller is gone.
     pub(super) token: Option<T>,
-    pub(super) fate: Fate,
-    /// It is charged in the main link, too, which is told when it is over.
-    pub(super) is_abroad: bool,
+    pub(super) attempt: Attempt,
 }
 
 /// What a call or an item carries through retries.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fate {
+pub(super) struct Attempt {
     pub(super) deadline: Option<Instant>,
     /// Sent before, on a connection that was lost: a "not there" answer means that the first one worked.
     pub(super) replayed: bool,
@@ -40,7 +39,7 @@ pub(super) struct Fate {
     pub(super) absent_since: Option<Instant>,
 }
 
-impl Fate {
+impl Attempt {
     pub(super) fn new(deadline: Option<Instant>) -> Self {
         Self {
             deadline,
@@ -60,13 +59,13 @@ impl Fate {
         }
     }
 
-    /// It goes back to the main link, which begins to look for the leader again.
+    /// It goes back to the main route, which begins to look for the leader again.
     pub(super) fn return_home(&mut self) {
         self.hops = 0;
         self.returns = self.returns.saturating_add(1);
     }
 
-    /// Whether the main link pauses before it asks again: once it may know better, after that an election is going on.
+    /// Whether the main route pauses before it asks again: once it may know better, after that an election is going on.
     pub(super) fn is_in_circles(&self) -> bool {
         self.returns > 1
     }
@@ -78,7 +77,7 @@ impl Fate {
 
 /// One item of a batched request.
 #[derive(Debug)]
-pub(super) struct Item<T> {
+pub(super) struct BatchItem<T> {
     pub(super) payload: Payload,
     pub(super) ticket: Ticket<T>,
 }
@@ -104,25 +103,25 @@ impl From<Settle> for Payload {
 
 /// Which frames an item can share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct LaneKey {
-    pub(super) account: usize,
-    pub(super) kind: LaneKind,
+pub(super) struct BatchKey {
+    pub(super) budget: usize,
+    pub(super) kind: BatchKind,
     pub(super) queue: QueueName,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum LaneKind {
+pub(super) enum BatchKind {
     Enqueue,
     Ack,
     Nack,
 }
 
 impl Payload {
-    pub(super) fn kind(&self) -> LaneKind {
+    pub(super) fn kind(&self) -> BatchKind {
         match self {
-            Self::Message(_) => LaneKind::Enqueue,
-            Self::Settle(settle) if settle.nack.is_none() => LaneKind::Ack,
-            Self::Settle(_) => LaneKind::Nack,
+            Self::Message(_) => BatchKind::Enqueue,
+            Self::Settle(settle) if settle.nack.is_none() => BatchKind::Ack,
+            Self::Settle(_) => BatchKind::Nack,
         }
     }
 
@@ -157,10 +156,10 @@ fn cost_of_settle(settle: &Settle) -> usize {
 #[derive(Debug)]
 pub(super) struct Ticket<T> {
     pub(super) call: CallId,
-    pub(super) waiter: Waiter<T>,
-    pub(super) fate: Fate,
-    /// The account it is charged to, with its bytes.
-    pub(super) account: usize,
+    pub(super) reply_to: ReplyTo<T>,
+    pub(super) attempt: Attempt,
+    /// The budget it is charged to, with its bytes.
+    pub(super) budget: usize,
     pub(super) cost: usize,
     /// The flush epoch of its producer.
     pub(super) epoch: u64,
@@ -168,54 +167,43 @@ pub(super) struct Ticket<T> {
     pub(super) leads: bool,
     /// A receipt: goes out even when nobody waits for it any more.
     pub(super) detached: bool,
-    /// In a link to a node: what it is charged for in the main link, which is told when it is over.
-    pub(super) home: Option<Box<Charge>>,
 }
 
-/// What an item takes up in an account.
+/// What an item takes up in an budget.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Charge {
-    pub(super) account: usize,
+    pub(super) budget: usize,
     pub(super) cost: usize,
     pub(super) epoch: u64,
     pub(super) leads: bool,
 }
 
 impl<T> Ticket<T> {
-    /// Where an item belongs among others of its lane: by call, then by place within the call.
+    /// Where an item belongs among others of its queue: by call, then by place within the call.
     pub(super) fn order(&self) -> (CallId, u32) {
-        let place = match &self.waiter {
-            Waiter::Part(place) | Waiter::Shared(_, place) => *place,
-            Waiter::One(_) | Waiter::Nobody | Waiter::Told => 0,
+        let place = match &self.reply_to {
+            ReplyTo::Part(place) => *place,
+            ReplyTo::One(_) | ReplyTo::Nobody | ReplyTo::Told => 0,
         };
         (self.call, place)
     }
 
     pub(super) fn charge(&self) -> Charge {
         Charge {
-            account: self.account,
+            budget: self.budget,
             cost: self.cost,
             epoch: self.epoch,
             leads: self.leads,
         }
     }
-
-    pub(super) fn set_charge(&mut self, charge: Charge) {
-        self.account = charge.account;
-        self.cost = charge.cost;
-        self.epoch = charge.epoch;
-        self.leads = charge.leads;
-    }
 }
 
 /// Who waits.
 #[derive(Debug)]
-pub(super) enum Waiter<T> {
+pub(super) enum ReplyTo<T> {
     One(T),
     /// One of the many of its call, whose results are joined in this link, and its place among them.
     Part(u32),
-    /// The same for a call of another link.
-    Shared(Arc<Join<T>>, u32),
     /// Nobody any more.
     Nobody,
     /// Already told: its deadline passed while the frame it is in was under way.
@@ -266,7 +254,7 @@ impl ItemResult {
     }
 }
 
-/// What telling a waiter amounted to.
+/// What telling a reply_to amounted to.
 #[derive(Debug)]
 pub(super) struct Told<T> {
     pub(super) completion: Option<Completion<T>>,
@@ -274,12 +262,12 @@ pub(super) struct Told<T> {
     pub(super) unheard: Option<Error>,
 }
 
-impl<T> Waiter<T> {
+impl<T> ReplyTo<T> {
     /// The token of one that waits alone.
     pub(super) fn into_token(self) -> Option<T> {
         match self {
             Self::One(token) => Some(token),
-            Self::Part(_) | Self::Shared(..) | Self::Nobody | Self::Told => None,
+            Self::Part(_) | Self::Nobody | Self::Told => None,
         }
     }
 
@@ -300,7 +288,6 @@ impl<T> Waiter<T> {
                 Ok(completion) => told.completion = completion,
                 Err(result) => told.unheard = result.error().cloned(),
             },
-            Self::Shared(join, place) => told.completion = join.set(place, result),
             Self::Nobody => told.unheard = result.error().cloned(),
             Self::Told => {}
         }
@@ -310,17 +297,15 @@ impl<T> Waiter<T> {
 
 /// What the table keeps with a request in flight.
 #[derive(Debug)]
-pub(super) enum Work<T> {
+pub(super) enum InFlight<T> {
     Call(Call<T>),
     Batch(Batch<T>),
-    /// The consume request of this link's consumer.
-    Subscribe,
 }
 
 /// A batched request in flight: the request keeps the payloads, `tickets` who waits for each.
 #[derive(Debug)]
 pub(super) struct Batch<T> {
-    pub(super) lane: LaneKey,
+    pub(super) key: BatchKey,
     pub(super) payloads: Payloads,
     pub(super) tickets: Vec<Ticket<T>>,
 }
@@ -373,7 +358,7 @@ fn total(costs: impl Iterator<Item = usize>) -> usize {
 #[derive(Debug)]
 pub(super) struct Many<T> {
     pub(super) call: CallId,
-    pub(super) fate: Fate,
+    pub(super) attempt: Attempt,
     pub(super) token: T,
     pub(super) payloads: Payloads,
 }
@@ -381,7 +366,7 @@ pub(super) struct Many<T> {
 impl<T> Many<T> {
     /// The failure of all of them.
     pub(super) fn fail(self, error: &Error) -> Completion<T> {
-        let error = self.fate.judge(error.clone());
+        let error = self.attempt.judge(error.clone());
         let reply = match self.payloads {
             Payloads::Messages(messages) => {
                 let failed = |message| {
@@ -397,40 +382,39 @@ impl<T> Many<T> {
     }
 }
 
-impl<T> Item<T> {
-    /// The lane it belongs to.
-    pub(super) fn lane(&self) -> LaneKey {
-        LaneKey {
-            account: self.ticket.account,
+impl<T> BatchItem<T> {
+    /// The batch queue it belongs to.
+    pub(super) fn batch_key(&self) -> BatchKey {
+        BatchKey {
+            budget: self.ticket.budget,
             kind: self.payload.kind(),
             queue: self.payload.queue().clone(),
         }
     }
 
     /// A call of its own.
-    pub(super) fn alone(call: CallId, fate: Fate, token: T, payload: Payload) -> Self {
-        Self::new(call, fate, Waiter::One(token), payload, true)
+    pub(super) fn alone(call: CallId, attempt: Attempt, token: T, payload: Payload) -> Self {
+        Self::new(call, attempt, ReplyTo::One(token), payload, true)
     }
 
     /// One of the many of a call.
-    pub(super) fn part(call: CallId, fate: Fate, index: usize, payload: Payload) -> Self {
+    pub(super) fn part(call: CallId, attempt: Attempt, index: usize, payload: Payload) -> Self {
         // As many items as would not fit it fit into no memory.
         let place = u32::try_from(index).unwrap_or(u32::MAX);
-        Self::new(call, fate, Waiter::Part(place), payload, index == 0)
+        Self::new(call, attempt, ReplyTo::Part(place), payload, index == 0)
     }
 
-    fn new(call: CallId, fate: Fate, waiter: Waiter<T>, payload: Payload, leads: bool) -> Self {
+    fn new(call: CallId, attempt: Attempt, reply_to: ReplyTo<T>, payload: Payload, leads: bool) -> Self {
         Self {
             ticket: Ticket {
                 call,
-                waiter,
-                fate,
-                account: CLIENT,
+                reply_to,
+                attempt,
+                budget: CLIENT,
                 cost: payload.cost(),
                 epoch: 0,
                 leads,
                 detached: false,
-                home: None,
             },
             payload,
         }
@@ -460,4 +444,14 @@ pub(super) fn nack_request(settles: &[Settle]) -> Request {
             })
             .collect(),
     )
+}
+
+impl BatchKind {
+    pub(super) fn op(self) -> Op {
+        match self {
+            Self::Enqueue => Op::Enqueue,
+            Self::Ack => Op::Ack,
+            Self::Nack => Op::Nack,
+        }
+    }
 }

@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::completion::{CallId, Completion, Reply};
-use super::lanes::Policy;
-use super::work::{Call, Item, Many};
+use super::batch_queue::Policy;
+use super::work::{BatchItem, Call, Many};
 use crate::config::{OnFull, ProducerSettings, Settings};
 use crate::error::Error;
+use crate::machine::{CallId, Completion, Reply};
 use crate::soonest::Soonest;
 
 /// The bounds of the client's own calls, or of one producer.
 #[derive(Debug)]
-pub(super) struct Account<T> {
+pub(super) struct Budget<T> {
     pub(super) policy: Policy,
     pub(super) on_full: OnFull,
     max_requests: usize,
@@ -28,12 +28,12 @@ pub(super) struct Account<T> {
     pub(super) closed: bool,
 }
 
-/// A job that waits for room, in line.
+/// A submission that waits for room, in line.
 #[derive(Debug)]
 pub(super) struct Parked<T> {
     pub(super) id: CallId,
     pub(super) deadline: Option<Instant>,
-    pub(super) job: Job<T>,
+    pub(super) submission: Submission<T>,
 }
 
 /// Room for one message.
@@ -47,13 +47,13 @@ pub(super) struct Reserved {
 
 /// Work on its way in.
 #[derive(Debug)]
-pub(super) enum Job<T> {
+pub(super) enum Submission<T> {
     Call(Call<T>),
-    Item(Item<T>),
+    Item(BatchItem<T>),
     Many(Many<T>),
     /// A message for a producer; `admitted` waits for room only.
     Send {
-        item: Item<T>,
+        item: BatchItem<T>,
         admitted: T,
     },
     /// Room for a message that its caller keeps meanwhile.
@@ -63,7 +63,7 @@ pub(super) enum Job<T> {
     },
 }
 
-impl<T> Job<T> {
+impl<T> Submission<T> {
     /// How many results a close reports if it fails; room alone is none.
     pub(super) fn results(&self) -> usize {
         match self {
@@ -83,7 +83,7 @@ impl<T> Job<T> {
     }
 }
 
-impl<T> Account<T> {
+impl<T> Budget<T> {
     pub(super) fn of_client(settings: &Settings) -> Self {
         Self {
             max_requests: settings.in_flight.requests,
@@ -150,12 +150,12 @@ impl<T> Account<T> {
         self.soonest.at()
     }
 
-    /// Whether a job may come in now. One that is larger than the bound itself comes in alone.
-    pub(super) fn has_room(&self, job: &Job<T>) -> bool {
-        self.has_room_for(job.cost())
+    /// Whether a submission may come in now. One that is larger than the bound itself comes in alone.
+    pub(super) fn has_room(&self, submission: &Submission<T>) -> bool {
+        self.has_room_for(submission.cost())
     }
 
-    /// The same for a job of this cost.
+    /// The same for a submission of this cost.
     pub(super) fn has_room_for(&self, cost: usize) -> bool {
         self.parked.is_empty() && self.fits(cost)
     }
@@ -172,7 +172,7 @@ impl<T> Account<T> {
 
     /// The first in line, if there is room for it now.
     pub(super) fn next_admitted(&mut self) -> Option<Parked<T>> {
-        if self.fits(self.parked.front()?.job.cost()) {
+        if self.fits(self.parked.front()?.submission.cost()) {
             self.parked.pop_front()
         } else {
             None
@@ -368,8 +368,8 @@ impl<T> Flush<T> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::link::work::{Fate, Payload};
     use crate::message::Message;
+    use crate::requests::work::{Attempt, Payload};
 
     fn done(completions: &mut Vec<Completion<&'static str>>) -> Vec<(&'static str, bool)> {
         completions
@@ -383,24 +383,24 @@ mod tests {
 
     #[test]
     fn a_flush_waits_for_what_was_in_before_it_and_reports_its_failure() {
-        let mut account = Account::of_producer(ProducerSettings::default());
+        let mut budget = Budget::of_producer(ProducerSettings::default());
         let mut completions = Vec::new();
-        account.flush(CallId(1), None, "idle", &mut completions);
+        budget.flush(CallId(1), None, "idle", &mut completions);
         assert_eq!(done(&mut completions), [("idle", true)]);
 
-        let first = account.enter();
-        account.flush(CallId(2), None, "one", &mut completions);
-        let second = account.enter();
-        account.flush(CallId(3), None, "both", &mut completions);
-        account.flush(CallId(4), None, "again", &mut completions);
-        let late = account.enter();
+        let first = budget.enter();
+        budget.flush(CallId(2), None, "one", &mut completions);
+        let second = budget.enter();
+        budget.flush(CallId(3), None, "both", &mut completions);
+        budget.flush(CallId(4), None, "again", &mut completions);
+        let late = budget.enter();
         assert!(completions.is_empty());
 
         let error = Error::new(ErrorKind::Timeout, "x");
-        account.leave(second, Some(&error), &mut completions);
-        account.leave(late, None, &mut completions);
+        budget.leave(second, Some(&error), &mut completions);
+        budget.leave(late, None, &mut completions);
         assert!(completions.is_empty(), "the first message is still unsettled");
-        account.leave(first, None, &mut completions);
+        budget.leave(first, None, &mut completions);
         assert_eq!(
             done(&mut completions),
             [("one", true), ("both", false), ("again", false)]
@@ -409,33 +409,33 @@ mod tests {
 
     #[test]
     fn a_flush_reports_what_failed_since_the_last_one() {
-        let mut account = Account::of_producer(ProducerSettings::default());
+        let mut budget = Budget::of_producer(ProducerSettings::default());
         let mut completions = Vec::new();
         let error = Error::new(ErrorKind::Timeout, "x");
-        let first = account.enter();
-        account.leave(first, Some(&error), &mut completions);
-        account.flush(CallId(1), None, "late", &mut completions);
-        account.flush(CallId(2), None, "again", &mut completions);
+        let first = budget.enter();
+        budget.leave(first, Some(&error), &mut completions);
+        budget.flush(CallId(1), None, "late", &mut completions);
+        budget.flush(CallId(2), None, "again", &mut completions);
         assert_eq!(done(&mut completions), [("late", false), ("again", true)]);
 
-        let (second, _third) = (account.enter(), account.enter());
-        account.flush(CallId(3), None, "dropped", &mut completions);
-        account.leave(second, Some(&error), &mut completions);
-        assert_eq!(account.abandon_flush(CallId(3)), Some("dropped"));
-        account.flush(CallId(4), None, "heir", &mut completions);
-        account.leave(second, None, &mut completions);
+        let (second, _third) = (budget.enter(), budget.enter());
+        budget.flush(CallId(3), None, "dropped", &mut completions);
+        budget.leave(second, Some(&error), &mut completions);
+        assert_eq!(budget.abandon_flush(CallId(3)), Some("dropped"));
+        budget.flush(CallId(4), None, "heir", &mut completions);
+        budget.leave(second, None, &mut completions);
         assert_eq!(done(&mut completions), [("heir", false)]);
     }
 
     #[test]
     fn an_oversized_job_comes_in_alone() {
-        let mut account: Account<()> = Account::of_producer(ProducerSettings::default().buffer(10));
+        let mut budget: Budget<()> = Budget::of_producer(ProducerSettings::default().buffer(10));
         let payload = || Payload::from(Message::new("orders", "much more than this"));
-        let job = || Job::Item(Item::alone(CallId(1), Fate::new(None), (), payload()));
-        assert!(account.has_room(&job()), "nothing else is in");
-        account.charge(false, 1);
-        assert!(!account.has_room(&job()));
-        account.release(false, 1);
-        assert!(account.is_idle());
+        let submission = || Submission::Item(BatchItem::alone(CallId(1), Attempt::new(None), (), payload()));
+        assert!(budget.has_room(&submission()), "nothing else is in");
+        budget.charge(false, 1);
+        assert!(!budget.has_room(&submission()));
+        budget.release(false, 1);
+        assert!(budget.is_idle());
     }
 }

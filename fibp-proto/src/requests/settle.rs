@@ -1,8 +1,23 @@
-//! Ways to make a [`Settle`].
+//! Acks and nacks.
 
-use super::{Lease, Settle};
+use std::time::Instant;
+
+use crate::consumer::Lease;
 use crate::message::{MessageId, QueueName};
 use crate::request::{AckItem, NackItem};
+
+/// An ack or a nack.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settle {
+    /// The queue.
+    pub queue: QueueName,
+    /// The message.
+    pub id: MessageId,
+    /// `None` acks; `Some(why)` nacks.
+    pub nack: Option<String>,
+    /// When the lease ends, if known: to notice late acks.
+    pub lease_deadline: Option<Instant>,
+}
 
 impl Settle {
     /// An ack.

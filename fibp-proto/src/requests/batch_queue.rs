@@ -1,6 +1,6 @@
-//! The accumulator: items that can share a frame wait in one lane.
+//! The accumulator: items that can share a frame wait in one queue.
 //!
-//! A lane holds the items of one queue, one kind and one producer, so that order per queue is kept and one
+//! A queue holds the items of one queue, one kind and one producer, so that order per queue is kept and one
 //! queue's refusal touches no other queue's messages. When a frame goes out is decided here; the link encodes
 //! it.
 
@@ -9,12 +9,12 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::time::Instant;
 
-use super::completion::CallId;
-use super::work::{Item, LaneKey, Ticket, Waiter};
+use super::work::{BatchItem, BatchKey, ReplyTo, Ticket};
 use crate::config::Batching;
+use crate::machine::CallId;
 use crate::soonest::Soonest;
 
-/// Idle lanes up to this number are kept for reuse.
+/// Idle queues up to this number are kept for reuse.
 const KEEP_IDLE: usize = 64;
 
 /// When frames of a producer go out.
@@ -27,11 +27,11 @@ pub(super) struct Policy {
 
 /// Items of one queue, kind and producer.
 #[derive(Debug)]
-pub(super) struct Lane<T> {
-    pub(super) key: LaneKey,
+pub(super) struct BatchQueue<T> {
+    pub(super) key: BatchKey,
     pub(super) policy: Policy,
     /// In order of their call ids.
-    items: VecDeque<Item<T>>,
+    items: VecDeque<BatchItem<T>>,
     bytes: usize,
     /// Frames that are not answered.
     in_flight: usize,
@@ -42,16 +42,16 @@ pub(super) struct Lane<T> {
     /// Send partial frames too: somebody flushes or closes.
     flushing: bool,
     queued: bool,
-    /// See [`Lanes::set_one_each`].
+    /// See [`BatchQueues::set_one_each`].
     one_each: bool,
 }
 
-impl<T> Lane<T> {
-    pub(super) fn front(&self) -> Option<&Item<T>> {
+impl<T> BatchQueue<T> {
+    pub(super) fn front(&self) -> Option<&BatchItem<T>> {
         self.items.front()
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<Item<T>> {
+    pub(super) fn pop_front(&mut self) -> Option<BatchItem<T>> {
         let item = self.items.pop_front()?;
         self.bytes = self.bytes.saturating_sub(item.ticket.cost);
         self.note_emptied();
@@ -75,7 +75,7 @@ impl<T> Lane<T> {
     }
 
     /// Behind what waits already, in the order of call ids.
-    fn push(&mut self, item: Item<T>) {
+    fn push(&mut self, item: BatchItem<T>) {
         self.bytes = self.bytes.saturating_add(item.ticket.cost);
         let call = item.ticket.call;
         if self.items.back().is_none_or(|last| last.ticket.call <= call) {
@@ -87,7 +87,7 @@ impl<T> Lane<T> {
     }
 
     /// Before what waits already, in the order of call ids.
-    fn put_back(&mut self, item: Item<T>) {
+    fn put_back(&mut self, item: BatchItem<T>) {
         self.bytes = self.bytes.saturating_add(item.ticket.cost);
         // Frames of one item each come back one by one, so the place within the call counts too.
         let order = item.ticket.order();
@@ -129,29 +129,29 @@ impl<T> Lane<T> {
     }
 
     fn soonest_deadline(&self) -> Option<Instant> {
-        self.items.iter().filter_map(|item| item.ticket.fate.deadline).min()
+        self.items.iter().filter_map(|item| item.ticket.attempt.deadline).min()
     }
 }
 
-/// All lanes of a link.
+/// All queues of a link.
 #[derive(Debug)]
-pub(super) struct Lanes<T> {
-    lanes: Vec<Option<Lane<T>>>,
+pub(super) struct BatchQueues<T> {
+    queues: Vec<Option<BatchQueue<T>>>,
     free: Vec<usize>,
-    by_key: HashMap<LaneKey, usize, BuildHasherDefault<DefaultHasher>>,
-    /// The lane used last: most clients stay with it.
+    by_key: HashMap<BatchKey, usize, BuildHasherDefault<DefaultHasher>>,
+    /// The queue used last: most clients stay with it.
     latest: usize,
-    /// Lanes that may send now, each once.
+    /// BatchQueues that may send now, each once.
     ready: VecDeque<usize>,
     soonest: Soonest,
     items: usize,
     one_each: bool,
 }
 
-impl<T> Lanes<T> {
+impl<T> BatchQueues<T> {
     pub(super) fn new() -> Self {
         Self {
-            lanes: Vec::new(),
+            queues: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::default(),
             latest: 0,
@@ -167,9 +167,9 @@ impl<T> Lanes<T> {
         if std::mem::replace(&mut self.one_each, one_each) == one_each {
             return;
         }
-        for index in 0..self.lanes.len() {
-            if let Some(lane) = self.lane_mut(index) {
-                lane.one_each = one_each;
+        for index in 0..self.queues.len() {
+            if let Some(queue) = self.queue_mut(index) {
+                queue.one_each = one_each;
             }
             self.reconsider(now, index);
         }
@@ -189,48 +189,48 @@ impl<T> Lanes<T> {
     }
 
     /// Adds an item where its call id belongs, usually at the back.
-    pub(super) fn push(&mut self, now: Instant, policy: Policy, item: Item<T>) {
-        let index = self.lane_of(&item, policy);
-        self.soonest.add(item.ticket.fate.deadline);
+    pub(super) fn push(&mut self, now: Instant, policy: Policy, item: BatchItem<T>) {
+        let index = self.queue_of(&item, policy);
+        self.soonest.add(item.ticket.attempt.deadline);
         self.items += 1;
-        if let Some(lane) = self.lane_mut(index) {
-            lane.push(item);
-            lane.waiting_since = lane.waiting_since.or(Some(now));
+        if let Some(queue) = self.queue_mut(index) {
+            queue.push(item);
+            queue.waiting_since = queue.waiting_since.or(Some(now));
         }
         self.reconsider(now, index);
     }
 
     /// Puts items back where their call ids belong, usually at the front. They have waited for company before.
-    pub(super) fn put_back(&mut self, now: Instant, key: LaneKey, policy: Policy, items: Vec<Item<T>>) {
-        let index = self.lane_index(key, policy);
+    pub(super) fn put_back(&mut self, now: Instant, key: BatchKey, policy: Policy, items: Vec<BatchItem<T>>) {
+        let index = self.queue_index(key, policy);
         self.items += items.len();
         for item in items.into_iter().rev() {
-            self.soonest.add(item.ticket.fate.deadline);
-            if let Some(lane) = self.lane_mut(index) {
-                lane.put_back(item);
-                lane.waiting_since = lane.waiting_since.or(Some(now));
-                lane.flushing = true;
+            self.soonest.add(item.ticket.attempt.deadline);
+            if let Some(queue) = self.queue_mut(index) {
+                queue.put_back(item);
+                queue.waiting_since = queue.waiting_since.or(Some(now));
+                queue.flushing = true;
             }
         }
         self.reconsider(now, index);
     }
 
-    /// The lane of this key sends nothing before `until`.
-    pub(super) fn hold(&mut self, now: Instant, key: &LaneKey, until: Instant) {
+    /// The queue of this key sends nothing before `until`.
+    pub(super) fn hold(&mut self, now: Instant, key: &BatchKey, until: Instant) {
         if let Some(index) = self.find(key) {
-            if let Some(lane) = self.lane_mut(index) {
-                lane.not_before = Some(until);
+            if let Some(queue) = self.queue_mut(index) {
+                queue.not_before = Some(until);
             }
             self.reconsider(now, index);
         }
     }
 
-    /// The next lane that may send. It stays in line as long as it is ready.
+    /// The next queue that may send. It stays in line as long as it is ready.
     pub(super) fn next_ready(&mut self, now: Instant) -> Option<usize> {
         while let Some(index) = self.ready.pop_front() {
-            if let Some(lane) = self.lane_mut(index) {
-                lane.queued = false;
-                if lane.is_ready(now) {
+            if let Some(queue) = self.queue_mut(index) {
+                queue.queued = false;
+                if queue.is_ready(now) {
                     return Some(index);
                 }
             }
@@ -238,86 +238,86 @@ impl<T> Lanes<T> {
         None
     }
 
-    pub(super) fn lane_mut(&mut self, index: usize) -> Option<&mut Lane<T>> {
-        self.lanes.get_mut(index).and_then(Option::as_mut)
+    pub(super) fn queue_mut(&mut self, index: usize) -> Option<&mut BatchQueue<T>> {
+        self.queues.get_mut(index).and_then(Option::as_mut)
     }
 
-    /// `taken` items left the lane; `sent`: in a frame that is now in flight.
+    /// `taken` items left the queue; `sent`: in a frame that is now in flight.
     pub(super) fn taken(&mut self, now: Instant, index: usize, taken: usize, sent: bool) {
         self.items = self.items.saturating_sub(taken);
-        if let Some(lane) = self.lane_mut(index) {
-            lane.in_flight += usize::from(sent);
+        if let Some(queue) = self.queue_mut(index) {
+            queue.in_flight += usize::from(sent);
         }
         self.reconsider(now, index);
     }
 
-    /// A frame of this lane was answered, or given up.
-    pub(super) fn answered(&mut self, now: Instant, key: &LaneKey) {
+    /// A frame of this queue was answered, or given up.
+    pub(super) fn answered(&mut self, now: Instant, key: &BatchKey) {
         if let Some(index) = self.find(key) {
-            if let Some(lane) = self.lane_mut(index) {
-                lane.in_flight = lane.in_flight.saturating_sub(1);
+            if let Some(queue) = self.queue_mut(index) {
+                queue.in_flight = queue.in_flight.saturating_sub(1);
             }
             self.reconsider(now, index);
         }
     }
 
-    /// Lets partial frames of an account (or of all) go out now.
-    pub(super) fn flush(&mut self, now: Instant, account: Option<usize>) {
-        for index in 0..self.lanes.len() {
-            if let Some(lane) = self.lane_mut(index)
-                && account.is_none_or(|account| lane.key.account == account)
-                && !lane.items.is_empty()
+    /// Lets partial frames of an budget (or of all) go out now.
+    pub(super) fn flush(&mut self, now: Instant, budget: Option<usize>) {
+        for index in 0..self.queues.len() {
+            if let Some(queue) = self.queue_mut(index)
+                && budget.is_none_or(|budget| queue.key.budget == budget)
+                && !queue.items.is_empty()
             {
-                lane.flushing = true;
+                queue.flushing = true;
             }
             self.reconsider(now, index);
         }
     }
 
-    /// Time passed: lanes become ready, items whose deadline passed come out.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Item<T>> {
+    /// Time passed: queues become ready, items whose deadline passed come out.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<BatchItem<T>> {
         let mut expired = Vec::new();
         if !self.soonest.take_due(now) {
             return expired;
         }
-        for index in 0..self.lanes.len() {
-            let Some(lane) = self.lane_mut(index) else { continue };
-            if lane.not_before.is_some_and(|at| at <= now) {
-                lane.not_before = None;
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queue_mut(index) else { continue };
+            if queue.not_before.is_some_and(|at| at <= now) {
+                queue.not_before = None;
             }
-            if lane.items.iter().any(|item| item.ticket.fate.is_due(now)) {
-                for item in std::mem::take(&mut lane.items) {
-                    if item.ticket.fate.is_due(now) {
-                        lane.bytes = lane.bytes.saturating_sub(item.ticket.cost);
+            if queue.items.iter().any(|item| item.ticket.attempt.is_due(now)) {
+                for item in std::mem::take(&mut queue.items) {
+                    if item.ticket.attempt.is_due(now) {
+                        queue.bytes = queue.bytes.saturating_sub(item.ticket.cost);
                         expired.push(item);
                     } else {
-                        lane.items.push_back(item);
+                        queue.items.push_back(item);
                     }
                 }
-                lane.note_emptied();
+                queue.note_emptied();
             }
-            let deadline = lane.soonest_deadline();
+            let deadline = queue.soonest_deadline();
             self.soonest.add(deadline);
-            // A lane that is due waits for the connection, not for time.
+            // A queue that is due waits for the connection, not for time.
             self.reconsider(now, index);
         }
         self.items = self.items.saturating_sub(expired.len());
         expired
     }
 
-    /// Takes out the items of one call. Detached ones stay, but lose their waiter.
-    pub(super) fn withdraw(&mut self, now: Instant, call: CallId) -> Vec<Item<T>> {
+    /// Takes out the items of one call. Detached ones stay, but lose their reply_to.
+    pub(super) fn withdraw(&mut self, now: Instant, call: CallId) -> Vec<BatchItem<T>> {
         let mut out = Vec::new();
-        for index in 0..self.lanes.len() {
-            let Some(lane) = self.lane_mut(index) else { continue };
-            let from = lane.items.partition_point(|item| item.ticket.call < call);
-            let to = lane.items.partition_point(|item| item.ticket.call <= call);
+        for index in 0..self.queues.len() {
+            let Some(queue) = self.queue_mut(index) else { continue };
+            let from = queue.items.partition_point(|item| item.ticket.call < call);
+            let to = queue.items.partition_point(|item| item.ticket.call <= call);
             if from < to {
-                let items: Vec<_> = lane.items.drain(from..to).collect();
+                let items: Vec<_> = queue.items.drain(from..to).collect();
                 for item in &items {
-                    lane.bytes = lane.bytes.saturating_sub(item.ticket.cost);
+                    queue.bytes = queue.bytes.saturating_sub(item.ticket.cost);
                 }
-                lane.note_emptied();
+                queue.note_emptied();
                 self.items = self.items.saturating_sub(items.len());
                 out.extend(items);
                 self.reconsider(now, index);
@@ -326,66 +326,66 @@ impl<T> Lanes<T> {
         out
     }
 
-    /// The waiter of a detached item, which goes out all the same.
-    pub(super) fn detach(&mut self, call: CallId) -> Option<Waiter<T>> {
-        self.lanes.iter_mut().flatten().find_map(|lane| {
-            let at = lane.items.partition_point(|item| item.ticket.call < call);
-            let ticket: &mut Ticket<T> = &mut lane.items.get_mut(at)?.ticket;
-            (ticket.call == call && ticket.detached).then(|| std::mem::replace(&mut ticket.waiter, Waiter::Nobody))
+    /// The reply_to of a detached item, which goes out all the same.
+    pub(super) fn detach(&mut self, call: CallId) -> Option<ReplyTo<T>> {
+        self.queues.iter_mut().flatten().find_map(|queue| {
+            let at = queue.items.partition_point(|item| item.ticket.call < call);
+            let ticket: &mut Ticket<T> = &mut queue.items.get_mut(at)?.ticket;
+            (ticket.call == call && ticket.detached).then(|| std::mem::replace(&mut ticket.reply_to, ReplyTo::Nobody))
         })
     }
 
-    /// Everything that waits, lane by lane.
-    pub(super) fn drain(&mut self) -> Vec<Item<T>> {
+    /// Everything that waits, queue by queue.
+    pub(super) fn drain(&mut self) -> Vec<BatchItem<T>> {
         self.items = 0;
         self.soonest = Soonest::default();
         self.ready.clear();
         self.by_key.clear();
         self.free.clear();
-        self.lanes.drain(..).flatten().flat_map(|lane| lane.items).collect()
+        self.queues.drain(..).flatten().flat_map(|queue| queue.items).collect()
     }
 
     /// The connection is gone: no frame is unanswered any more.
     pub(super) fn reset_in_flight(&mut self, now: Instant) {
-        for index in 0..self.lanes.len() {
-            if let Some(lane) = self.lane_mut(index) {
-                lane.in_flight = 0;
+        for index in 0..self.queues.len() {
+            if let Some(queue) = self.queue_mut(index) {
+                queue.in_flight = 0;
             }
             self.reconsider(now, index);
         }
     }
 
-    fn find(&mut self, key: &LaneKey) -> Option<usize> {
-        let latest = self.lanes.get(self.latest).and_then(Option::as_ref);
-        if latest.is_none_or(|lane| lane.key != *key) {
+    fn find(&mut self, key: &BatchKey) -> Option<usize> {
+        let latest = self.queues.get(self.latest).and_then(Option::as_ref);
+        if latest.is_none_or(|queue| queue.key != *key) {
             self.latest = *self.by_key.get(key)?;
         }
         Some(self.latest)
     }
 
-    /// The lane that an item belongs to.
-    fn lane_of(&mut self, item: &Item<T>, policy: Policy) -> usize {
-        let (account, kind, queue) = (item.ticket.account, item.payload.kind(), item.payload.queue());
-        if let Some(lane) = self.lanes.get_mut(self.latest).and_then(Option::as_mut)
-            && (lane.key.account, lane.key.kind) == (account, kind)
-            && lane.key.queue == *queue
+    /// The queue that an item belongs to.
+    fn queue_of(&mut self, item: &BatchItem<T>, policy: Policy) -> usize {
+        let (budget, kind, name) = (item.ticket.budget, item.payload.kind(), item.payload.queue());
+        if let Some(queue) = self.queues.get_mut(self.latest).and_then(Option::as_mut)
+            && (queue.key.budget, queue.key.kind) == (budget, kind)
+            && queue.key.queue == *name
         {
-            lane.policy = policy;
+            queue.policy = policy;
             return self.latest;
         }
-        let queue = queue.clone();
-        self.lane_index(LaneKey { account, kind, queue }, policy)
+        let queue = name.clone();
+        self.queue_index(BatchKey { budget, kind, queue }, policy)
     }
 
-    fn lane_index(&mut self, key: LaneKey, policy: Policy) -> usize {
+    fn queue_index(&mut self, key: BatchKey, policy: Policy) -> usize {
         if let Some(index) = self.find(&key) {
-            // The account may belong to another producer than when the lane was made.
-            if let Some(lane) = self.lane_mut(index) {
-                lane.policy = policy;
+            // The budget may belong to another producer than when the queue was made.
+            if let Some(queue) = self.queue_mut(index) {
+                queue.policy = policy;
             }
             return index;
         }
-        let lane = Lane {
+        let queue = BatchQueue {
             key: key.clone(),
             policy,
             items: VecDeque::new(),
@@ -399,37 +399,37 @@ impl<T> Lanes<T> {
         };
         let index = match self.free.pop() {
             Some(index) => {
-                if let Some(place) = self.lanes.get_mut(index) {
-                    *place = Some(lane);
+                if let Some(place) = self.queues.get_mut(index) {
+                    *place = Some(queue);
                 }
                 index
             }
             None => {
-                self.lanes.push(Some(lane));
-                self.lanes.len() - 1
+                self.queues.push(Some(queue));
+                self.queues.len() - 1
             }
         };
         self.by_key.insert(key, index);
         index
     }
 
-    /// Something about the lane changed: it may be ready, have a new due time, or be unused.
+    /// Something about the queue changed: it may be ready, have a new due time, or be unused.
     fn reconsider(&mut self, now: Instant, index: usize) {
         let used = self.by_key.len();
-        let Some(lane) = self.lanes.get_mut(index).and_then(Option::as_mut) else {
+        let Some(queue) = self.queues.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
-        match lane.due() {
+        match queue.due() {
             Some(Some(at)) if at > now => self.soonest.add(Some(at)),
-            Some(_) if lane.queued => {}
+            Some(_) if queue.queued => {}
             Some(_) => {
-                lane.queued = true;
+                queue.queued = true;
                 self.ready.push_back(index);
             }
-            None if lane.items.is_empty() && lane.in_flight == 0 && used > KEEP_IDLE && !lane.queued => {
-                self.by_key.remove(&lane.key);
+            None if queue.items.is_empty() && queue.in_flight == 0 && used > KEEP_IDLE && !queue.queued => {
+                self.by_key.remove(&queue.key);
                 self.free.push(index);
-                if let Some(place) = self.lanes.get_mut(index) {
+                if let Some(place) = self.queues.get_mut(index) {
                     *place = None;
                 }
             }
@@ -442,8 +442,8 @@ impl<T> Lanes<T> {
 mod tests {
     use super::*;
     use crate::config::ProducerSettings;
-    use crate::link::work::Fate;
     use crate::message::Message;
+    use crate::requests::work::Attempt;
 
     #[test]
     fn a_frame_has_its_share_of_what_waits() {
@@ -454,23 +454,23 @@ mod tests {
             max_bytes: settings.max_bytes,
         };
         let now = crate::tests_epoch();
-        let mut lanes = Lanes::new();
+        let mut queues = BatchQueues::new();
         for call in 0..1_000 {
             let message = Message::new("orders", vec![0; 1_024]);
-            lanes.push(
+            queues.push(
                 now,
                 policy,
-                Item::alone(CallId(call), Fate::new(None), (), message.into()),
+                BatchItem::alone(CallId(call), Attempt::new(None), (), message.into()),
             );
         }
-        let index = lanes.next_ready(now).unwrap();
-        let lane = lanes.lane_mut(index).unwrap();
+        let index = queues.next_ready(now).unwrap();
+        let queue = queues.queue_mut(index).unwrap();
         assert!(
-            (110..130).contains(&lane.share_of(128 * 1024)),
+            (110..130).contains(&queue.share_of(128 * 1024)),
             "{}",
-            lane.share_of(128 * 1024)
+            queue.share_of(128 * 1024)
         );
-        assert_eq!(lane.share_of(usize::MAX), 1_000, "no more than there are");
-        assert_eq!(lane.share_of(0), 1, "one is always taken");
+        assert_eq!(queue.share_of(usize::MAX), 1_000, "no more than there are");
+        assert_eq!(queue.share_of(0), 1, "one is always taken");
     }
 }

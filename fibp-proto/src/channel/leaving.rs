@@ -1,0 +1,97 @@
+//! How a channel ends: with a goodbye where the dialect has one, at once elsewhere.
+
+use std::time::{Duration, Instant};
+
+use super::dialer::Phase;
+use super::{Channel, ChannelEvent, closed};
+use crate::config::Endpoint;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::machine::Action;
+use crate::request::Request;
+
+/// How long a goodbye waits for the server to close.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl<W> Channel<W> {
+    /// Leaves the connection, or stops trying for one. What is in flight is given up: the machine has settled it.
+    pub(crate) fn shut(&mut self, now: Instant, error: Error) {
+        self.ending = None;
+        if let Phase::Leaving { next, .. } = &mut self.dialer.phase {
+            *next = None;
+            return;
+        }
+        if self.is_closed() || self.say_goodbye(now, None) {
+            return;
+        }
+        drop(self.hang_up());
+        self.dialer.phase = Phase::Closed { error };
+    }
+
+    /// Leaves a consumer's connection for a new one to the same server: with a goodbye where the dialect has one, or
+    /// the server goes on sending to a connection that nobody reads, and takes long to notice
+    /// (docs/protocol/framed.md 5).
+    pub(crate) fn renew(&mut self, now: Instant) {
+        let Some(endpoint) = self.endpoint().cloned() else {
+            return;
+        };
+        if !self.say_goodbye(now, Some(endpoint.clone())) {
+            self.redial_at(now, endpoint);
+        }
+    }
+
+    /// Where the dialect has a goodbye, begins to leave for `next`.
+    fn say_goodbye(&mut self, now: Instant, next: Option<Endpoint>) -> bool {
+        let connection = self.connection.as_mut().filter(|_| self.dialer.is_ready());
+        let said = connection
+            .filter(|connection| connection.rules().goodbye)
+            .is_some_and(|connection| connection.encode(&Request::Goodbye).is_ok());
+        if said {
+            self.dialer.phase = Phase::Leaving {
+                until: now.checked_add(GOODBYE_TIMEOUT),
+                half_closed: false,
+                next,
+            };
+        }
+        said
+    }
+
+    /// Everything encoded was written.
+    pub(super) fn note_flushed(&mut self) {
+        if let Phase::Leaving { half_closed, .. } = &mut self.dialer.phase {
+            let written = self
+                .connection
+                .as_ref()
+                .is_none_or(|connection| connection.out.is_empty());
+            if written && !*half_closed && self.transport.finish_output() {
+                *half_closed = true;
+                self.actions.push_back(Action::HalfClose);
+            }
+        }
+    }
+
+    pub(super) fn finish_leaving(&mut self, now: Instant) -> ChannelEvent<W> {
+        if let Phase::Leaving { next: Some(next), .. } = &self.dialer.phase {
+            let next = next.clone();
+            self.redial_at(now, next);
+            return ChannelEvent::Left { redialing: true };
+        }
+        let error = self.dialer.last_error.clone().unwrap_or_else(|| closed("the client"));
+        drop(self.hang_up());
+        self.dialer.phase = Phase::Closed { error };
+        ChannelEvent::Left { redialing: false }
+    }
+
+    /// Drops the socket and what belongs to it; returns what was in flight, and whether it may have been sent in full.
+    pub(super) fn hang_up(&mut self) -> Vec<(W, bool)> {
+        let has_socket = self.transport.is_open() || matches!(self.dialer.phase, Phase::Dialing { .. });
+        if has_socket && !matches!(self.actions.back(), Some(Action::Hangup)) {
+            self.actions.push_back(Action::Hangup);
+        }
+        self.transport.close();
+        self.connection
+            .take()
+            .map(|mut connection| Connection::drain(&mut connection))
+            .unwrap_or_default()
+    }
+}

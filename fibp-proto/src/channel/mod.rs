@@ -1,0 +1,374 @@
+//! One socket's life: dialing, opening, TLS, the connection on it, its loss, and the next dial.
+//!
+//! A channel serves one machine ([`Requests`](crate::requests::Requests) or [`Consumer`](crate::consumer::Consumer)),
+//! which decides what a loss means. `W` is what the machine keeps with a request until it is answered. Bytes and
+//! instants come in through the `handle_*` methods; what they mean comes out of [`poll_event`](Channel::poll_event).
+//!
+//! # Invariants
+//!
+//! * The machine polls events after every input, under the same lock, until there are none: between an input and its
+//!   events a channel may hold a connection that is over already (`ending`).
+//! * A connection's end is reported once, by [`ChannelEvent::Lost`] or [`ChannelEvent::Left`], with everything that was
+//!   in flight. Until the machine answers [`ChannelEvent::Lost`] with [`retry`](Channel::retry),
+//!   [`give_up`](Channel::give_up) or [`shut`](Channel::shut), the channel dials nobody.
+//! * Sockets are counted (`Transport::epoch`). Buffers that belong to an earlier socket change nothing: what was written
+//!   on it is settled when it is lost, and must not be counted on the next one.
+//! * The writer slot has one owner. What it was handed counts as possibly written until it reports
+//!   (`Connection::maybe_written`), so nothing that may have reached the server is ever reported as not sent.
+
+mod burst;
+mod cluster;
+mod dialer;
+mod leaving;
+mod opening;
+mod transport;
+mod wire;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::config::Endpoint;
+use crate::connection::{Arrival, Broken, Connection, Expiry};
+use crate::error::{Error, ErrorKind};
+use crate::event::{Event, LinkName, Stats};
+use crate::machine::Action;
+use crate::message::QueueName;
+use crate::random::Random;
+use crate::response::{Push, Response};
+use crate::shared::Shared;
+use crate::simulation::Knobs;
+use crate::soonest::{earlier, is_due};
+use crate::trace::LinkSpan;
+use dialer::{Dialer, Phase};
+use transport::Transport;
+
+pub(crate) use dialer::{Plan, Target};
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub(crate) struct Channel<W> {
+    shared: Shared,
+    /// For events and traces only: what the channel does follows from its `Target` and its machine.
+    name: LinkName,
+    span: LinkSpan,
+    random: Random,
+    dialer: Dialer,
+    transport: Transport,
+    /// Boxed, as it is large and absent most of the time.
+    connection: Option<Box<Connection<W>>>,
+    /// The connection is over: what arrived before comes out first.
+    ending: Option<Ending>,
+    actions: VecDeque<Action>,
+    /// What the driver sleeps until, so that only an earlier timeout has to wake it.
+    sleeping_until: Option<Instant>,
+    knobs: Knobs,
+    /// Counters since they were last handed over.
+    pub(crate) stats: Stats,
+}
+
+/// How a connection ends.
+#[derive(Debug)]
+enum Ending {
+    /// Lost, or never made.
+    Lost(Error),
+    /// After our goodbye.
+    Left,
+    /// There is no connection within the time that the first one may take.
+    OpenedLate(Error),
+}
+
+/// What happened on a channel.
+#[derive(Debug)]
+pub(crate) enum ChannelEvent<W> {
+    /// Opened and authenticated: requests may be sent.
+    Ready,
+    /// The admin revision is known now, or the probe told nothing.
+    AdminRevision(Result<(), Error>),
+    /// A request was answered, or its answer is unusable.
+    Answer { work: W, response: Result<Response, Error> },
+    /// A request was refused without an effect, for a reason that is mended by now: it is to be sent again.
+    Again(W),
+    /// Deliveries.
+    Push(Push),
+    /// The connection, or the attempt to make one, is over.
+    Lost(Lost<W>),
+    /// The goodbye is done. Where another server was to be dialed then, that began.
+    Left { redialing: bool },
+    /// The first connection is late: there will be none.
+    OpenedLate(Error),
+}
+
+/// A connection that is over.
+#[derive(Debug)]
+pub(crate) struct Lost<W> {
+    pub(crate) error: Error,
+    /// It was ready for requests.
+    pub(crate) was_ready: bool,
+    /// What was in flight, in the order in which it was encoded, and whether it may have been sent in full.
+    pub(crate) works: Vec<(W, bool)>,
+}
+
+impl<W> Channel<W> {
+    /// A channel that dials nobody yet.
+    pub(crate) fn new(shared: &Shared, name: LinkName, target: Target, seed: u64) -> Self {
+        Self {
+            shared: shared.clone(),
+            span: LinkSpan::new(&name),
+            name,
+            random: Random::new(seed),
+            dialer: Dialer::new(target),
+            transport: Transport::default(),
+            connection: None,
+            ending: None,
+            actions: VecDeque::new(),
+            sleeping_until: None,
+            knobs: Knobs::default(),
+            stats: Stats::default(),
+        }
+    }
+
+    // ---- looking in ----
+
+    pub(crate) fn name(&self) -> &LinkName {
+        &self.name
+    }
+
+    pub(crate) fn span(&self) -> &LinkSpan {
+        &self.span
+    }
+
+    /// The node of the current attempt or connection.
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        self.dialer.endpoint()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<&Error> {
+        self.dialer.last_error.as_ref()
+    }
+
+    /// Requests can be encoded now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.dialer.is_ready()
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.dialer.is_leaving()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.dialer.is_closed()
+    }
+
+    pub(crate) fn connection(&self) -> Option<&Connection<W>> {
+        self.connection.as_deref()
+    }
+
+    pub(crate) fn connection_mut(&mut self) -> Option<&mut Connection<W>> {
+        self.connection.as_deref_mut()
+    }
+
+    /// Requests that were sent, or are being sent, and are not answered; abandoned ones do not count.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.connection.as_deref().map_or(0, Connection::in_flight)
+    }
+
+    /// Whether the channel is over and has told its driver everything.
+    pub(crate) fn is_terminated(&self) -> bool {
+        self.is_closed() && self.connection.is_none() && self.actions.is_empty()
+    }
+
+    /// How many frames were read on this connection, those included that nobody hears of.
+    pub(crate) fn frames_read(&self) -> u64 {
+        self.connection.as_deref().map_or(0, Connection::frames)
+    }
+
+    pub(crate) fn turn_knobs(&mut self, knobs: Knobs) {
+        self.knobs = knobs;
+        if let Some(connection) = &mut self.connection {
+            connection.turn_knobs(knobs);
+        }
+    }
+
+    /// What the channel holds, for simulations.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn add_holdings(&mut self, holdings: &mut crate::simulation::Holdings) {
+        if let Some(connection) = &mut self.connection {
+            holdings.in_flight += Connection::in_flight(connection);
+            holdings.tombstones += connection.tombstones();
+            holdings.output += connection.out.len();
+            holdings.decoder += connection.decoder().capacity();
+        }
+    }
+
+    // ---- what to do ----
+
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn actions(&self) -> usize {
+        self.actions.len()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        earlier(
+            self.dialer.poll_timeout(),
+            self.connection.as_deref().and_then(Connection::poll_timeout),
+        )
+    }
+
+    /// The driver's turn is over: it sleeps until then.
+    pub(crate) fn note_sleep(&mut self, until: Option<Instant>) {
+        self.sleeping_until = until;
+    }
+
+    /// Whether the driver has something to do for this channel, or has to wake before it planned to. `timeout`:
+    /// [`poll_timeout`](Self::poll_timeout) and what the machine adds.
+    pub(crate) fn needs_driver(&self, timeout: Option<Instant>) -> bool {
+        let wakes_too_late = match (timeout, self.sleeping_until) {
+            (Some(at), Some(until)) => at < until,
+            (at, until) => at.is_some() && until.is_none(),
+        };
+        wakes_too_late || !self.actions.is_empty() || self.transport.wants_read_again() || self.is_terminated()
+    }
+
+    /// What happened, one thing at a time. `queue`: the consumer's, which names deliveries where the wire does not; none
+    /// where nothing is consumed. `room`: whether there is room for what arrives.
+    pub(crate) fn poll_event(
+        &mut self,
+        now: Instant,
+        queue: Option<&QueueName>,
+        room: bool,
+    ) -> Option<ChannelEvent<W>> {
+        while room && self.ending.is_none() {
+            let arrival = match (&mut self.connection, queue) {
+                (Some(connection), Some(queue)) => connection.next_arrival(now, queue),
+                (Some(connection), None) => connection.next_arrival(now, &QueueName::default()),
+                (None, _) => Ok(None),
+            };
+            match arrival {
+                Ok(Some(arrival)) => {
+                    self.stats.frames_received += 1;
+                    if let Some(event) = self.take_arrival(now, arrival) {
+                        return Some(event);
+                    }
+                }
+                Ok(None) => match self.decrypt(now) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => self.break_off(now, Broken::new(error)),
+                },
+                Err(broken) => self.break_off(now, broken),
+            }
+        }
+        if self.ending.is_some() {
+            return self.poll_ending(now, queue);
+        }
+        self.update_heartbeat(now, room);
+        None
+    }
+
+    fn take_arrival(&mut self, now: Instant, arrival: Arrival<W>) -> Option<ChannelEvent<W>> {
+        Some(match arrival {
+            Arrival::Ready => return self.note_ready(now).then_some(ChannelEvent::Ready),
+            Arrival::AdminRevision(result) => ChannelEvent::AdminRevision(result),
+            Arrival::Answer { work, response } => ChannelEvent::Answer { work, response },
+            Arrival::Again(work) => ChannelEvent::Again(work),
+            Arrival::Push(push) => ChannelEvent::Push(push),
+            Arrival::Goodbye(text) => {
+                let text = if text.is_empty() {
+                    "the server says goodbye".to_owned()
+                } else {
+                    format!("the server says goodbye: {text}")
+                };
+                self.break_off(now, Broken::new(Error::new(ErrorKind::Disconnected, text)));
+                return None;
+            }
+        })
+    }
+
+    /// The end of a connection, after the deliveries that arrived on it.
+    fn poll_ending(&mut self, now: Instant, queue: Option<&QueueName>) -> Option<ChannelEvent<W>> {
+        if let Some(push) = queue.and_then(|queue| self.poll_last_push(now, queue)) {
+            return Some(ChannelEvent::Push(push));
+        }
+        match self.ending.take()? {
+            Ending::Lost(error) => Some(ChannelEvent::Lost(self.finish_lost(now, error))),
+            Ending::Left => Some(self.finish_leaving(now)),
+            Ending::OpenedLate(error) => Some(ChannelEvent::OpenedLate(error)),
+        }
+    }
+
+    /// Deliveries that arrived on a connection that is over, or about to be: room or no room, as they would be lost
+    /// with it.
+    pub(crate) fn poll_last_push(&mut self, now: Instant, queue: &QueueName) -> Option<Push> {
+        while let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_ready()) {
+            let pending = connection.decoder().pending().len();
+            match connection.next_arrival(now, queue) {
+                Ok(Some(Arrival::Push(push))) => return Some(push),
+                Ok(Some(_)) => {}
+                // One that cannot be decoded does not hide the next.
+                Err(_) if connection.decoder().pending().len() < pending => {}
+                Err(_) => return None,
+                Ok(None) => {
+                    if !matches!(self.decrypt(now), Ok(true)) {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    // ---- time ----
+
+    /// Time passed. Events may follow.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if is_due(self.dialer.open_by, now) {
+            let error = self.late("the server");
+            self.dialer.last_error = Some(error.clone());
+            self.dialer.open_by = None;
+            self.ending = Some(Ending::OpenedLate(error));
+            return;
+        }
+        match &self.dialer.phase {
+            Phase::Pausing { until } if is_due(*until, now) => self.dial(now),
+            Phase::Dialing { deadline, endpoint, .. } | Phase::Opening { deadline, endpoint }
+                if is_due(*deadline, now) =>
+            {
+                let error = self.late(&endpoint.to_string());
+                self.break_off(now, Broken::new(error));
+            }
+            Phase::Leaving { until, .. } if is_due(*until, now) => self.ending = Some(Ending::Left),
+            _ => {}
+        }
+        if let Some(Err(broken)) = self.connection_mut().map(|connection| connection.heartbeat(now)) {
+            self.break_off(now, broken);
+        }
+    }
+
+    /// Lets `expire` settle requests whose deadline has passed. Events may follow.
+    pub(crate) fn expire(&mut self, now: Instant, expire: impl FnMut(&mut W) -> Expiry) {
+        if let Some(Err(broken)) = self.connection_mut().map(|connection| connection.expire(now, expire)) {
+            self.break_off(now, broken);
+        }
+    }
+
+    /// What the machine itself found wrong with the connection. Events follow.
+    pub(crate) fn fail(&mut self, now: Instant, error: Error) {
+        self.break_off(now, Broken::new(error));
+    }
+
+    /// The server does what it is asked: past failures count no more.
+    pub(crate) fn note_success(&mut self) {
+        self.dialer.note_success();
+    }
+
+    fn push_event(&self, event: Event) {
+        self.shared.push_event(event);
+    }
+}
+
+pub(crate) fn closed(what: &str) -> Error {
+    Error::new(ErrorKind::Closed, format!("{what} is closed"))
+}

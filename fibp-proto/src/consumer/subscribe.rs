@@ -1,0 +1,130 @@
+//! Subscribing: the consume request, redirects to the queue's leader, and silence.
+
+use std::time::Instant;
+
+use super::credit::CreditLedger;
+use super::{Consumer, Subscribe};
+use crate::config::Endpoint;
+use crate::directory::Purpose;
+use crate::error::{Error, ErrorKind};
+use crate::event::Event;
+use crate::request::{Op, Request};
+use crate::response::Response;
+
+impl<T> Consumer<T> {
+    /// The connection is ready: subscribe.
+    pub(super) fn subscribe(&mut self, now: Instant) {
+        self.rearm_silence(now);
+        let Some(connection) = self.channel.connection_mut() else {
+            return;
+        };
+        let unsettled = self.deliveries.unsettled();
+        let credit = CreditLedger::new(&self.settings, connection.rules(), unsettled);
+        self.deliveries.credit = credit;
+        let request = Request::Consume {
+            queue: self.queue.clone(),
+            credit: credit.initial(),
+        };
+        match connection.encode(&request) {
+            Ok(id) => connection.register(id, Op::Consume, Subscribe, None),
+            Err(error) => self.end(now, error.into()),
+        }
+    }
+
+    pub(super) fn handle_subscribed(&mut self, now: Instant, response: Result<Response, Error>) {
+        self.channel.note_cluster(&response);
+        match response {
+            Ok(_) => {
+                self.active = true;
+                self.absent_since = None;
+                self.rearm_silence(now);
+                let again = std::mem::replace(&mut self.was_open, true);
+                if again {
+                    let queue = self.queue.clone();
+                    self.shared.push_event(Event::Resubscribed { queue });
+                }
+                self.channel.forget_followed();
+                self.complete_opened(Ok(()));
+            }
+            Err(error) if error.kind() == ErrorKind::NotLeader => self.follow_leader(now, error),
+            Err(error) if error.is_retryable() || error.kind() == ErrorKind::Protocol => {
+                self.channel.fail(now, error);
+            }
+            // A new queue, perhaps, which this node or the next one will know soon.
+            Err(error) if self.retry_absent(now, &error) => self.channel.fail(now, error),
+            Err(error) => self.end(now, error),
+        }
+    }
+
+    fn retry_absent(&mut self, now: Instant, error: &Error) -> bool {
+        self.channel
+            .retry_absent(now, error, &mut self.absent_since, None)
+            .is_some()
+    }
+
+    fn follow_leader(&mut self, now: Instant, error: Error) {
+        let here = self.channel.endpoint().cloned();
+        let leader = here
+            .as_ref()
+            .zip(error.leader())
+            .and_then(|(here, hint)| Endpoint::from_leader_hint(hint, here).ok());
+        match leader {
+            Some(leader) if Some(&leader) != here.as_ref() => {
+                if !self.channel.may_follow(&leader) {
+                    self.channel.forget_followed();
+                    // While leadership moves, nodes may name each other.
+                    return if self.was_open {
+                        self.channel.fail(now, error);
+                    } else {
+                        self.end(now, error);
+                    };
+                }
+                self.shared.learn_leader(Purpose::Consume, &self.queue, leader.clone());
+                self.stats.redirects += 1;
+                self.shared.push_event(Event::Redirected {
+                    link: self.channel.name().clone(),
+                    to: leader.clone(),
+                });
+                self.channel.redial_at(now, leader);
+                self.note_unsubscribed();
+            }
+            // An election, or a node that names itself: ask again after a pause.
+            _ => {
+                self.shared.directory().forget_queue(Purpose::Consume, &self.queue);
+                self.channel.fail(now, error);
+            }
+        }
+    }
+
+    /// Silence counts from now on: that of the server which has to confirm the consumer, or that of the queue.
+    pub(super) fn rearm_silence(&mut self, now: Instant) {
+        let bound = if self.active {
+            self.settings.idle_resubscribe
+        } else {
+            Some(self.shared.config().settings().connect_timeout)
+        };
+        self.idle_at = bound.and_then(|silence| now.checked_add(silence));
+    }
+
+    /// Nothing arrived for too long: the server may have lost the consumer without a word (docs/protocol/preamble.md
+    /// 1.7 and 2.4).
+    pub(super) fn check_silence(&mut self, now: Instant) {
+        if !self.channel.is_ready() || !self.has_room() || self.idle_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.idle_at = None;
+        if !self.active {
+            let error = Error::new(ErrorKind::Timeout, "the server did not confirm the consumer in time");
+            self.channel.fail(now, error);
+            return self.take_events(now);
+        }
+        self.channel.renew(now);
+        self.note_unsubscribed();
+    }
+
+    /// The connection is gone, or about to be.
+    pub(super) fn note_unsubscribed(&mut self) {
+        self.active = false;
+        self.idle_at = None;
+    }
+}

@@ -1,0 +1,158 @@
+//! Deadlines: of what waits for room, of what was not sent, and of what was not answered.
+
+use std::time::Instant;
+
+use super::Requests;
+use super::ledger::Ledger;
+use super::route::Route;
+use super::work::{BatchKey, InFlight, ItemResult, Payload, ReplyTo, Ticket};
+use crate::connection::Expiry;
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::machine::{ChannelId, Reply};
+use crate::simulation::{Flaw, Knobs};
+
+impl<T> Requests<T> {
+    /// Ends what is late.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let knobs = self.knobs;
+        let Self { routes, ledger, .. } = self;
+        for route in routes.iter_mut() {
+            route.expire_waiting(now, ledger);
+            route.expire_in_flight(now, ledger, knobs);
+        }
+        let error = self.main().late_unsent();
+        for index in 0..self.ledger.budgets.len() {
+            let (expired, flushes) = self
+                .ledger
+                .budget(index)
+                .map(|budget| budget.expired(now))
+                .unwrap_or_default();
+            for token in flushes {
+                self.ledger.complete(token, Reply::Flushed(Err(error.clone())));
+            }
+            for parked in expired {
+                self.fail_parked(parked.submission, &error);
+            }
+        }
+        let channels: Vec<ChannelId> = self.routes.iter().map(|route| route.id).collect();
+        for channel in channels {
+            self.take_events(now, channel);
+        }
+    }
+}
+
+enum Expired<T> {
+    Call(Option<T>),
+    Item(Ticket<T>, Payload),
+    Frame(BatchKey),
+}
+
+impl<T> Route<T> {
+    /// Fails what was not sent by its deadline; makes delayed calls due.
+    fn expire_waiting(&mut self, now: Instant, ledger: &mut Ledger<T>) {
+        let error = self.late_unsent();
+        if self.calls_soonest.take_due(now) {
+            for call in std::mem::take(&mut self.calls) {
+                if call.attempt.is_due(now) {
+                    ledger.finish_call(call, Err(error.clone()));
+                } else {
+                    self.calls_soonest.add(call.attempt.deadline);
+                    self.calls.push_back(call);
+                }
+            }
+            for (until, call) in std::mem::take(&mut self.delayed) {
+                if call.attempt.is_due(now) {
+                    ledger.finish_call(call, Err(error.clone()));
+                } else if until.is_some_and(|until| until <= now) {
+                    self.requeue_call(call);
+                } else {
+                    self.delay_call(until, call);
+                }
+            }
+        }
+        for item in self.queues.handle_timeout(now) {
+            ledger.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
+        }
+    }
+
+    /// Fails what was not answered by its deadline. The channel may have events then.
+    fn expire_in_flight(&mut self, now: Instant, ledger: &mut Ledger<T>, knobs: Knobs) {
+        // What is encoded goes out sooner or later, and cannot be called back.
+        let late = Error::new(ErrorKind::Timeout, "no answer within the deadline").with_outcome(Outcome::Unknown);
+        let mut ended = Vec::new();
+        self.channel.expire(now, |work| match work {
+            InFlight::Call(call) => {
+                ended.push(Expired::Call(call.token.take()));
+                Expiry::Expired
+            }
+            InFlight::Batch(batch) => {
+                let mut left = Expiry::Expired;
+                for (index, ticket) in batch.tickets.iter_mut().enumerate() {
+                    if matches!(ticket.reply_to, ReplyTo::Told) {
+                        continue;
+                    }
+                    if ticket.attempt.is_due(now) {
+                        if let Some(payload) = batch.payloads.clone_one(index) {
+                            ended.push(Expired::Item(ticket.tell_early(), payload));
+                        }
+                    } else {
+                        left = match (left, ticket.attempt.deadline) {
+                            (Expiry::At(soonest), Some(at)) => Expiry::At(soonest.min(at)),
+                            (_, Some(at)) => Expiry::At(at),
+                            (Expiry::At(soonest), None) => Expiry::At(soonest),
+                            (_, None) => Expiry::Never,
+                        };
+                    }
+                }
+                if left == Expiry::Expired {
+                    ended.push(Expired::Frame(batch.key.clone()));
+                }
+                left
+            }
+        });
+        for expired in ended {
+            match expired {
+                Expired::Call(token) => {
+                    ledger.release_call();
+                    ledger.note_result(Some(&late));
+                    if !knobs.has(Flaw::LostWaiter) {
+                        ledger.complete_call(token, Err(late.clone()));
+                    }
+                }
+                Expired::Item(ticket, payload) => {
+                    ledger.finish_item(ticket, ItemResult::failed(payload, late.clone()));
+                }
+                Expired::Frame(key) => self.queues.answered(now, &key),
+            }
+        }
+    }
+
+    fn late_unsent(&self) -> Error {
+        let text = match self.channel.last_error() {
+            Some(error) if self.channel.connection().is_none() => {
+                format!("not connected within the deadline: {error}")
+            }
+            _ => "not sent within the deadline".to_owned(),
+        };
+        Error::new(ErrorKind::Timeout, text)
+    }
+}
+
+impl<T> Ticket<T> {
+    /// A ticket that completes the waiter now; the one that stays has nobody to complete and holds no room.
+    fn tell_early(&mut self) -> Self {
+        let told = Self {
+            call: self.call,
+            reply_to: std::mem::replace(&mut self.reply_to, ReplyTo::Told),
+            attempt: self.attempt,
+            budget: self.budget,
+            cost: self.cost,
+            epoch: self.epoch,
+            leads: self.leads,
+            detached: self.detached,
+        };
+        self.cost = 0;
+        self.leads = false;
+        told
+    }
+}

@@ -1,0 +1,380 @@
+//! The machine of one client: requests of every kind, batched, routed to the nodes of a cluster, answered, retried.
+//!
+//! It owns all channels that requests travel on: the main one, and one for each node that turned out to lead a queue.
+//! Drivers see it through the [`Machine`] trait; callers through the methods here.
+//!
+//! # The life of a request
+//!
+//! [`submit`] lets a request in, as far as its [`budget`] has room, or parks it in line. What is let in waits at a
+//! [`route`]: a call by itself, a message or a settle in the [`batch_queue`] of its queue. When the route's driver is
+//! ready to write, [`encode`] makes frames of what waits. [`answers`] ends what was answered, or sends it elsewhere;
+//! [`lost`] does so with what was in flight on a lost connection; [`deadlines`] ends what is late. Whatever ends a
+//! request, the [`ledger`] completes its waiter and gives its room back.
+//!
+//! # Invariants
+//!
+//! * Every request is in exactly one place: parked in its budget, waiting at one route, or in flight on one route's
+//!   channel. It moves between routes under this machine's lock, and takes its place in its budget with it.
+//! * Whatever waits in one place waits in the order of call ids; searches rely on it. What comes back from a connection
+//!   is put where its id belongs, not at the end.
+//! * The first route is the main one, and stays.
+//! * Room is given back once for each time it was taken, whoever still waits.
+
+mod abandon;
+mod answers;
+mod batch_queue;
+mod budget;
+mod closing;
+mod deadlines;
+mod encode;
+mod item_results;
+mod join;
+mod ledger;
+mod lost;
+mod producers;
+mod route;
+mod routing;
+mod settle;
+mod submit;
+mod unleased;
+#[cfg(feature = "simulation")]
+mod usage;
+mod work;
+
+pub use producers::ProducerId;
+pub use settle::Settle;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::channel::ChannelEvent;
+use crate::error::{Error, ErrorKind};
+use crate::event::State;
+use crate::fault::Fault;
+use crate::frame::{ReadBuffer, Transmit};
+use crate::machine::{Action, CallId, ChannelId, Completion, DialId, Machine, Reply};
+use crate::message::Secret;
+use crate::random::Random;
+use crate::shared::Shared;
+use crate::simulation::Knobs;
+use crate::soonest::earlier;
+use closing::Closing;
+use ledger::Ledger;
+use route::Route;
+use work::InFlight;
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct Requests<T> {
+    shared: Shared,
+    random: Random,
+    /// The main one first, then those to nodes.
+    routes: Vec<Route<T>>,
+    next_channel: u32,
+    /// Channels that have no driver yet.
+    new_channels: VecDeque<ChannelId>,
+    ledger: Ledger<T>,
+    /// Who waits for the first connection.
+    opened: Option<(CallId, T)>,
+    next_call: u64,
+    /// The latest instant seen.
+    latest: Instant,
+    knobs: Knobs,
+}
+
+impl<T> Requests<T> {
+    /// A machine that dials at once. `opened` completes with [`Reply::Opened`] when the connection is ready for
+    /// requests, or with the error when it can't be within the connect timeout.
+    pub fn new(shared: &Shared, now: Instant, seed: u64, opened: Option<T>) -> Self {
+        let mut requests = Self {
+            shared: shared.clone(),
+            random: Random::new(seed),
+            routes: vec![Route::main(shared, seed)],
+            next_channel: 0,
+            new_channels: VecDeque::new(),
+            ledger: Ledger::new(shared),
+            opened: None,
+            next_call: 0,
+            latest: now,
+            knobs: Knobs::default(),
+        };
+        let timeout = shared.config().settings().connect_timeout;
+        let open_by = opened.as_ref().and_then(|_| now.checked_add(timeout));
+        requests.opened = opened.map(|token| (requests.next_call_id(), token));
+        requests.main_mut().channel.begin(now, open_by);
+        requests
+    }
+
+    fn next_call_id(&mut self) -> CallId {
+        self.next_call += 1;
+        CallId(self.next_call)
+    }
+
+    // ---- routes ----
+
+    fn main(&self) -> &Route<T> {
+        // Invariant: the first route is the main one, and stays.
+        #[expect(clippy::indexing_slicing, reason = "there is always a main route")]
+        &self.routes[0]
+    }
+
+    fn main_mut(&mut self) -> &mut Route<T> {
+        #[expect(clippy::indexing_slicing, reason = "there is always a main route")]
+        &mut self.routes[0]
+    }
+
+    fn route(&self, channel: ChannelId) -> Option<&Route<T>> {
+        self.routes.iter().find(|route| route.id == channel)
+    }
+
+    fn route_mut(&mut self, channel: ChannelId) -> Option<&mut Route<T>> {
+        self.routes.iter_mut().find(|route| route.id == channel)
+    }
+
+    /// A route, and what is owed to those whose requests it ends.
+    fn route_and_ledger(&mut self, channel: ChannelId) -> Option<(&mut Route<T>, &mut Ledger<T>)> {
+        let route = self.routes.iter_mut().find(|route| route.id == channel)?;
+        Some((route, &mut self.ledger))
+    }
+
+    // ---- events ----
+
+    /// Lets `change` do something to a channel, then takes in what came of it.
+    fn with_channel(&mut self, now: Instant, channel: ChannelId, change: impl FnOnce(&mut Route<T>)) {
+        let Some(route) = self.route_mut(channel) else { return };
+        let _span = route.channel.span().enter();
+        change(route);
+        self.take_events(now, channel);
+        self.finish_turn(now);
+    }
+
+    fn take_events(&mut self, now: Instant, channel: ChannelId) {
+        while let Some(event) = self
+            .route_mut(channel)
+            .and_then(|route| route.channel.poll_event(now, None, true))
+        {
+            self.handle_event(now, channel, event);
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, channel: ChannelId, event: ChannelEvent<InFlight<T>>) {
+        match event {
+            ChannelEvent::Ready => {
+                if let Some(route) = self.route_mut(channel) {
+                    route.note_ready(now);
+                }
+                if channel == ChannelId::MAIN {
+                    self.shared.set_state(State::Connected);
+                    self.complete_opened(Ok(()));
+                }
+            }
+            ChannelEvent::Left { .. } => {}
+            ChannelEvent::AdminRevision(result) => {
+                if let Some((route, ledger)) = self.route_and_ledger(channel) {
+                    match result {
+                        Ok(()) => route.release_admin_calls(),
+                        Err(error) => route.fail_admin_calls(&error, ledger),
+                    }
+                }
+            }
+            ChannelEvent::Answer { work, response } => self.handle_answer(now, channel, work, response),
+            ChannelEvent::Again(work) => self.send_again(now, channel, work),
+            ChannelEvent::Push(_) => {
+                let text = "deliveries arrived on a connection without a consumer";
+                if let Some(route) = self.route_mut(channel) {
+                    route.channel.fail(now, Error::new(ErrorKind::Protocol, text));
+                }
+            }
+            ChannelEvent::Lost(lost) => self.handle_lost(now, channel, lost),
+            ChannelEvent::OpenedLate(error) => self.end(now, error),
+        }
+    }
+
+    fn complete_opened(&mut self, result: Result<(), Error>) {
+        self.main_mut().channel.note_opened();
+        if let Some((_, token)) = self.opened.take() {
+            self.ledger.complete(token, Reply::Opened(result));
+        }
+    }
+
+    /// Ends a turn: what has room now comes in, what is done ends, counters are handed over.
+    fn finish_turn(&mut self, now: Instant) {
+        self.latest = self.latest.max(now);
+        self.settle_budgets(now);
+        self.check_retiring(now);
+        self.check_closing(now);
+        for route in &mut self.routes {
+            self.ledger.stats.merge(std::mem::take(&mut route.channel.stats));
+        }
+        self.ledger.publish_stats();
+    }
+
+    /// When something is due that is no single channel's.
+    fn common_timeout(&self) -> Option<Instant> {
+        let closing = self.ledger.closing.as_ref().and_then(Closing::poll_timeout);
+        if self.main().channel.is_closed() {
+            return closing;
+        }
+        earlier(closing, self.ledger.budgets_timeout())
+    }
+}
+
+impl<T> Machine for Requests<T> {
+    type Token = T;
+
+    fn handle_dialed(&mut self, now: Instant, channel: ChannelId, id: DialId, key: Result<Option<Secret>, Error>) {
+        self.with_channel(now, channel, |route| route.channel.handle_dialed(now, id, key));
+    }
+
+    fn handle_dial_failed(&mut self, now: Instant, channel: ChannelId, id: DialId, fault: Fault) {
+        self.with_channel(now, channel, |route| route.channel.handle_dial_failed(now, id, fault));
+    }
+
+    fn handle_input(&mut self, now: Instant, channel: ChannelId, buffer: ReadBuffer) {
+        let full = buffer.is_full();
+        let mut taken = false;
+        self.with_channel(now, channel, |route| taken = route.channel.handle_input(now, buffer));
+        if taken && let Some(route) = self.route_mut(channel) {
+            route.channel.note_read(now, full, true);
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant, channel: ChannelId) {
+        self.with_channel(now, channel, |route| route.channel.handle_eof(now));
+    }
+
+    fn handle_transport_error(&mut self, now: Instant, channel: ChannelId, fault: Fault) {
+        self.with_channel(now, channel, |route| route.channel.handle_transport_error(now, fault));
+    }
+
+    fn transmitted(&mut self, now: Instant, channel: ChannelId, transmit: &mut Transmit, n: usize) {
+        match self.route_mut(channel) {
+            Some(route) => route.channel.transmitted(now, transmit, n),
+            None => transmit.clear(),
+        }
+    }
+
+    fn transmit_failed(&mut self, now: Instant, channel: ChannelId, transmit: Transmit, fault: Fault) {
+        self.with_channel(now, channel, |route| {
+            route.channel.transmit_failed(now, &transmit, fault)
+        });
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.latest = self.latest.max(now);
+        self.expire(now);
+        let channels: Vec<ChannelId> = self.channels().collect();
+        for channel in channels {
+            if let Some(route) = self.route_mut(channel) {
+                let _span = route.channel.span().enter();
+                route.channel.handle_timeout(now);
+                self.take_events(now, channel);
+            }
+        }
+        self.finish_turn(now);
+    }
+
+    fn abandon_channel(&mut self, now: Instant, channel: ChannelId) {
+        if channel == ChannelId::MAIN {
+            self.abort(now);
+            return;
+        }
+        self.with_channel(now, channel, |route| {
+            route.channel.fail(
+                now,
+                Error::new(ErrorKind::Disconnected, "the connection's driver is gone"),
+            );
+        });
+        self.routes.retain(|route| route.id != channel);
+    }
+
+    fn poll_action(&mut self, channel: ChannelId) -> Option<Action> {
+        let action = self.route_mut(channel)?.channel.poll_action();
+        if action.is_none() && channel != ChannelId::MAIN {
+            // Invariant: a route whose channel is over holds nothing.
+            self.routes
+                .retain(|route| route.id != channel || !route.channel.is_terminated());
+        }
+        action
+    }
+
+    fn take_transmit(&mut self, now: Instant, channel: ChannelId, max: usize, transmit: &mut Transmit) -> bool {
+        self.route_and_ledger(channel)
+            .is_some_and(|(route, ledger)| route.take_transmit(now, max, transmit, ledger))
+    }
+
+    fn take_read_buffer(&mut self, channel: ChannelId) -> Option<ReadBuffer> {
+        self.route_mut(channel)?.channel.take_read_buffer(true)
+    }
+
+    fn poll_timeout(&self, channel: ChannelId) -> Option<Instant> {
+        if self.ledger.has_completions() || self.has_actions(channel) {
+            // What came up since they were drained, such as the refusal of a message that cannot be encoded, is
+            // worth another turn.
+            return Some(self.latest);
+        }
+        let own = self.route(channel).and_then(Route::poll_timeout);
+        if channel == ChannelId::MAIN {
+            earlier(own, self.common_timeout())
+        } else {
+            own
+        }
+    }
+
+    fn note_sleep(&mut self, channel: ChannelId, until: Option<Instant>) {
+        if let Some(route) = self.route_mut(channel) {
+            route.channel.note_sleep(until);
+        }
+    }
+
+    fn drain_completions(&mut self, into: &mut Vec<Completion<T>>) {
+        self.ledger.drain_completions(into);
+    }
+
+    fn poll_new_channel(&mut self) -> Option<ChannelId> {
+        self.new_channels.pop_front()
+    }
+
+    fn abandon(&mut self, id: CallId) -> Option<T> {
+        self.abandon(id)
+    }
+
+    fn channels(&self) -> impl Iterator<Item = ChannelId> + '_ {
+        self.routes.iter().map(|route| route.id)
+    }
+
+    fn needs_driver(&self, channel: ChannelId) -> bool {
+        let Some(route) = self.route(channel) else { return false };
+        let starts_others = channel == ChannelId::MAIN && !self.new_channels.is_empty();
+        starts_others || route.channel.needs_driver(self.poll_timeout(channel)) || route.wants_write()
+    }
+
+    fn wants_read(&self, channel: ChannelId) -> bool {
+        self.route(channel).is_some_and(|route| route.channel.wants_read(true))
+    }
+
+    fn wants_write(&self, channel: ChannelId) -> bool {
+        self.route(channel).is_some_and(Route::wants_write)
+    }
+
+    fn has_actions(&self, channel: ChannelId) -> bool {
+        self.route(channel).is_some_and(|route| route.channel.actions() > 0)
+    }
+
+    fn in_flight(&self, channel: ChannelId) -> usize {
+        self.route(channel).map_or(0, |route| route.channel.in_flight())
+    }
+
+    fn frames_read(&self, channel: ChannelId) -> u64 {
+        self.route(channel).map_or(0, |route| route.channel.frames_read())
+    }
+
+    fn is_terminated(&self, channel: ChannelId) -> bool {
+        match self.route(channel) {
+            Some(route) => {
+                route.channel.is_terminated() && (channel != ChannelId::MAIN || !self.ledger.has_completions())
+            }
+            None => true,
+        }
+    }
+}

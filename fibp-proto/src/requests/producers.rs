@@ -1,0 +1,174 @@
+//! Producers: their budgets, their flushes, and the messages they hand over.
+
+use std::time::{Duration, Instant};
+
+use super::Requests;
+use super::budget::{Reserved, Submission};
+use super::submit::{closed, full};
+use super::work::{Attempt, BatchItem, CLIENT, Payload, ReplyTo, cost_of_message};
+use crate::config::ProducerSettings;
+use crate::error::{Error, SendError};
+use crate::machine::CallId;
+use crate::message::Message;
+
+/// Names a producer of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProducerId(pub(super) usize);
+
+impl<T> Requests<T> {
+    /// A producer with batch queues and a buffer of its own.
+    pub fn open_producer(&mut self, settings: ProducerSettings) -> ProducerId {
+        ProducerId(self.ledger.open_budget(settings))
+    }
+
+    /// The producer's last handle is gone: what it holds is still sent.
+    pub fn close_producer(&mut self, producer: ProducerId) {
+        let now = self.latest;
+        if let Some(budget) = self.ledger.budget(producer.0).filter(|_| producer.0 != CLIENT) {
+            budget.closed = true;
+        }
+        self.flush_queues(now, Some(producer.0));
+        self.settle_budgets(now);
+    }
+
+    /// Hands a message to a producer. `admitted` completes with [`Reply::Admitted`](crate::machine::Reply::Admitted) once the message is in the
+    /// buffer (at once if there is room, later or with an error per `on_full`), `receipt` with
+    /// [`Reply::Enqueued`](crate::machine::Reply::Enqueued) when the broker answered. If admission fails, only `admitted` completes, and
+    /// `receipt` comes back inside it.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+        admitted: T,
+        receipt: T,
+    ) -> CallId {
+        let id = self.next_call_id();
+        let attempt = Attempt::new(self.deadline(now, timeout));
+        let item = receipt_item(id, producer, message, attempt, receipt);
+        self.submit(
+            now,
+            producer.0,
+            id,
+            attempt.deadline,
+            Submission::Send { item, admitted },
+        );
+        id
+    }
+
+    /// Hands a message to a producer if there is room right now.
+    ///
+    /// # Errors
+    ///
+    /// The message and the token back: `Overloaded` when the buffer is full, `Closed` after a close.
+    pub fn try_send(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        message: Message,
+        timeout: Option<Duration>,
+        receipt: T,
+    ) -> Result<CallId, (SendError, T)> {
+        let refusal = self.refusal(now);
+        let id = self.next_call_id();
+        let attempt = Attempt::new(self.deadline(now, timeout));
+        let item = receipt_item(id, producer, message, attempt, receipt);
+        let refusal = refusal.or_else(|| self.unsendable(&item.payload));
+        let refusal = refusal.or_else(|| match self.ledger.budget(producer.0) {
+            Some(budget) if budget.has_room_for(item.ticket.cost) => None,
+            Some(_) => Some(full()),
+            None => Some(closed("the producer")),
+        });
+        self.take_in(now, producer, item, refusal)
+    }
+
+    /// Waits for room for a message of a producer, in line with others; completes with
+    /// [`Reply::Room`](crate::machine::Reply::Room). The caller keeps the message, so that one who goes away before the
+    /// room is used has sent nothing. The room is kept for [`send_reserved`](Self::send_reserved) until it is used or
+    /// [abandoned](Self::abandon).
+    pub fn reserve(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        message: &Message,
+        timeout: Option<Duration>,
+        token: T,
+    ) -> CallId {
+        let id = self.next_call_id();
+        let deadline = self.deadline(now, timeout);
+        let cost = cost_of_message(message);
+        let room = Reserved { id, cost, deadline };
+        self.submit(now, producer.0, id, deadline, Submission::Room { room, token });
+        id
+    }
+
+    /// Hands a message to a producer into room that was [reserved](Self::reserve) for it, also while the client closes.
+    ///
+    /// # Errors
+    ///
+    /// The message and the token back, if the client has ended meanwhile.
+    pub fn send_reserved(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        room: CallId,
+        message: Message,
+        receipt: T,
+    ) -> Result<CallId, (SendError, T)> {
+        let reserved = self.ledger.budget(producer.0).and_then(|budget| budget.redeem(room));
+        let id = self.next_call_id();
+        let attempt = Attempt::new(reserved.and_then(|room| room.deadline));
+        let item = receipt_item(id, producer, message, attempt, receipt);
+        let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payload));
+        let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
+        let result = self.take_in(now, producer, item, refusal);
+        self.settle_budgets(now);
+        self.check_closing(now);
+        result
+    }
+
+    /// Admits a producer's message unless there is a reason not to.
+    fn take_in(
+        &mut self,
+        now: Instant,
+        producer: ProducerId,
+        item: BatchItem<T>,
+        refusal: Option<Error>,
+    ) -> Result<CallId, (SendError, T)> {
+        let id = item.ticket.call;
+        let Some(error) = refusal else {
+            self.admit(now, producer.0, Submission::Item(item));
+            return Ok(id);
+        };
+        match (item.payload, item.ticket.reply_to) {
+            (Payload::Message(message), ReplyTo::One(receipt)) => Err((SendError { message, error }, receipt)),
+            _ => Ok(id),
+        }
+    }
+
+    /// Sends what the producer holds without lingering; completes with [`Reply::Flushed`](crate::machine::Reply::Flushed) when everything
+    /// handed to it before this call is settled.
+    pub fn flush(&mut self, now: Instant, producer: ProducerId, timeout: Option<Duration>, token: T) -> CallId {
+        let id = self.next_call_id();
+        let deadline = self.deadline(now, timeout);
+        self.flush_queues(now, Some(producer.0));
+        self.ledger.flush(producer.0, id, deadline, token);
+        id
+    }
+
+    /// Lets partial frames of a budget (or of all) go out now, on every route.
+    pub(super) fn flush_queues(&mut self, now: Instant, budget: Option<usize>) {
+        for route in &mut self.routes {
+            route.queues.flush(now, budget);
+        }
+    }
+}
+
+fn receipt_item<T>(id: CallId, producer: ProducerId, message: Message, attempt: Attempt, receipt: T) -> BatchItem<T> {
+    let mut item = BatchItem::alone(id, attempt, receipt, message.into());
+    item.ticket.budget = producer.0;
+    item.ticket.leads = false;
+    item.ticket.detached = true;
+    item
+}

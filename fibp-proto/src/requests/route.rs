@@ -1,0 +1,159 @@
+//! One way to the servers: a channel, and the requests that wait to travel on it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::batch_queue::BatchQueues;
+use super::ledger::Ledger;
+use super::work::{Call, InFlight};
+use crate::channel::{Channel, Target};
+use crate::config::Endpoint;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::event::LinkName;
+use crate::machine::ChannelId;
+use crate::shared::Shared;
+use crate::soonest::{Soonest, earlier};
+
+/// A channel, and what waits to travel on it.
+#[derive(Debug)]
+pub(super) struct Route<T> {
+    pub(super) id: ChannelId,
+    pub(super) channel: Channel<InFlight<T>>,
+    /// Calls that are not encoded, in the order of their ids.
+    pub(super) calls: VecDeque<Call<T>>,
+    /// A lower bound on the deadlines of `calls` and `delayed`.
+    pub(super) calls_soonest: Soonest,
+    /// Calls that wait for an instant, or (`None`) for the admin revision.
+    pub(super) delayed: Vec<(Option<Instant>, Call<T>)>,
+    pub(super) queues: BatchQueues<T>,
+    /// The bound of unanswered requests.
+    pub(super) max_in_flight: usize,
+    /// For a node: the node, and when it was last chosen.
+    pub(super) node: Option<Node>,
+}
+
+/// What a route to a node of the cluster is for.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) endpoint: Endpoint,
+    /// When work was sent this way last: the least recently chosen routes make room for others.
+    pub(super) chosen: Instant,
+    /// It takes no more work, and ends when it has none.
+    pub(super) retiring: bool,
+}
+
+impl<T> Route<T> {
+    pub(super) fn main(shared: &Shared, seed: u64) -> Self {
+        Self::new(shared, ChannelId::MAIN, LinkName::Main, Target::Configured, None, seed)
+    }
+
+    pub(super) fn to_node(shared: &Shared, id: ChannelId, endpoint: Endpoint, now: Instant, seed: u64) -> Self {
+        let node = Node {
+            endpoint: endpoint.clone(),
+            chosen: now,
+            retiring: false,
+        };
+        let name = LinkName::Node(endpoint.clone());
+        Self::new(shared, id, name, Target::Node(endpoint), Some(node), seed)
+    }
+
+    fn new(shared: &Shared, id: ChannelId, name: LinkName, target: Target, node: Option<Node>, seed: u64) -> Self {
+        Self {
+            id,
+            channel: Channel::new(shared, name, target, seed),
+            calls: VecDeque::new(),
+            calls_soonest: Soonest::default(),
+            delayed: Vec::new(),
+            queues: BatchQueues::new(),
+            max_in_flight: shared.config().settings().in_flight.requests.max(1),
+            node,
+        }
+    }
+
+    /// The connection is ready for requests.
+    pub(super) fn note_ready(&mut self, now: Instant) {
+        let is_cluster = self
+            .channel
+            .connection()
+            .is_some_and(|connection| connection.is_cluster());
+        self.queues.set_one_each(now, is_cluster);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if self.channel.is_closed() {
+            return None;
+        }
+        let waiting = earlier(self.queues.soonest(), self.calls_soonest.at());
+        earlier(waiting, self.channel.poll_timeout())
+    }
+
+    /// Whether something is encoded, or could be.
+    pub(super) fn wants_write(&self) -> bool {
+        if !self.channel.may_write() {
+            return false;
+        }
+        self.channel.has_output()
+            || (self.channel.is_ready() && (!self.calls.is_empty() || (self.queues.has_ready() && self.has_window())))
+    }
+
+    fn has_window(&self) -> bool {
+        self.channel
+            .connection()
+            .is_some_and(|connection| has_window(connection, self.max_in_flight))
+    }
+
+    /// How many calls and items wait here, or are in flight.
+    pub(super) fn open_work(&self) -> usize {
+        self.calls.len() + self.delayed.len() + self.queues.len() + self.channel.in_flight()
+    }
+
+    // ---- calls ----
+
+    /// Puts a call where its id belongs, usually at the end.
+    pub(super) fn requeue_call(&mut self, call: Call<T>) {
+        self.calls_soonest.add(call.attempt.deadline);
+        let place = self.calls.partition_point(|known| known.id < call.id);
+        self.calls.insert(place, call);
+    }
+
+    /// Lets a call wait until then.
+    pub(super) fn delay_call(&mut self, until: Option<Instant>, call: Call<T>) {
+        self.calls_soonest.add(earlier(until, call.attempt.deadline));
+        self.delayed.push((until, call));
+    }
+
+    /// All calls that wait, in the order of their ids.
+    pub(super) fn take_calls(&mut self) -> Vec<Call<T>> {
+        let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, call)| call);
+        let mut calls: Vec<_> = std::mem::take(&mut self.calls).into_iter().chain(delayed).collect();
+        calls.sort_by_key(|call| call.id);
+        calls
+    }
+
+    /// The calls that waited for the admin revision go on.
+    pub(super) fn release_admin_calls(&mut self) {
+        for (until, call) in std::mem::take(&mut self.delayed) {
+            match until {
+                None => self.requeue_call(call),
+                Some(_) => self.delayed.push((until, call)),
+            }
+        }
+    }
+
+    /// The calls that waited for the admin revision wait in vain.
+    pub(super) fn fail_admin_calls(&mut self, error: &Error, ledger: &mut Ledger<T>) {
+        for (until, call) in std::mem::take(&mut self.delayed) {
+            match until {
+                None => ledger.finish_call(call, Err(error.clone())),
+                Some(_) => self.delayed.push((until, call)),
+            }
+        }
+    }
+}
+
+/// Whether one more batch may be in flight. Where a frame holds one item, a call with many items has as many frames: it
+/// is admitted as one request, so the bound of unanswered requests is kept here.
+pub(super) fn has_window<W>(connection: &Connection<W>, max_in_flight: usize) -> bool {
+    !connection.is_cluster() || connection.in_flight() < max_in_flight
+}

@@ -1,0 +1,235 @@
+//! Which route a request takes: the main one, or the one to the node that leads its queue.
+
+use std::time::{Duration, Instant};
+
+use super::Requests;
+use super::route::Route;
+use super::submit::closed;
+use super::work::{Attempt, BatchItem, Call, Payload};
+use crate::config::Endpoint;
+use crate::directory::Purpose;
+use crate::error::Error;
+use crate::event::Event;
+use crate::machine::ChannelId;
+use crate::message::QueueName;
+use crate::request::Request;
+
+/// How long to wait before asking again while a leader is being elected.
+pub(super) const ELECTION_PAUSE: Duration = Duration::from_millis(200);
+
+/// More routes than this to nodes are never kept: hints from servers cannot open any number of them.
+const MAX_NODES: usize = 256;
+
+/// As many routes as this stay open although nothing goes their way for a while.
+const KEPT_NODES: usize = 16;
+
+/// Beyond [`KEPT_NODES`], a route ends that was not chosen for this long. One that is used stays: in a cluster with more
+/// leaders than that every request would end a route that the next one needs.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What becomes of a request that the node which got it does not lead.
+pub(super) enum Next {
+    Node(Endpoint),
+    /// Back to the main route.
+    Home,
+    Later,
+    GiveUp,
+}
+
+impl<T> Requests<T> {
+    /// The node that is known to lead a message's queue, if it is not the one that the main route goes to. Acks and nacks
+    /// stay on the main route: every node takes them (docs/protocol/clusters.md 4).
+    pub(super) fn leader_elsewhere(&self, payload: &Payload) -> Option<Endpoint> {
+        let Payload::Message(message) = payload else {
+            return None;
+        };
+        let leader = self.shared.leader(Purpose::Requests, &message.queue)?;
+        (Some(&leader) != self.main().channel.endpoint()).then_some(leader)
+    }
+
+    /// Where a request goes that the node at the end of `channel` does not lead. `learned`: the leader that a consumer was
+    /// sent to, as the framed dialect names none per item.
+    pub(super) fn next_node(
+        &mut self,
+        channel: ChannelId,
+        queue: Option<&QueueName>,
+        error: &Error,
+        attempt: Attempt,
+        learned: Option<Endpoint>,
+    ) -> Next {
+        let Some((here, name)) = self
+            .route(channel)
+            .and_then(|route| Some((route.channel.endpoint()?.clone(), route.channel.name().clone())))
+        else {
+            return Next::Later;
+        };
+        let hinted = error
+            .leader()
+            .and_then(|hint| Endpoint::from_leader_hint(hint, &here).ok());
+        match hinted.or(learned) {
+            Some(leader) if leader != here => {
+                if attempt.hops >= self.shared.config().settings().max_redirects {
+                    return Next::GiveUp;
+                }
+                if let Some(queue) = queue {
+                    self.shared.learn_leader(Purpose::Requests, queue, leader.clone());
+                }
+                self.ledger.stats.redirects += 1;
+                self.shared.push_event(Event::Redirected {
+                    link: name,
+                    to: leader.clone(),
+                });
+                Next::Node(leader)
+            }
+            // An election, or a node that names itself: the answer will change.
+            _ => {
+                if let (Some(queue), Some(route)) = (queue, self.route(channel)) {
+                    route.channel.forget_stale_leader(queue);
+                }
+                // Work was sent here because this node was taken for the leader: the main server knows better.
+                if channel == ChannelId::MAIN {
+                    Next::Later
+                } else {
+                    Next::Home
+                }
+            }
+        }
+    }
+
+    /// Lets an item wait at the route to `endpoint`. It keeps its room.
+    pub(super) fn send_item_to(&mut self, now: Instant, endpoint: Endpoint, item: BatchItem<T>) {
+        let Some(policy) = self.ledger.budget(item.ticket.budget).map(|budget| budget.policy) else {
+            return self.ledger.fail_items(vec![item], &closed("the producer"));
+        };
+        self.route_to(now, endpoint).queues.push(now, policy, item);
+    }
+
+    /// As [`send_item_to`](Self::send_item_to), for a call.
+    pub(super) fn send_call_to(&mut self, now: Instant, endpoint: Endpoint, call: Call<T>) {
+        self.route_to(now, endpoint).requeue_call(call);
+    }
+
+    /// The route to a node, opened if there is none.
+    fn route_to(&mut self, now: Instant, endpoint: Endpoint) -> &mut Route<T> {
+        if self.main().channel.endpoint() == Some(&endpoint) {
+            return self.main_mut();
+        }
+        let known = self.routes.iter().position(|route| {
+            let takes_work = !route.channel.is_leaving();
+            takes_work
+                && route
+                    .node
+                    .as_ref()
+                    .is_some_and(|node| !node.retiring && node.endpoint == endpoint)
+        });
+        let place = known.unwrap_or_else(|| self.open_route(now, endpoint));
+        // Invariant: `place` is a route's.
+        #[expect(clippy::indexing_slicing, reason = "the place was just found")]
+        let route = &mut self.routes[place];
+        if let Some(node) = &mut route.node {
+            node.chosen = now;
+        }
+        route
+    }
+
+    fn open_route(&mut self, now: Instant, endpoint: Endpoint) -> usize {
+        self.retire_idle(now);
+        self.next_channel += 1;
+        let id = ChannelId(self.next_channel);
+        let mut route = Route::to_node(&self.shared, id, endpoint, now, self.random.seed());
+        route.channel.turn_knobs(self.knobs);
+        route.channel.begin(now, None);
+        self.routes.push(route);
+        self.new_channels.push_back(id);
+        self.routes.len() - 1
+    }
+
+    /// A further route is opened: those that are not used, or are too many, end once they have no work.
+    fn retire_idle(&mut self, now: Instant) {
+        let mut nodes: Vec<(Instant, ChannelId)> = self
+            .routes
+            .iter()
+            .filter_map(|route| Some((route.node.as_ref().filter(|node| !node.retiring)?.chosen, route.id)))
+            .collect();
+        nodes.sort_unstable();
+        // With the one that is opened.
+        let count = nodes.len() + 1;
+        let is_idle = |chosen: Instant| now.saturating_duration_since(chosen) >= IDLE;
+        let idle = nodes.iter().take_while(|(chosen, _)| is_idle(*chosen)).count();
+        let retired = idle
+            .min(count.saturating_sub(KEPT_NODES))
+            .max(count.saturating_sub(MAX_NODES));
+        for (_, channel) in nodes.into_iter().take(retired) {
+            if let Some(route) = self.route_mut(channel) {
+                route.queues.flush(now, None);
+                if let Some(node) = &mut route.node {
+                    node.retiring = true;
+                }
+            }
+        }
+    }
+
+    /// Ends the routes that take no more work and have none.
+    pub(super) fn check_retiring(&mut self, now: Instant) {
+        for route in self.routes.iter_mut().skip(1) {
+            if route.node.as_ref().is_some_and(|node| node.retiring)
+                && route.open_work() == 0
+                && !route.channel.is_leaving()
+            {
+                route.channel.shut(now, closed("the connection"));
+            }
+        }
+    }
+
+    /// The node at the end of `channel` is gone, or takes nothing: what waits there goes to the main route.
+    pub(super) fn return_to_main(&mut self, now: Instant, channel: ChannelId) {
+        let Some(route) = self.route_mut(channel).filter(|route| route.id != ChannelId::MAIN) else {
+            return;
+        };
+        let calls = route.take_calls();
+        let items = route.queues.drain();
+        for mut call in calls {
+            call.attempt.hops += 1;
+            self.return_call(now, call);
+        }
+        for mut item in items {
+            item.ticket.attempt.hops += 1;
+            self.return_item(now, item);
+        }
+    }
+
+    /// A call comes back to the main route, which asks again: at once, as it may know better, but after a pause when
+    /// that led nowhere before.
+    pub(super) fn return_call(&mut self, now: Instant, call: Call<T>) {
+        match now.checked_add(ELECTION_PAUSE).filter(|_| call.attempt.is_in_circles()) {
+            Some(until) => self.main_mut().delay_call(Some(until), call),
+            None => self.main_mut().requeue_call(call),
+        }
+    }
+
+    /// As [`return_call`](Self::return_call), for an item.
+    pub(super) fn return_item(&mut self, now: Instant, item: BatchItem<T>) {
+        if let Some(leader) = self.leader_elsewhere(&item.payload) {
+            return self.send_item_to(now, leader, item);
+        }
+        let Some(policy) = self.ledger.budget(item.ticket.budget).map(|budget| budget.policy) else {
+            return self.ledger.fail_items(vec![item], &closed("the producer"));
+        };
+        let held = item.ticket.attempt.is_in_circles().then(|| item.batch_key());
+        let queues = &mut self.main_mut().queues;
+        queues.push(now, policy, item);
+        if let (Some(key), Some(until)) = (held, now.checked_add(ELECTION_PAUSE)) {
+            queues.hold(now, &key, until);
+        }
+    }
+}
+
+/// The queue whose leader has to answer a request.
+pub(super) fn queue_of(request: &Request) -> Option<&QueueName> {
+    match request {
+        Request::QueueStats { queue } | Request::DeleteQueue { queue } => Some(queue),
+        Request::Redrive { dlq, .. } => Some(dlq),
+        Request::CreateQueue(spec) => Some(&spec.name),
+        _ => None,
+    }
+}

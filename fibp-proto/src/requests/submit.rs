@@ -1,0 +1,291 @@
+//! The way in: what callers ask for, and the room it takes.
+
+use std::time::{Duration, Instant};
+
+use super::Requests;
+use super::budget::{Budget, Parked, Submission};
+use super::settle::Settle;
+use super::work::{Attempt, BatchItem, CLIENT, Call, Many, Payload, Payloads, ReplyTo};
+use crate::config::OnFull;
+use crate::error::{Error, ErrorKind, SendError};
+use crate::event::{Event, State};
+use crate::machine::{CallId, Completion, Reply};
+use crate::message::Message;
+use crate::request::{Op, Request};
+use crate::simulation::Flaw;
+
+impl<T> Requests<T> {
+    /// One request; completes with [`Reply::Response`]. `timeout` overrides the configured request timeout.
+    pub fn call(&mut self, now: Instant, request: Request, timeout: Option<Duration>, token: T) -> CallId {
+        let id = self.next_call_id();
+        if !is_callable(&request) {
+            let text = format!(
+                "{:?} is not a call: use the producer's or consumer's own methods",
+                request.op()
+            );
+            let error = Error::new(ErrorKind::InvalidArgument, text);
+            self.ledger.complete_call(Some(token), Err(error));
+            return id;
+        }
+        let attempt = Attempt::new(self.deadline(now, timeout));
+        let call = Call {
+            id,
+            request,
+            token: Some(token),
+            attempt,
+        };
+        self.submit(now, CLIENT, id, attempt.deadline, Submission::Call(call));
+        id
+    }
+
+    /// One message through the client's own batch queues; completes with [`Reply::Enqueued`].
+    pub fn enqueue(&mut self, now: Instant, message: Message, timeout: Option<Duration>, token: T) -> CallId {
+        self.submit_one(now, message.into(), timeout, token)
+    }
+
+    /// Many messages, any mix of queues; completes with [`Reply::EnqueuedMany`], results in input order.
+    pub fn enqueue_many(
+        &mut self,
+        now: Instant,
+        messages: Vec<Message>,
+        timeout: Option<Duration>,
+        token: T,
+    ) -> CallId {
+        self.submit_many(now, Payloads::Messages(messages), timeout, token)
+    }
+
+    /// One ack or nack; completes with [`Reply::Settled`].
+    pub fn settle(&mut self, now: Instant, settle: Settle, timeout: Option<Duration>, token: T) -> CallId {
+        self.note_late(now, &settle);
+        self.submit_one(now, settle.into(), timeout, token)
+    }
+
+    /// Many acks and nacks; completes with [`Reply::SettledMany`], results in input order.
+    pub fn settle_many(&mut self, now: Instant, settles: Vec<Settle>, timeout: Option<Duration>, token: T) -> CallId {
+        for settle in &settles {
+            self.note_late(now, settle);
+        }
+        self.submit_many(now, Payloads::Settles(settles), timeout, token)
+    }
+
+    pub(super) fn deadline(&self, now: Instant, timeout: Option<Duration>) -> Option<Instant> {
+        let configured = self.shared.config().settings().request_timeout;
+        timeout.or(configured).and_then(|timeout| now.checked_add(timeout))
+    }
+
+    fn submit_one(&mut self, now: Instant, payload: Payload, timeout: Option<Duration>, token: T) -> CallId {
+        let id = self.next_call_id();
+        let attempt = Attempt::new(self.deadline(now, timeout));
+        let item = BatchItem::alone(id, attempt, token, payload);
+        self.submit(now, CLIENT, id, attempt.deadline, Submission::Item(item));
+        id
+    }
+
+    fn submit_many(&mut self, now: Instant, payloads: Payloads, timeout: Option<Duration>, token: T) -> CallId {
+        let call = self.next_call_id();
+        if payloads.len() == 0 {
+            let reply = match payloads {
+                Payloads::Messages(_) => Reply::EnqueuedMany(Vec::new()),
+                Payloads::Settles(_) => Reply::SettledMany(Vec::new()),
+            };
+            self.ledger.complete(token, reply);
+            return call;
+        }
+        let attempt = Attempt::new(self.deadline(now, timeout));
+        let many = Many {
+            call,
+            attempt,
+            token,
+            payloads,
+        };
+        self.submit(now, CLIENT, call, attempt.deadline, Submission::Many(many));
+        call
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        now: Instant,
+        budget: usize,
+        id: CallId,
+        deadline: Option<Instant>,
+        submission: Submission<T>,
+    ) {
+        self.latest = self.latest.max(now);
+        let refusal = self.refusal(now).or_else(|| match &submission {
+            Submission::Send { item, .. } => self.unsendable(&item.payload),
+            // Others get their own payloads back with the answer.
+            Submission::Call(_) | Submission::Item(_) | Submission::Many(_) | Submission::Room { .. } => None,
+        });
+        match refusal {
+            Some(error) => self.fail_submission(submission, &error),
+            None => match self.ledger.budget(budget) {
+                Some(room) if room.has_room(&submission) => self.admit(now, budget, submission),
+                Some(room) if room.on_full == OnFull::Wait => room.park(Parked {
+                    id,
+                    deadline,
+                    submission,
+                }),
+                Some(_) => self.fail_submission(submission, &full()),
+                None => self.fail_submission(submission, &closed("the producer")),
+            },
+        }
+    }
+
+    /// Why nothing new is taken, if so. A main channel that gave up may try once more for this.
+    pub(super) fn refusal(&mut self, now: Instant) -> Option<Error> {
+        if self.ledger.closing.is_some() {
+            return Some(closed("the client"));
+        }
+        self.channel_refusal(now)
+    }
+
+    /// The same, also while the client closes.
+    pub(super) fn channel_refusal(&mut self, now: Instant) -> Option<Error> {
+        let channel = &mut self.main_mut().channel;
+        let had_given_up = channel.has_given_up();
+        let refusal = channel.refusal(now);
+        if had_given_up && refusal.is_none() {
+            self.shared.set_state(State::Reconnecting);
+        }
+        refusal
+    }
+
+    pub(super) fn admit(&mut self, now: Instant, budget: usize, submission: Submission<T>) {
+        match submission {
+            Submission::Call(call) => {
+                if let Some(room) = self.ledger.budget(budget) {
+                    room.charge(true, 0);
+                }
+                self.main_mut().requeue_call(call);
+            }
+            Submission::Item(item) => self.admit_item(now, item),
+            Submission::Many(many) => self.admit_many(now, many),
+            Submission::Send { item, admitted } => {
+                self.admit_item(now, item);
+                self.ledger.complete(admitted, Reply::Admitted(Ok(())));
+            }
+            Submission::Room { room, token } => {
+                if let Some(budget) = self.ledger.budget(budget) {
+                    budget.reserve(room);
+                }
+                self.ledger.complete(token, Reply::Room(Ok(())));
+            }
+        }
+    }
+
+    fn admit_many(&mut self, now: Instant, many: Many<T>) {
+        let Many {
+            call,
+            attempt,
+            token,
+            payloads,
+        } = many;
+        let items = payloads.len();
+        match payloads {
+            Payloads::Messages(messages) => {
+                self.ledger.joins.open(call, token, items, true);
+                self.admit_parts(now, call, attempt, messages);
+            }
+            Payloads::Settles(settles) => {
+                self.ledger.joins.open(call, token, items, false);
+                self.admit_parts(now, call, attempt, settles);
+            }
+        }
+    }
+
+    fn admit_parts<P: Into<Payload>>(&mut self, now: Instant, call: CallId, attempt: Attempt, payloads: Vec<P>) {
+        for (index, payload) in payloads.into_iter().enumerate() {
+            self.admit_item(now, BatchItem::part(call, attempt, index, payload.into()));
+        }
+    }
+
+    /// Lets an item in: it takes room, and waits at the route that leads to its queue.
+    fn admit_item(&mut self, now: Instant, mut item: BatchItem<T>) {
+        let Some(budget) = self.ledger.budget(item.ticket.budget) else {
+            return self.ledger.fail_items(vec![item], &closed("the producer"));
+        };
+        budget.charge(item.ticket.leads, item.ticket.cost);
+        item.ticket.epoch = budget.enter();
+        let policy = budget.policy;
+        match self.leader_elsewhere(&item.payload) {
+            Some(leader) => self.send_item_to(now, leader, item),
+            None => self.main_mut().queues.push(now, policy, item),
+        }
+    }
+
+    /// Lets those in line in, as far as there is room; frees the budgets of producers that are done.
+    pub(super) fn settle_budgets(&mut self, now: Instant) {
+        for index in 0..self.ledger.budgets.len() {
+            let mut admitted = false;
+            while let Some(parked) = self.ledger.budget(index).and_then(Budget::next_admitted) {
+                if !self.knobs.has(Flaw::ForgottenCall) {
+                    self.admit(now, index, parked.submission);
+                }
+                admitted = true;
+            }
+            let hurry = self.ledger.closing.is_some() || self.ledger.budget(index).is_some_and(|budget| budget.closed);
+            if admitted && hurry {
+                self.flush_queues(now, Some(index));
+            }
+            if self
+                .ledger
+                .budget(index)
+                .is_some_and(|budget| budget.closed && budget.is_idle())
+                && let Some(place) = self.ledger.budgets.get_mut(index)
+            {
+                *place = None;
+            }
+        }
+    }
+
+    pub(super) fn fail_submission(&mut self, submission: Submission<T>, error: &Error) {
+        match submission {
+            Submission::Call(call) => {
+                let error = call.attempt.judge(error.clone());
+                self.ledger.complete_call(call.token, Err(error));
+            }
+            Submission::Item(item) => self.ledger.fail_outside(item, error),
+            Submission::Many(many) => {
+                let Completion { token, reply } = many.fail(error);
+                self.ledger.complete(token, reply);
+            }
+            Submission::Room { token, .. } => self.ledger.complete(token, Reply::Room(Err(error.clone()))),
+            Submission::Send { item, admitted } => {
+                if let (Payload::Message(message), ReplyTo::One(receipt)) = (item.payload, item.ticket.reply_to) {
+                    let error = error.clone();
+                    let refused = Box::new((SendError { message, error }, receipt));
+                    self.ledger.complete(admitted, Reply::Admitted(Err(refused)));
+                }
+            }
+        }
+    }
+
+    fn note_late(&mut self, now: Instant, settle: &Settle) {
+        let late_by = settle
+            .lease_deadline
+            .and_then(|deadline| now.checked_duration_since(deadline))
+            .filter(|late_by| !late_by.is_zero());
+        if let Some(late_by) = late_by {
+            self.ledger.stats.late_settles += 1;
+            self.shared.push_event(Event::LateSettle {
+                queue: settle.queue.clone(),
+                id: settle.id.clone(),
+                late_by,
+            });
+        }
+    }
+}
+
+/// Whether a caller may ask this by itself.
+fn is_callable(request: &Request) -> bool {
+    let op = request.op();
+    op.is_admin() || op == Op::Heartbeat
+}
+
+pub(super) fn full() -> Error {
+    Error::new(ErrorKind::Overloaded, "no room: the client's own bound is reached")
+}
+
+pub(super) fn closed(what: &str) -> Error {
+    crate::channel::closed(what)
+}
