@@ -1,8 +1,8 @@
 //! The least that drives a machine: one thread, one blocking socket of `std::net`. It enqueues a message and prints its id:
 //! `cargo run -p fibp-proto --example run_loop HOST:PORT QUEUE TEXT`
 //!
-//! All knowledge is in the machine: when to dial, what to write, what an answer means. A loop like this one moves bytes and
-//! tells the time.
+//! All knowledge is in the machine: when to dial, what to write, what an answer means. A loop like this one moves bytes
+//! and tells the time.
 
 #![allow(
     clippy::disallowed_methods,
@@ -19,7 +19,7 @@ use fibp_proto::machine::{Action, ChannelId, Machine as _, Reply};
 use fibp_proto::requests::Requests;
 use fibp_proto::{Config, Error, Fault, FaultKind, Message, MessageId, Shared};
 
-/// The channel that is driven: the main one. Each node of a cluster would have another, and a loop of its own.
+/// The channel to the configured server. In a cluster the machine opens one to each node that leads a queue, too.
 const MAIN: ChannelId = ChannelId::MAIN;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -39,7 +39,8 @@ fn main() -> Result<()> {
     };
     let shared = Shared::new(Config::new(server.as_str()))?;
     // The seed varies the pauses between attempts.
-    let mut requests = Requests::new(&shared, Instant::now(), std::process::id().into(), Some(Waiter::Opened));
+    let seed = std::process::id().into();
+    let mut requests = Requests::new(&shared, Instant::now(), seed, Some(Waiter::Opened));
     requests.enqueue(
         Instant::now(),
         Message::new(queue.as_str(), text.clone()),
@@ -71,9 +72,10 @@ fn run(requests: &mut Requests<Waiter>, shared: &Shared) -> Result<std::result::
                 // Buffers that are out belong to the connection that is gone: the machine knows them by their epoch and
                 // drops what they hold, whether they are given back or not. Forget the socket, and go on.
                 Action::Hangup => socket = None,
-                _ => {}
+                _ => return Err("this loop is older than the core".into()),
             }
         }
+        // A real adapter runs a loop like this one for each further channel, too.
         if requests.poll_new_channel().is_some() {
             return Err("the queue is led by another node".into());
         }
@@ -91,10 +93,9 @@ fn run(requests: &mut Requests<Waiter>, shared: &Shared) -> Result<std::result::
         }
         let Some(stream) = &mut socket else {
             // Between two attempts: wait until the machine wants to dial.
-            let wait = requests
-                .poll_timeout(MAIN)
-                .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-            std::thread::sleep(wait);
+            let until = requests.poll_timeout(MAIN);
+            requests.note_sleep(MAIN, until);
+            std::thread::sleep(until.map_or(Duration::ZERO, from_now));
             requests.handle_timeout(Instant::now());
             continue;
         };
@@ -111,10 +112,9 @@ fn run(requests: &mut Requests<Waiter>, shared: &Shared) -> Result<std::result::
             requests.handle_timeout(Instant::now());
             continue;
         };
-        let wait = requests
-            .poll_timeout(MAIN)
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
+        let until = requests.poll_timeout(MAIN);
+        requests.note_sleep(MAIN, until);
+        stream.set_read_timeout(until.map(|at| from_now(at).max(Duration::from_millis(1))))?;
         let read = stream.read(buffer.unfilled());
         if let Ok(n) = read {
             buffer.advance(n);
@@ -130,6 +130,10 @@ fn run(requests: &mut Requests<Waiter>, shared: &Shared) -> Result<std::result::
             Err(error) => requests.handle_transport_error(Instant::now(), MAIN, fault(&error)),
         }
     }
+}
+
+fn from_now(at: Instant) -> Duration {
+    at.saturating_duration_since(Instant::now())
 }
 
 fn fault(error: &io::Error) -> Fault {

@@ -365,12 +365,11 @@ impl Driver {
         self.calls.push_back(call);
     }
 
-    /// Sends into room that was asked for, whether it was given or not.
+    /// Sends into room that was asked for, whether it was given, or used before, or not.
     fn send_reserved(&mut self, input: &mut Input<'_>) {
-        if self.rooms.is_empty() {
+        let Some((producer, room, message)) = self.rooms.get(input.below(self.rooms.len())).cloned() else {
             return;
-        }
-        let (producer, room, message) = self.rooms.swap_remove(input.below(self.rooms.len()));
+        };
         let Some(requests) = self.machine.requests() else {
             return;
         };
@@ -423,9 +422,9 @@ impl Driver {
 
     /// The end: everybody is told.
     fn finish(mut self) {
-        for (producer, room, _) in std::mem::take(&mut self.rooms) {
+        for (_, room, _) in std::mem::take(&mut self.rooms) {
             // Nobody uses it any more.
-            let _ = (producer, self.machine.abandon(room).map(Token::redeem));
+            let _ = self.machine.abandon(room).map(Token::redeem);
         }
         self.machine.abort(self.now);
         for _ in 0..8 {

@@ -33,7 +33,7 @@ pub(super) struct Port {
     trail: VecDeque<ConnectionId>,
     taken: usize,
     sequence: u64,
-    /// The link was asked to close.
+    /// The machine was asked to close.
     tally: Option<Tally>,
 }
 
@@ -117,13 +117,13 @@ impl Port {
             }
             out.progress = true;
         }
+        if self.lines.iter().all(|line| line.ended) {
+            self.look_after_end(&mut out)?;
+        }
         if let Some(tally) = &mut self.tally {
             for completion in &out.completions {
                 tally.hear(completion)?;
             }
-        }
-        if self.lines.iter().all(|line| line.ended) {
-            self.look_after_end(&mut out)?;
         }
         Ok(out)
     }

@@ -5,7 +5,7 @@ use fibp_proto::{Error, Outcome};
 
 use super::token::Token;
 
-/// What callers were told since their client was asked to close.
+/// What callers of a machine were told since it was asked to close.
 #[derive(Debug)]
 pub(super) struct Tally {
     /// The token of the close: calls with later ones were not open yet.

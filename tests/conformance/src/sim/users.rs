@@ -131,7 +131,7 @@ impl World {
         let now = self.now;
         let (_, token) = self.truth.token(Awaits::Closed, now.checked_add(patience));
         let most = self.truth.unheard();
-        if let Some(port) = self.ports.get_mut(port).and_then(Option::as_mut) {
+        if let Some(port) = self.port(port) {
             port.close(now, patience, token, most);
         }
     }
