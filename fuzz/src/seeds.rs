@@ -216,6 +216,27 @@ pub fn seeds() -> Vec<Seed> {
     let consumer = [
         0, 3, 1, 10, 0, 2, 9, 7, 1, 34, 9, 35, 7, 3, 34, 2, 17, 14, 2, 7, 36, 37, 2,
     ];
+    // A framed server refers an enqueue to another node, which answers it, and the next one; then that channel ends.
+    let opening = [1, 3, 1, 200, 200, 200, 7, 200, 5, 1, 0, 1, 2, 0];
+    let enqueue = [20, 0, 1, 0, 0, 1, b'q', 0];
+    let confirmed = [0, 0, 1, 1, 1, b'x', 0];
+    let nodes = [
+        &opening[..],
+        &[2, 7, 3, 0, 0, 0, 0],
+        &enqueue,
+        &[7, 3, 9, 1, 0, 0, 0, 0, 2],
+        &[7, 1, 3, 0],
+        &confirmed,
+        &[0, 0],
+        &enqueue,
+        &[7, 1, 0],
+        &confirmed,
+        &enqueue,
+        &[14, 1, 2, 17],
+        &enqueue,
+        &[33, 1, 1, 2, 17, 37, 0, 50, 17],
+    ];
+    seeds.push(("machine_ops", "nodes".to_owned(), nodes.concat()));
     seeds.push(("machine_ops", "consumer".to_owned(), with(&[3], &consumer.repeat(3))));
     seeds
 }
