@@ -106,9 +106,10 @@ impl<T> Consumer<T> {
             .as_ref()
             .and_then(|_| now.checked_add(shared.config().settings().connect_timeout));
         consumer.opened = opened.map(|token| (consumer.next_call_id(), token));
-        consumer.channel.begin(now, open_by);
         if shared.state() == State::Closed {
             consumer.end(now, closed("the client"));
+        } else {
+            consumer.channel.begin(now, open_by);
         }
         consumer
     }

@@ -9,6 +9,9 @@ mod absent;
 mod context;
 #[cfg(feature = "tls")]
 mod explain;
+mod identity;
+#[cfg(feature = "tls")]
+mod name;
 #[cfg(feature = "tls")]
 mod pem;
 #[cfg(feature = "tls")]

@@ -6,7 +6,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::settings::Identity;
+use super::identity::Identity;
 use crate::error::{Error, ErrorKind};
 
 pub(super) fn roots(pem: &[u8]) -> Result<RootCertStore, Error> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::identity::Identity;
 use crate::error::{Error, ErrorKind};
 use crate::message::Secret;
 
@@ -28,17 +29,6 @@ pub(super) enum Roots {
     Pem(Arc<[u8]>),
     #[cfg(feature = "tls")]
     Ready(Arc<rustls::ClientConfig>),
-}
-
-/// Who to be: PEM texts.
-#[derive(Clone)]
-#[cfg_attr(
-    not(feature = "tls"),
-    allow(dead_code, reason = "nothing reads it in a build without TLS")
-)]
-pub(super) struct Identity {
-    pub(super) certificates: Arc<[u8]>,
-    pub(super) key: Arc<Secret>,
 }
 
 impl Tls {
@@ -132,7 +122,7 @@ impl Tls {
             self.identity.as_ref().map(super::pem::identity).transpose()?;
             self.server_name
                 .as_deref()
-                .map(super::context::verified_name)
+                .map(super::name::verified_name)
                 .transpose()?;
         }
         Ok(())
