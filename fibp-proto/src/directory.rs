@@ -1,4 +1,4 @@
-//! What a client learned of its servers. Small, bounded, shared by its links.
+//! What a client learned of its servers. Small, bounded, shared by its machines.
 
 use std::collections::BTreeMap;
 

@@ -298,7 +298,7 @@ impl SendError {
         self.error.kind()
     }
 
-    /// What is known of the message's fate.
+    /// What is known of the message's outcome.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.error.outcome()

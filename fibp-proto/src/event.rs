@@ -11,7 +11,7 @@ use crate::message::{MessageId, QueueName};
 /// How many events are kept for slow subscribers.
 const RING: usize = 1024;
 
-/// Where the client's main link is.
+/// Where the client's main connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum State {
@@ -28,15 +28,15 @@ pub enum State {
     Closed,
 }
 
-/// Which link an event is about.
+/// Which connection an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum LinkName {
-    /// The client's main link.
+pub enum ConnectionRole {
+    /// The client's main connection.
     Main,
-    /// A link to one node of the cluster.
+    /// A connection to one node of the cluster.
     Node(Endpoint),
-    /// The link of a consumer.
+    /// The connection of a consumer.
     Consumer(QueueName),
 }
 
@@ -46,8 +46,8 @@ pub enum LinkName {
 pub enum Event {
     /// A connection is ready.
     Connected {
-        /// Which link.
-        link: LinkName,
+        /// Which connection.
+        connection: ConnectionRole,
         /// With whom.
         endpoint: Endpoint,
         /// The dialect in use.
@@ -55,24 +55,24 @@ pub enum Event {
     },
     /// A connection was lost, or could not be made.
     Disconnected {
-        /// Which link.
-        link: LinkName,
+        /// Which connection.
+        connection: ConnectionRole,
         /// Why.
         cause: Error,
     },
     /// Another attempt follows.
     Reconnecting {
-        /// Which link.
-        link: LinkName,
+        /// Which connection.
+        connection: ConnectionRole,
         /// The number of the attempt since the connection was lost, from 1.
         attempt: u32,
         /// How long it waits first.
         delay: Duration,
     },
-    /// A node named the queue's leader, and the link or the work goes there.
+    /// A node named the queue's leader, and the connection or the work goes there.
     Redirected {
-        /// Which link.
-        link: LinkName,
+        /// Which connection.
+        connection: ConnectionRole,
         /// The leader.
         to: Endpoint,
     },

@@ -11,6 +11,7 @@ pub mod consumer;
 pub mod dial;
 pub mod dialect;
 mod directory;
+mod earliest_deadline;
 pub mod error;
 pub mod event;
 pub mod fault;
@@ -30,7 +31,6 @@ mod simulation;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation;
-mod soonest;
 pub mod tls;
 mod trace;
 
@@ -40,7 +40,7 @@ pub use config::{Config, Credit, Endpoint};
 pub use connection::{ClientConfig, ClientConnection, ClientEvent};
 pub use dialect::{AdminRevision, Dialect};
 pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
-pub use event::{Event, LinkName, State, Stats};
+pub use event::{ConnectionRole, Event, State, Stats};
 pub use fault::{Fault, FaultKind};
 pub use message::{Headers, Message, MessageId, QueueName, Received, Secret};
 pub use operation::Operation;

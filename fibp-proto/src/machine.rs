@@ -196,7 +196,7 @@ pub struct Completion<T> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Reply<T> {
-    /// The link is open (or the consumer confirmed).
+    /// The client is connected (or the consumer confirmed).
     Opened(Result<(), Error>),
     /// A request's answer; never [`Response::Error`].
     Response(Result<Box<Response>, Error>),
@@ -218,7 +218,7 @@ pub enum Reply<T> {
     Ready,
     /// The consumer stopped receiving.
     Drained,
-    /// The link is closed.
+    /// The machine is closed.
     Closed(CloseReport),
 }
 
@@ -235,7 +235,7 @@ pub struct CloseReport {
 }
 
 impl CloseReport {
-    /// Adds another link's report.
+    /// Adds another machine's report.
     pub fn merge(&mut self, other: Self) {
         self.flushed = self.flushed.saturating_add(other.flushed);
         self.failed = self.failed.saturating_add(other.failed);

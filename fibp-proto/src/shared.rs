@@ -1,4 +1,4 @@
-//! What all links of one client share: configuration, what was learned of the servers, events and counters.
+//! What all machines of one client share: configuration, what was learned of the servers, events and counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use crate::event::{Cursor, Event, Ring, State, Stats};
 use crate::message::QueueName;
 use crate::tls::TlsContext;
 
-/// Shared by all links of one client. Cheap to clone.
+/// Shared by all machines of one client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shared(Arc<Inner>);
 
@@ -75,7 +75,7 @@ impl Shared {
         &self.0.config
     }
 
-    /// Where the main link is.
+    /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
         self.record().state
@@ -149,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// Adds a link's counters and clears them.
+    /// Adds a machine's counters and clears them.
     pub(crate) fn add_stats(&self, stats: &mut Stats) {
         self.record().stats.merge(std::mem::take(stats));
     }

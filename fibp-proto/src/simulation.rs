@@ -1,7 +1,7 @@
 //! Hooks for simulations of machines: looking inside, and breaking them on purpose to see that it is noticed.
 //!
 //! Not part of the stable interface. Without the feature `simulation` all of this folds away; with it, nothing
-//! changes until `set_knobs` is called.
+//! changes until `set_test_hooks` is called.
 
 #![cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
 
@@ -14,7 +14,7 @@ pub use any_machine::AnyMachine;
 /// A defect to put into a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Flaw {
+pub enum Defect {
     /// Correlation ids go round after four, whether they are in use or not.
     EarlyId,
     /// An abandoned or expired request frees its id before its answer came.
@@ -32,16 +32,16 @@ pub enum Flaw {
 /// How a machine departs from its usual self.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Knobs {
+pub struct TestHooks {
     /// Give out the lowest free correlation id: an id that is freed is used again at once.
     pub lowest_free_ids: bool,
     /// The first correlation id of each connection; 0 leaves it as it is.
     pub first_id: u32,
     /// The defect.
-    pub flaw: Option<Flaw>,
+    pub defect: Option<Defect>,
 }
 
-impl Knobs {
+impl TestHooks {
     /// Gives out the lowest free correlation id, or goes round.
     #[must_use]
     pub const fn lowest_free_ids(mut self, on: bool) -> Self {
@@ -58,14 +58,14 @@ impl Knobs {
 
     /// Puts in a defect.
     #[must_use]
-    pub const fn flaw(mut self, flaw: Flaw) -> Self {
-        self.flaw = Some(flaw);
+    pub const fn defect(mut self, defect: Defect) -> Self {
+        self.defect = Some(defect);
         self
     }
 
     /// Whether this defect is in. Never without the feature.
-    pub(crate) fn has(self, flaw: Flaw) -> bool {
-        cfg!(feature = "simulation") && self.flaw == Some(flaw)
+    pub(crate) fn has(self, defect: Defect) -> bool {
+        cfg!(feature = "simulation") && self.defect == Some(defect)
     }
 
     /// Whether ids are given out from the bottom. Never without the feature.
@@ -82,18 +82,18 @@ impl Knobs {
 /// What a machine holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Holdings {
+pub struct Usage {
     /// Calls that are not encoded.
     pub calls: usize,
     /// Calls that wait for an instant or for the admin revision.
     pub delayed: usize,
     /// Items of batches that are not encoded.
-    pub lane_items: usize,
+    pub queued_items: usize,
     /// Jobs that wait for room.
     pub parked: usize,
-    /// Requests charged to the client's account.
+    /// Requests charged to the client's budget.
     pub charged_requests: usize,
-    /// Bytes charged to all accounts.
+    /// Bytes charged to all budgets.
     pub charged_bytes: usize,
     /// Requests in flight that somebody waits for, the connection's own among them.
     pub in_flight: usize,

@@ -2,22 +2,22 @@
 
 #[cfg(feature = "tracing")]
 mod real {
-    use crate::event::{Event, LinkName};
+    use crate::event::{ConnectionRole, Event};
 
-    /// The span that everything a link does is recorded in.
+    /// The span that everything happens on a connection is recorded in.
     #[derive(Debug, Clone)]
-    pub(crate) struct LinkSpan(tracing::Span);
+    pub(crate) struct ConnectionSpan(tracing::Span);
 
-    impl LinkSpan {
-        pub(crate) fn new(name: &LinkName) -> Self {
-            Self(match name {
-                LinkName::Main => tracing::debug_span!("fila_link", kind = "main"),
-                LinkName::Node(endpoint) => tracing::debug_span!("fila_link", kind = "node", %endpoint),
-                LinkName::Consumer(queue) => tracing::debug_span!("fila_link", kind = "consumer", %queue),
+    impl ConnectionSpan {
+        pub(crate) fn new(role: &ConnectionRole) -> Self {
+            Self(match role {
+                ConnectionRole::Main => tracing::debug_span!("fila_connection", kind = "main"),
+                ConnectionRole::Node(endpoint) => tracing::debug_span!("fila_connection", kind = "node", %endpoint),
+                ConnectionRole::Consumer(queue) => tracing::debug_span!("fila_connection", kind = "consumer", %queue),
             })
         }
 
-        /// Until the result is dropped, what is recorded belongs to the link.
+        /// Until the result is dropped, what is recorded belongs to the connection.
         pub(crate) fn enter(&self) -> tracing::span::EnteredSpan {
             self.0.clone().entered()
         }
@@ -59,13 +59,13 @@ mod real {
 
 #[cfg(not(feature = "tracing"))]
 mod real {
-    use crate::event::{Event, LinkName};
+    use crate::event::{ConnectionRole, Event};
 
     #[derive(Debug, Clone)]
-    pub(crate) struct LinkSpan;
+    pub(crate) struct ConnectionSpan;
 
-    impl LinkSpan {
-        pub(crate) fn new(_name: &LinkName) -> Self {
+    impl ConnectionSpan {
+        pub(crate) fn new(_role: &ConnectionRole) -> Self {
             Self
         }
 
@@ -79,4 +79,4 @@ mod real {
     pub(crate) fn call_finished(_op: crate::Op, _error: Option<&crate::Error>) {}
 }
 
-pub(crate) use real::{LinkSpan, call_finished, event};
+pub(crate) use real::{ConnectionSpan, call_finished, event};

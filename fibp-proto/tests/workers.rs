@@ -309,7 +309,7 @@ fn is_done(call: &mut RequestCall<Wire>, waker: &Waker) -> bool {
 }
 
 /// A world with an open connection that its reader has left to the callers: `body` gets it with the driver, the reader
-/// and the bells of both.
+/// and the notifiers of both.
 fn in_open_world(body: impl FnOnce(&World, &Arc<Wire>, &mut Worker<'_>, &mut Worker<'_>, &Notifier, &Notifier)) {
     in_open(World::new(), body);
 }

@@ -27,7 +27,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
     thread.spawn(body).map(drop).map_err(fault)
 }
 
-/// Opens a connection. Addresses have until `deadline`, if there is one; names have no limit here, as the link itself gives up then, and
+/// Opens a connection. Addresses have until `deadline`, if there is one; names have no limit here, as the machine itself gives up then, and
 /// leaves this thread behind.
 pub(crate) fn connect(
     endpoint: &Endpoint,

@@ -46,7 +46,7 @@ fn follower(leader: &Server) -> Server {
 }
 
 #[test]
-fn redirected_calls_of_many_threads_share_one_link() {
+fn redirected_calls_of_many_threads_share_one_connection() {
     let (connections, messages) = (Arc::default(), Arc::default());
     let leader = leader(&connections, &messages);
     let follower = follower(&leader);

@@ -58,8 +58,8 @@ pub use fibp_proto::config::{
 pub use fibp_proto::machine::CloseReport;
 pub use fibp_proto::request::{AckItem, NackItem};
 pub use fibp_proto::{
-    AdminRevision, Dialect, Error, ErrorKind, Event, Headers, LinkName, Message, MessageId, Outcome, Received, Secret,
-    SendError, State, Stats, Tls,
+    AdminRevision, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Outcome, Received,
+    Secret, SendError, State, Stats, Tls,
 };
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.

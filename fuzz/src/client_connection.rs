@@ -136,11 +136,11 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
                 consumer.wait_delivery(now, waiters.token());
             }
             drain(&mut machine, &mut told);
-            let holdings = machine.holdings();
-            assert!(holdings.decoder <= 10 * LIMIT as usize, "{holdings:?}");
+            let usage = machine.usage();
+            assert!(usage.decoder <= 10 * LIMIT as usize, "{usage:?}");
             // One push beyond the bound, or what one read brought when the connection was lost.
-            assert!(holdings.deliveries <= 16 + LIMIT as usize / 16, "{holdings:?}");
-            assert!(holdings.output <= 128 * 1024, "{holdings:?}");
+            assert!(usage.deliveries <= 16 + LIMIT as usize / 16, "{usage:?}");
+            assert!(usage.output <= 128 * 1024, "{usage:?}");
             if !leases.is_empty() {
                 continue;
             }

@@ -11,7 +11,7 @@ use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::machine::{Action, CallId, ChannelId, Completion, DialId, Machine, Reply};
 use fibp_proto::requests::{ProducerId, Requests, Settle};
 use fibp_proto::server::{ServerConfig, ServerConnection};
-use fibp_proto::simulation::{AnyMachine, Knobs};
+use fibp_proto::simulation::{AnyMachine, TestHooks};
 use fibp_proto::{Dialect, Fault, FaultKind, Message, Shared};
 
 use crate::answer::answer;
@@ -70,7 +70,7 @@ impl Driver {
             }
             _ => Requests::new(&shared, now, 7, opened).into(),
         };
-        machine.set_knobs(Knobs::default().lowest_free_ids(choice & 64 == 64));
+        machine.set_test_hooks(TestHooks::default().lowest_free_ids(choice & 64 == 64));
         let accepts = vec![server];
         Self {
             machine,
@@ -323,8 +323,8 @@ impl Driver {
             None => return,
         }
         self.machine.handle_timeout(self.now);
-        let holdings = self.machine.holdings();
-        assert!(self.timeouts < 50, "due again and again: {holdings:?}");
+        let usage = self.machine.usage();
+        assert!(self.timeouts < 50, "due again and again: {usage:?}");
     }
 
     fn ask(&mut self, input: &mut Input<'_>) {
@@ -436,11 +436,11 @@ impl Driver {
         assert!(self.machine.is_over());
         let channels: Vec<ChannelId> = self.machine.channels().collect();
         assert_eq!(channels, [ChannelId::MAIN], "further channels vanish");
-        let holdings = self.machine.holdings();
+        let usage = self.machine.usage();
         assert_eq!(
-            (holdings.in_flight, holdings.charged_bytes, holdings.parked),
+            (usage.in_flight, usage.charged_bytes, usage.parked),
             (0, 0, 0),
-            "{holdings:?}"
+            "{usage:?}"
         );
         drop(self.machine);
         self.waiters.finish();

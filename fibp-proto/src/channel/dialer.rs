@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use super::closed;
 use crate::config::{Backoff, Endpoint, Reconnect, Settings};
 use crate::dialect::Dialect;
+use crate::earliest_deadline::earlier;
 use crate::error::{Error, ErrorKind};
 use crate::machine::DialId;
 use crate::message::{QueueName, Secret};
 use crate::random::Random;
-use crate::soonest::earlier;
 
 /// A connection that lasted this long was a success even if nothing was asked on it.
 pub(super) const STABLE: Duration = Duration::from_secs(1);

@@ -29,16 +29,16 @@ use std::time::Instant;
 
 use crate::config::Endpoint;
 use crate::connection::{Arrival, Broken, Connection, Expiry};
+use crate::earliest_deadline::{earlier, is_due};
 use crate::error::{Error, ErrorKind};
-use crate::event::{Event, LinkName, Stats};
+use crate::event::{ConnectionRole, Event, Stats};
 use crate::machine::Action;
 use crate::message::QueueName;
 use crate::random::Random;
 use crate::response::{Push, Response};
 use crate::shared::Shared;
-use crate::simulation::Knobs;
-use crate::soonest::{earlier, is_due};
-use crate::trace::LinkSpan;
+use crate::simulation::TestHooks;
+use crate::trace::ConnectionSpan;
 use dialer::{Dialer, Phase};
 use transport::Transport;
 
@@ -49,8 +49,8 @@ pub(crate) use dialer::{Plan, Target};
 pub(crate) struct Channel<W> {
     shared: Shared,
     /// For events and traces only: what the channel does follows from its `Target` and its machine.
-    name: LinkName,
-    span: LinkSpan,
+    role: ConnectionRole,
+    span: ConnectionSpan,
     random: Random,
     dialer: Dialer,
     transport: Transport,
@@ -61,7 +61,7 @@ pub(crate) struct Channel<W> {
     actions: VecDeque<Action>,
     /// What the driver sleeps until, so that only an earlier timeout has to wake it.
     sleeping_until: Option<Instant>,
-    knobs: Knobs,
+    hooks: TestHooks,
     /// Counters since they were last handed over.
     pub(crate) stats: Stats,
 }
@@ -110,11 +110,11 @@ pub(crate) struct Lost<W> {
 
 impl<W> Channel<W> {
     /// A channel that dials nobody yet.
-    pub(crate) fn new(shared: &Shared, name: LinkName, target: Target, seed: u64) -> Self {
+    pub(crate) fn new(shared: &Shared, role: ConnectionRole, target: Target, seed: u64) -> Self {
         Self {
             shared: shared.clone(),
-            span: LinkSpan::new(&name),
-            name,
+            span: ConnectionSpan::new(&role),
+            role,
             random: Random::new(seed),
             dialer: Dialer::new(target),
             transport: Transport::default(),
@@ -122,18 +122,18 @@ impl<W> Channel<W> {
             ending: None,
             actions: VecDeque::new(),
             sleeping_until: None,
-            knobs: Knobs::default(),
+            hooks: TestHooks::default(),
             stats: Stats::default(),
         }
     }
 
     // ---- looking in ----
 
-    pub(crate) fn name(&self) -> &LinkName {
-        &self.name
+    pub(crate) fn role(&self) -> &ConnectionRole {
+        &self.role
     }
 
-    pub(crate) fn span(&self) -> &LinkSpan {
+    pub(crate) fn span(&self) -> &ConnectionSpan {
         &self.span
     }
 
@@ -182,21 +182,21 @@ impl<W> Channel<W> {
         self.connection.as_deref().map_or(0, Connection::frames)
     }
 
-    pub(crate) fn turn_knobs(&mut self, knobs: Knobs) {
-        self.knobs = knobs;
+    pub(crate) fn set_test_hooks(&mut self, hooks: TestHooks) {
+        self.hooks = hooks;
         if let Some(connection) = &mut self.connection {
-            connection.turn_knobs(knobs);
+            connection.set_test_hooks(hooks);
         }
     }
 
     /// What the channel holds, for simulations.
     #[cfg(feature = "simulation")]
-    pub(crate) fn add_holdings(&mut self, holdings: &mut crate::simulation::Holdings) {
+    pub(crate) fn add_usage(&mut self, usage: &mut crate::simulation::Usage) {
         if let Some(connection) = &mut self.connection {
-            holdings.in_flight += Connection::in_flight(connection);
-            holdings.tombstones += connection.tombstones();
-            holdings.output += connection.out.len();
-            holdings.decoder += connection.decoder().capacity();
+            usage.in_flight += Connection::in_flight(connection);
+            usage.tombstones += connection.tombstones();
+            usage.output += connection.out.len();
+            usage.decoder += connection.decoder().capacity();
         }
     }
 

@@ -8,13 +8,13 @@ use crate::config::{Backoff, Endpoint};
 use crate::connection::{Broken, Connection, Options};
 use crate::dialect::{AdminRevision, Codec, Dialect};
 use crate::directory::Purpose;
+use crate::earliest_deadline::{earlier, is_due};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::fault::Fault;
 use crate::frame::Layout;
 use crate::machine::{Action, DialId};
 use crate::message::Secret;
-use crate::soonest::{earlier, is_due};
 
 impl<W> Channel<W> {
     // ---- dialing ----
@@ -146,7 +146,7 @@ impl<W> Channel<W> {
         };
         match Connection::new(options) {
             Ok(mut connection) => {
-                connection.turn_knobs(self.knobs);
+                connection.set_test_hooks(self.hooks);
                 self.connection = Some(Box::new(connection));
             }
             Err(error) => self.break_off(now, Broken::new(error)),
@@ -190,7 +190,7 @@ impl<W> Channel<W> {
         self.dialer.note_ready(now, endpoint.clone());
         self.stats.connections += 1;
         self.push_event(Event::Connected {
-            link: self.name.clone(),
+            connection: self.role.clone(),
             endpoint,
             dialect,
         });
@@ -252,7 +252,7 @@ impl<W> Channel<W> {
             self.dialer.note_success();
         }
         self.push_event(Event::Disconnected {
-            link: self.name.clone(),
+            connection: self.role.clone(),
             cause: error.clone(),
         });
         self.dialer.last_error = Some(error.clone());
@@ -309,7 +309,7 @@ impl<W> Channel<W> {
     pub(crate) fn retry(&mut self, now: Instant, backoff: Option<Backoff>) {
         let delay = self.dialer.pause(backoff, &mut self.random);
         self.push_event(Event::Reconnecting {
-            link: self.name.clone(),
+            connection: self.role.clone(),
             attempt: self.dialer.attempts,
             delay,
         });

@@ -157,7 +157,7 @@ impl<S> Clients<S> {
         (cell, wait)
     }
 
-    /// Wakes the subscribers of events if there are some they have not seen. Call it with no link locked.
+    /// Wakes the subscribers of events if there are some they have not seen. Call it with no machine locked.
     pub fn notify(&self) {
         self.watchers.notify(self.shared.event_count());
     }

@@ -11,7 +11,7 @@ use super::waiter::Waiter;
 use crate::consumer::{Consumer, Lease};
 use crate::error::Error;
 
-/// What a consumer's link received, taken from it in batches: most deliveries cost no lock. Fused.
+/// What a consumer's machine received, taken from it in batches: most deliveries cost no lock. Fused.
 #[derive(Debug)]
 pub struct Deliveries<S> {
     cell: Arc<ConsumerCell<S>>,
@@ -23,7 +23,7 @@ pub struct Deliveries<S> {
 }
 
 impl<S: Send + Sync + 'static> Deliveries<S> {
-    /// The deliveries of the link under `cell`; at most half of its prefetch is taken at a time.
+    /// The deliveries of the machine under `cell`; at most half of its prefetch is taken at a time.
     #[must_use]
     pub fn new(cell: Arc<ConsumerCell<S>>, prefetch: usize) -> Self {
         Self {
@@ -35,12 +35,12 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
         }
     }
 
-    /// The next delivery, if one was taken from the link already.
+    /// The next delivery, if one was taken from the machine already.
     pub fn take(&mut self) -> Option<Lease> {
         self.taken.pop_front()
     }
 
-    /// The next delivery, or the error that ended the consumer, then `None`. `now` is asked only if the link is.
+    /// The next delivery, or the error that ended the consumer, then `None`. `now` is asked only if the machine is.
     pub fn poll(&mut self, now: fn() -> Instant, cx: &mut Context<'_>) -> Poll<Option<Result<Lease, Error>>> {
         loop {
             if let Some(lease) = self.take() {
@@ -78,7 +78,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
         let _reply = stop.detached().await;
     }
 
-    /// Closes the link. What was not taken comes back to the queue when its lease expires.
+    /// Closes the connection. What was not taken comes back to the queue when its lease expires.
     pub fn abort(&mut self, now: Instant) {
         self.cell.with(|consumer| consumer.abort(now));
     }

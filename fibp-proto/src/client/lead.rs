@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-/// The leader's role: the rules for it, apart from links and sockets.
+/// The leader's role: the rules for it, apart from machines and sockets.
 ///
 /// One thread at a time leads: it reads. The role is free for any caller to [`take`](Self::take); it is handed over to
 /// the standing reader alone, never to a caller, who may have left already. With each connection begins another term.
@@ -23,7 +23,7 @@ pub(super) struct Lead {
     reader: Option<Waker>,
 }
 
-/// Tells the connections of one link apart.
+/// Tells the connections of one machine apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Term(u64);
 

@@ -26,7 +26,7 @@ use super::{
     Waiter, Watchers, complete,
 };
 use crate::dialect::{AdminRevision, Dialect};
-use crate::event::{Event, LinkName, State};
+use crate::event::{ConnectionRole, Event, State};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::machine::{ChannelId, Completion, Reply};
@@ -53,12 +53,12 @@ fn epoch() -> Instant {
 
 /// Wakes the thread that sleeps by it.
 #[derive(Default)]
-struct Bell {
+struct Notifier {
     rings: Mutex<u64>,
     rung: Condvar,
 }
 
-impl Bell {
+impl Notifier {
     fn count(&self) -> u64 {
         *self.rings.lock().unwrap()
     }
@@ -70,7 +70,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for Notifier {
     fn wake(self: Arc<Self>) {
         *self.rings.lock().unwrap() += 1;
         self.rung.notify_all();
@@ -79,13 +79,13 @@ impl Wake for Bell {
 
 /// Polls until there is a result, sleeping in between.
 fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-    let bell = Arc::new(Bell::default());
-    let waker = Waker::from(Arc::clone(&bell));
+    let notifier = Arc::new(Notifier::default());
+    let waker = Waker::from(Arc::clone(&notifier));
     loop {
-        let seen = bell.count();
+        let seen = notifier.count();
         match poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(result) => return result,
-            Poll::Pending => bell.sleep(seen),
+            Poll::Pending => notifier.sleep(seen),
         }
     }
 }
@@ -191,7 +191,7 @@ fn every_subscriber_sees_every_event() {
                 let (shared, watchers) = (shared.clone(), Arc::clone(&watchers));
                 thread::spawn(move || {
                     shared.push_event(Event::Reconnecting {
-                        link: LinkName::Main,
+                        connection: ConnectionRole::Main,
                         attempt: number,
                         delay: Duration::ZERO,
                     });
@@ -384,14 +384,14 @@ impl Threads {
             started: Arc::default(),
         };
         threads.start(|threads| {
-            let bell = Arc::new(Bell::default());
+            let notifier = Arc::new(Notifier::default());
             let worker = Worker::driver(
                 &threads.clients,
                 &threads.cell,
                 ChannelId::MAIN,
-                &Waker::from(Arc::clone(&bell)),
+                &Waker::from(Arc::clone(&notifier)),
             );
-            threads.work(worker, &bell, News::Nothing);
+            threads.work(worker, &notifier, News::Nothing);
         });
         (handle, threads)
     }
@@ -402,13 +402,13 @@ impl Threads {
         self.started.lock().unwrap().push(thread);
     }
 
-    fn work(&self, mut worker: Worker<'_>, bell: &Bell, mut news: News<Wire>) {
+    fn work(&self, mut worker: Worker<'_>, notifier: &Notifier, mut news: News<Wire>) {
         loop {
-            let seen = bell.count();
+            let seen = notifier.count();
             news = match worker.step(epoch(), news) {
                 Job::End => return,
                 Job::Sleep(_) => {
-                    bell.sleep(seen);
+                    notifier.sleep(seen);
                     News::Nothing
                 }
                 Job::Dial { id, .. } => {
@@ -416,15 +416,15 @@ impl Threads {
                     let peer = Arc::clone(&wire);
                     self.start(move |_| peer.serve());
                     self.start(move |threads| {
-                        let bell = Arc::new(Bell::default());
+                        let notifier = Arc::new(Notifier::default());
                         let worker = Worker::reader(
                             &threads.clients,
                             &threads.cell,
                             ChannelId::MAIN,
-                            Waker::from(Arc::clone(&bell)),
+                            Waker::from(Arc::clone(&notifier)),
                         );
                         let result = Ok((wire, Ok(None)));
-                        threads.work(worker, &bell, News::Dialed { id, result });
+                        threads.work(worker, &notifier, News::Dialed { id, result });
                     });
                     News::Nothing
                 }
@@ -444,8 +444,8 @@ impl Threads {
     fn confirm(&self, call: RequestCall<Wire>, until: Option<Instant>) -> MessageId {
         let mut call = pin!(call.enqueued());
         let mut worker = Worker::caller(&self.clients, &self.cell, Input::Answer, until);
-        let bell = Arc::new(Bell::default());
-        let waker = Waker::from(Arc::clone(&bell));
+        let notifier = Arc::new(Notifier::default());
+        let waker = Waker::from(Arc::clone(&notifier));
         let mut job = Job::Look;
         loop {
             let news = match job {
@@ -454,11 +454,11 @@ impl Threads {
                     Poll::Pending => News::Nothing,
                 },
                 Job::Wait { .. } => {
-                    let seen = bell.count();
+                    let seen = notifier.count();
                     if let Poll::Ready(result) = call.as_mut().poll(&mut Context::from_waker(&waker)) {
                         return result.unwrap();
                     }
-                    bell.sleep(seen);
+                    notifier.sleep(seen);
                     job = Job::Look;
                     continue;
                 }

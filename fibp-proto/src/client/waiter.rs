@@ -66,7 +66,7 @@ impl Drop for Waiter {
 }
 
 impl Wait {
-    /// Waits until the link is open.
+    /// Waits until the client is connected.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl Wait {
     pub async fn opened(self) -> Result<(), Error> {
         match self.await {
             Some(Reply::Opened(result)) => result,
-            _ => Err(Error::new(ErrorKind::Closed, "the link is gone")),
+            _ => Err(Error::new(ErrorKind::Closed, "the client is gone")),
         }
     }
 }

@@ -30,7 +30,7 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// What a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// An answer, which may come on another link.
+    /// An answer, which may come on another channel.
     Answer,
     /// What the server sends unasked.
     Push,
@@ -73,14 +73,14 @@ pub enum Job<S> {
         id: DialId,
         /// Where to.
         endpoint: Endpoint,
-        /// When to give up. The link does by itself, so what hangs longer may be left behind.
+        /// When to give up. The machine does by itself, so what hangs longer may be left behind.
         deadline: Option<Instant>,
     },
     /// Shut down the writing half. For drivers.
     HalfClose(Arc<S>),
     /// Shut down both halves, which ends a read that is under way. For drivers.
     Close(Arc<S>),
-    /// The work is done: the link or the connection is gone, or the caller's time is up.
+    /// The work is done: the machine or the connection is gone, or the caller's time is up.
     End,
 }
 
@@ -91,7 +91,7 @@ pub type Dialed<S> = (Arc<S>, Result<Option<Secret>, Error>);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum News<S> {
-    /// Nothing that concerns the link.
+    /// Nothing that concerns the machine.
     Nothing,
     /// A dial is over.
     Dialed {
@@ -116,7 +116,7 @@ pub enum News<S> {
     },
 }
 
-/// A thread's part in the work of a link.
+/// A thread's part in the work of a machine.
 ///
 /// * **Callers** read their own answers: a caller that waits becomes the connection's *leader* and reads until its
 ///   reply is there. In the sequential case a call costs one write and one read on the caller's own thread, and nobody
@@ -124,7 +124,7 @@ pub enum News<S> {
 /// * The **reader**, one per connection, leads when no caller does: at once when somebody sleeps or a call was made that
 ///   nobody waits for, else after a few silent milliseconds. The leader's role is handed to it alone, never to a caller,
 ///   who may have left already.
-/// * The **driver**, one per link, keeps the time, does what the link asks for, and finishes writes that the socket did
+/// * The **driver**, one per machine, keeps the time, does what the machine asks for, and finishes writes that the socket did
 ///   not take at once. It looks at the clock before each of them, so a deadline is late by one [`SLICE`] at most. Others
 ///   try a write once only, so a peer that does not read cannot keep this side from reading.
 ///
@@ -184,7 +184,7 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
         Self::new(clients, cell, channel, Role::Reader { waker, term, seen })
     }
 
-    /// The driver of a link.
+    /// The driver of a machine.
     pub fn driver(clients: &'a Arc<Clients<S>>, cell: &'a Arc<Cell<M, S>>, channel: ChannelId, waker: &Waker) -> Self {
         let worker = Self::new(clients, cell, channel, Role::Driver);
         worker.attention.attend(waker);
@@ -203,7 +203,7 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
         }
     }
 
-    /// Takes in what the last job led to, and returns the next one. Call it with no link locked.
+    /// Takes in what the last job led to, and returns the next one. Call it with no machine locked.
     #[must_use]
     pub fn step(&mut self, now: Instant, news: News<S>) -> Job<S> {
         let mut rest = Rest::default();
@@ -412,7 +412,7 @@ fn leave<M: Driven, S>(leading: &mut Option<Term>, locked: &mut Locked<M, S>, ch
         .and_then(|term| locked.port(channel).lead.leave(term, answers_due))
 }
 
-/// What is left of a step when the link is unlocked.
+/// What is left of a step when the machine is unlocked.
 #[derive(Default)]
 struct Rest {
     completions: Vec<Completion<Waiter>>,
@@ -422,7 +422,7 @@ struct Rest {
 }
 
 impl Rest {
-    /// What the link asks its driver to do.
+    /// What the machine asks its driver to do.
     fn next_action<M: Driven, S>(&mut self, locked: &mut Locked<M, S>, channel: ChannelId) -> Option<Job<S>> {
         while let Some(action) = locked.machine.poll_action(channel) {
             match action {

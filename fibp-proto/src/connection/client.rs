@@ -16,7 +16,7 @@ use crate::response::{Push, Response};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// What to speak. A connection cannot find out, which takes several: [`Link`](crate::Link) does.
+    /// What to speak. One connection cannot find out, which may take several: [`Requests`](crate::requests::Requests) does.
     pub dialect: Dialect,
     /// The API key to present, if any.
     pub key: Option<Secret>,

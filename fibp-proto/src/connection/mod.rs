@@ -17,7 +17,7 @@ use crate::frame::{Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Ov
 use crate::message::{QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
-use crate::simulation::Knobs;
+use crate::simulation::TestHooks;
 use heartbeat::{Beat, Heartbeat};
 use table::{Entry, Table};
 
@@ -48,7 +48,7 @@ pub(crate) struct Options {
     pub(crate) heartbeat_missed: u32,
 }
 
-/// One connection. `W` is what the link keeps with a request until it is answered.
+/// One connection. `W` is what the machine keeps with a request until it is answered.
 #[derive(Debug)]
 pub(crate) struct Connection<W> {
     codec: &'static dyn Codec,
@@ -252,8 +252,8 @@ impl<W> Connection<W> {
         &mut self.decoder
     }
 
-    pub(crate) fn turn_knobs(&mut self, knobs: Knobs) {
-        self.table.turn_knobs(knobs);
+    pub(crate) fn set_test_hooks(&mut self, hooks: TestHooks) {
+        self.table.set_test_hooks(hooks);
     }
 
     #[cfg(feature = "simulation")]
@@ -620,7 +620,7 @@ impl<W> Connection<W> {
     // ---- time ----
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        crate::soonest::earlier(self.table.soonest(), self.heartbeat.poll_timeout())
+        crate::earliest_deadline::earlier(self.table.earliest_deadline(), self.heartbeat.poll_timeout())
     }
 
     /// Lets `expire` settle requests whose deadline has passed (see [`Table::expire`]).

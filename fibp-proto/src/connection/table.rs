@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
+use crate::earliest_deadline::EarliestDeadline;
 use crate::request::Op;
-use crate::simulation::{Flaw, Knobs};
-use crate::soonest::Soonest;
+use crate::simulation::{Defect, TestHooks};
 
 /// Requests that were encoded and not answered, by correlation id.
 ///
@@ -17,8 +17,8 @@ pub(super) struct Table<W> {
     entries: HashMap<u32, Entry<W>, BuildHasherDefault<IdHasher>>,
     next_id: u32,
     tombstones: usize,
-    soonest: Soonest,
-    knobs: Knobs,
+    earliest: EarliestDeadline,
+    hooks: TestHooks,
 }
 
 #[derive(Debug)]
@@ -48,22 +48,22 @@ impl<W> Table<W> {
             entries: HashMap::default(),
             next_id: 1,
             tombstones: 0,
-            soonest: Soonest::default(),
-            knobs: Knobs::default(),
+            earliest: EarliestDeadline::default(),
+            hooks: TestHooks::default(),
         }
     }
 
-    pub(super) fn turn_knobs(&mut self, knobs: Knobs) {
-        self.knobs = knobs;
-        self.next_id = knobs.starts_at().unwrap_or(self.next_id);
+    pub(super) fn set_test_hooks(&mut self, hooks: TestHooks) {
+        self.hooks = hooks;
+        self.next_id = hooks.starts_at().unwrap_or(self.next_id);
     }
 
     /// An id that is not in use. Ids wrap around and are never 0, which pushes carry.
     pub(super) fn next_id(&mut self) -> u32 {
-        if self.knobs.takes_lowest_id() {
+        if self.hooks.takes_lowest_id() {
             self.next_id = 1;
         }
-        if self.knobs.has(Flaw::EarlyId) {
+        if self.hooks.has(Defect::EarlyId) {
             self.next_id = self.next_id % 4 + 1;
             return self.next_id;
         }
@@ -77,7 +77,7 @@ impl<W> Table<W> {
     }
 
     pub(super) fn insert(&mut self, id: u32, op: Op, work: W, end: u64, deadline: Option<Instant>) {
-        self.soonest.add(deadline);
+        self.earliest.add(deadline);
         let entry = Entry {
             op,
             work: Some(work),
@@ -110,13 +110,13 @@ impl<W> Table<W> {
         self.tombstones
     }
 
-    pub(super) fn soonest(&self) -> Option<Instant> {
-        self.soonest.at()
+    pub(super) fn earliest_deadline(&self) -> Option<Instant> {
+        self.earliest.at()
     }
 
     /// Shows every request whose deadline has passed to `expire`, in the order in which they were encoded.
     pub(super) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W) -> Expiry) {
-        if !self.soonest.take_due(now) {
+        if !self.earliest.take_due(now) {
             return;
         }
         let mut due: Vec<_> = self
@@ -141,7 +141,7 @@ impl<W> Table<W> {
             };
         }
         for entry in self.entries.values() {
-            self.soonest.add(entry.deadline);
+            self.earliest.add(entry.deadline);
         }
         self.drop_tombstones();
     }
@@ -159,7 +159,7 @@ impl<W> Table<W> {
     }
 
     fn drop_tombstones(&mut self) {
-        if self.knobs.has(Flaw::DroppedTombstone) {
+        if self.hooks.has(Defect::DroppedTombstone) {
             self.entries.retain(|_, entry| entry.work.is_some());
             self.tombstones = 0;
         }
@@ -246,8 +246,8 @@ mod tests {
         let mut table = Table::new();
         table.insert(7, Op::Enqueue, (), 0, Some(now));
         table.expire(now, |()| Expiry::At(later));
-        assert_eq!((table.live(), table.soonest()), (1, Some(later)));
+        assert_eq!((table.live(), table.earliest_deadline()), (1, Some(later)));
         table.expire(later, |()| Expiry::Never);
-        assert_eq!((table.live(), table.soonest()), (1, None));
+        assert_eq!((table.live(), table.earliest_deadline()), (1, None));
     }
 }

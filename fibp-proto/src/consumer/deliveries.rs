@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::machine::{CallId, Completion, Reply};
 use crate::request::Request;
 use crate::response::Push;
-use crate::simulation::Flaw;
+use crate::simulation::Defect;
 
 /// What was received and not taken, and who waits for it.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl<T> Consumer<T> {
         self.stats.deliveries += n as u64;
         self.rearm_silence(now);
         let grant = self.deliveries.credit.received(n);
-        if !self.knobs.has(Flaw::LostWakeUp) {
+        if !self.hooks.has(Defect::LostWakeUp) {
             self.deliveries.wake(&mut self.completions);
         }
         self.channel.note_success();
@@ -215,7 +215,7 @@ impl<T> Consumer<T> {
     }
 
     pub(super) fn grant(&mut self, credit: Option<u32>) {
-        if self.knobs.has(Flaw::SkippedTopUp) {
+        if self.hooks.has(Defect::SkippedTopUp) {
             return;
         }
         if let (Some(credit), Some(connection)) = (credit, self.channel.connection_mut())

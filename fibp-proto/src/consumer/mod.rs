@@ -32,15 +32,15 @@ use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, ChannelEvent, Lost, Plan, Target, closed};
 use crate::config::ConsumerSettings;
+use crate::earliest_deadline::earlier;
 use crate::error::{Error, ErrorKind};
-use crate::event::{LinkName, State, Stats};
+use crate::event::{ConnectionRole, State, Stats};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::machine::{Action, CallId, ChannelId, CloseReport, Completion, DialId, Machine, Reply};
 use crate::message::{QueueName, Secret};
 use crate::shared::Shared;
-use crate::simulation::Knobs;
-use crate::soonest::earlier;
+use crate::simulation::TestHooks;
 use deliveries::Deliveries;
 
 /// See the [module documentation](self).
@@ -66,7 +66,7 @@ pub struct Consumer<T> {
     stats: Stats,
     /// The latest instant seen.
     latest: Instant,
-    knobs: Knobs,
+    hooks: TestHooks,
 }
 
 /// The one request of a consumer's channel.
@@ -84,10 +84,10 @@ impl<T> Consumer<T> {
         seed: u64,
         opened: Option<T>,
     ) -> Self {
-        let name = LinkName::Consumer(queue.clone());
+        let role = ConnectionRole::Consumer(queue.clone());
         let mut consumer = Self {
             shared: shared.clone(),
-            channel: Channel::new(shared, name, Target::LeaderOf(queue.clone()), seed),
+            channel: Channel::new(shared, role, Target::LeaderOf(queue.clone()), seed),
             queue,
             settings,
             deliveries: Deliveries::new(),
@@ -100,7 +100,7 @@ impl<T> Consumer<T> {
             next_call: 0,
             stats: Stats::default(),
             latest: now,
-            knobs: Knobs::default(),
+            hooks: TestHooks::default(),
         };
         let open_by = opened
             .as_ref()
@@ -257,24 +257,24 @@ impl<T> Consumer<T> {
 
     // ---- for simulations ----
 
-    /// Turns the knobs, for this and all later connections.
+    /// Sets the test hooks, for this and all later connections.
     #[cfg(feature = "simulation")]
-    pub fn set_knobs(&mut self, knobs: Knobs) {
-        self.knobs = knobs;
-        self.channel.turn_knobs(knobs);
+    pub fn set_test_hooks(&mut self, hooks: TestHooks) {
+        self.hooks = hooks;
+        self.channel.set_test_hooks(hooks);
     }
 
     /// What the machine holds right now.
     #[cfg(feature = "simulation")]
     #[must_use]
-    pub fn holdings(&mut self) -> crate::simulation::Holdings {
-        let mut holdings = crate::simulation::Holdings {
+    pub fn usage(&mut self) -> crate::simulation::Usage {
+        let mut usage = crate::simulation::Usage {
             deliveries: self.deliveries.len(),
             unclaimed: self.completions.len() + self.channel.actions(),
             ..Default::default()
         };
-        self.channel.add_holdings(&mut holdings);
-        holdings
+        self.channel.add_usage(&mut usage);
+        usage
     }
 }
 

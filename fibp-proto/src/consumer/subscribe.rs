@@ -82,7 +82,7 @@ impl<T> Consumer<T> {
                 self.shared.learn_leader(Purpose::Consume, &self.queue, leader.clone());
                 self.stats.redirects += 1;
                 self.shared.push_event(Event::Redirected {
-                    link: self.channel.name().clone(),
+                    connection: self.channel.role().clone(),
                     to: leader.clone(),
                 });
                 self.channel.redial_at(now, leader);

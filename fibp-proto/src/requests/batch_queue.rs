@@ -1,7 +1,7 @@
 //! The accumulator: items that can share a frame wait in one queue.
 //!
 //! A queue holds the items of one queue, one kind and one producer, so that order per queue is kept and one
-//! queue's refusal touches no other queue's messages. When a frame goes out is decided here; the link encodes
+//! queue's refusal touches no other queue's messages. When a frame goes out is decided here; the machine encodes
 //! it.
 
 use std::collections::hash_map::DefaultHasher;
@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use super::work::{BatchItem, BatchKey, ReplyTo, Ticket};
 use crate::config::Batching;
+use crate::earliest_deadline::EarliestDeadline;
 use crate::machine::CallId;
-use crate::soonest::Soonest;
 
 /// Idle queues up to this number are kept for reuse.
 const KEEP_IDLE: usize = 64;
@@ -133,7 +133,7 @@ impl<T> BatchQueue<T> {
     }
 }
 
-/// All queues of a link.
+/// All queues of a route.
 #[derive(Debug)]
 pub(super) struct BatchQueues<T> {
     queues: Vec<Option<BatchQueue<T>>>,
@@ -143,7 +143,7 @@ pub(super) struct BatchQueues<T> {
     latest: usize,
     /// BatchQueues that may send now, each once.
     ready: VecDeque<usize>,
-    soonest: Soonest,
+    earliest: EarliestDeadline,
     items: usize,
     one_each: bool,
 }
@@ -156,7 +156,7 @@ impl<T> BatchQueues<T> {
             by_key: HashMap::default(),
             latest: 0,
             ready: VecDeque::new(),
-            soonest: Soonest::default(),
+            earliest: EarliestDeadline::default(),
             items: 0,
             one_each: false,
         }
@@ -180,8 +180,8 @@ impl<T> BatchQueues<T> {
         self.items
     }
 
-    pub(super) fn soonest(&self) -> Option<Instant> {
-        self.soonest.at()
+    pub(super) fn earliest_deadline(&self) -> Option<Instant> {
+        self.earliest.at()
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -191,7 +191,7 @@ impl<T> BatchQueues<T> {
     /// Adds an item where its call id belongs, usually at the back.
     pub(super) fn push(&mut self, now: Instant, policy: Policy, item: BatchItem<T>) {
         let index = self.queue_of(&item, policy);
-        self.soonest.add(item.ticket.attempt.deadline);
+        self.earliest.add(item.ticket.attempt.deadline);
         self.items += 1;
         if let Some(queue) = self.queue_mut(index) {
             queue.push(item);
@@ -205,7 +205,7 @@ impl<T> BatchQueues<T> {
         let index = self.queue_index(key, policy);
         self.items += items.len();
         for item in items.into_iter().rev() {
-            self.soonest.add(item.ticket.attempt.deadline);
+            self.earliest.add(item.ticket.attempt.deadline);
             if let Some(queue) = self.queue_mut(index) {
                 queue.put_back(item);
                 queue.waiting_since = queue.waiting_since.or(Some(now));
@@ -277,7 +277,7 @@ impl<T> BatchQueues<T> {
     /// Time passed: queues become ready, items whose deadline passed come out.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<BatchItem<T>> {
         let mut expired = Vec::new();
-        if !self.soonest.take_due(now) {
+        if !self.earliest.take_due(now) {
             return expired;
         }
         for index in 0..self.queues.len() {
@@ -297,7 +297,7 @@ impl<T> BatchQueues<T> {
                 queue.note_emptied();
             }
             let deadline = queue.soonest_deadline();
-            self.soonest.add(deadline);
+            self.earliest.add(deadline);
             // A queue that is due waits for the connection, not for time.
             self.reconsider(now, index);
         }
@@ -338,7 +338,7 @@ impl<T> BatchQueues<T> {
     /// Everything that waits, queue by queue.
     pub(super) fn drain(&mut self) -> Vec<BatchItem<T>> {
         self.items = 0;
-        self.soonest = Soonest::default();
+        self.earliest = EarliestDeadline::default();
         self.ready.clear();
         self.by_key.clear();
         self.free.clear();
@@ -420,7 +420,7 @@ impl<T> BatchQueues<T> {
             return;
         };
         match queue.due() {
-            Some(Some(at)) if at > now => self.soonest.add(Some(at)),
+            Some(Some(at)) if at > now => self.earliest.add(Some(at)),
             Some(_) if queue.queued => {}
             Some(_) => {
                 queue.queued = true;

@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::batch_queue::Policy;
 use super::work::{BatchItem, Call, Many};
 use crate::config::{OnFull, ProducerSettings, Settings};
+use crate::earliest_deadline::EarliestDeadline;
 use crate::error::Error;
 use crate::machine::{CallId, Completion, Reply};
-use crate::soonest::Soonest;
 
 /// The bounds of the client's own calls, or of one producer.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Budget<T> {
     parked: VecDeque<Parked<T>>,
     /// Room that was given to callers who have not used it yet; their bytes are charged.
     reserved: Vec<Reserved>,
-    soonest: Soonest,
+    earliest: EarliestDeadline,
     flushes: Flushes<T>,
     /// The producer's last handle is gone.
     pub(super) closed: bool,
@@ -107,7 +107,7 @@ impl<T> Budget<T> {
             bytes: 0,
             parked: VecDeque::new(),
             reserved: Vec::new(),
-            soonest: Soonest::default(),
+            earliest: EarliestDeadline::default(),
             flushes: Flushes::default(),
             closed: false,
         }
@@ -146,8 +146,8 @@ impl<T> Budget<T> {
         (self.requests, self.bytes)
     }
 
-    pub(super) fn soonest(&self) -> Option<Instant> {
-        self.soonest.at()
+    pub(super) fn earliest_deadline(&self) -> Option<Instant> {
+        self.earliest.at()
     }
 
     /// Whether a submission may come in now. One that is larger than the bound itself comes in alone.
@@ -166,7 +166,7 @@ impl<T> Budget<T> {
     }
 
     pub(super) fn park(&mut self, parked: Parked<T>) {
-        self.soonest.add(parked.deadline);
+        self.earliest.add(parked.deadline);
         self.parked.push_back(parked);
     }
 
@@ -183,12 +183,12 @@ impl<T> Budget<T> {
     pub(super) fn expired(&mut self, now: Instant) -> (Vec<Parked<T>>, Vec<T>) {
         let mut expired = Vec::new();
         let mut flushes = Vec::new();
-        if self.soonest.take_due(now) {
+        if self.earliest.take_due(now) {
             for flush in std::mem::take(&mut self.flushes.waiting) {
                 if flush.deadline.is_some_and(|at| at <= now) {
                     flushes.push(self.flushes.forget(flush));
                 } else {
-                    self.soonest.add(flush.deadline);
+                    self.earliest.add(flush.deadline);
                     self.flushes.waiting.push_back(flush);
                 }
             }
@@ -196,7 +196,7 @@ impl<T> Budget<T> {
                 if parked.deadline.is_some_and(|at| at <= now) {
                     expired.push(parked);
                 } else {
-                    self.soonest.add(parked.deadline);
+                    self.earliest.add(parked.deadline);
                     self.parked.push_back(parked);
                 }
             }
@@ -245,7 +245,7 @@ impl<T> Budget<T> {
         token: T,
         completions: &mut Vec<Completion<T>>,
     ) {
-        self.soonest.add(deadline);
+        self.earliest.add(deadline);
         self.flushes.wait(id, deadline, token, completions);
     }
 

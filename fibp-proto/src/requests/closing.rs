@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Requests;
 use super::submit::closed;
+use crate::earliest_deadline::{earlier, is_due};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::event::State;
 use crate::machine::{CallId, CloseReport, Reply};
-use crate::soonest::{earlier, is_due};
 
 /// A close under way.
 #[derive(Debug)]

@@ -9,16 +9,16 @@ use super::work::{BatchKey, InFlight, ItemResult, Payload, ReplyTo, Ticket};
 use crate::connection::Expiry;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::machine::{ChannelId, Reply};
-use crate::simulation::{Flaw, Knobs};
+use crate::simulation::{Defect, TestHooks};
 
 impl<T> Requests<T> {
     /// Ends what is late.
     pub(super) fn expire(&mut self, now: Instant) {
-        let knobs = self.knobs;
+        let hooks = self.hooks;
         let Self { routes, ledger, .. } = self;
         for route in routes.iter_mut() {
             route.expire_waiting(now, ledger);
-            route.expire_in_flight(now, ledger, knobs);
+            route.expire_in_flight(now, ledger, hooks);
         }
         let error = self.main().late_unsent();
         for index in 0..self.ledger.budgets.len() {
@@ -51,12 +51,12 @@ impl<T> Route<T> {
     /// Fails what was not sent by its deadline; makes delayed calls due.
     fn expire_waiting(&mut self, now: Instant, ledger: &mut Ledger<T>) {
         let error = self.late_unsent();
-        if self.calls_soonest.take_due(now) {
+        if self.calls_deadline.take_due(now) {
             for call in std::mem::take(&mut self.calls) {
                 if call.attempt.is_due(now) {
                     ledger.finish_call(call, Err(error.clone()));
                 } else {
-                    self.calls_soonest.add(call.attempt.deadline);
+                    self.calls_deadline.add(call.attempt.deadline);
                     self.calls.push_back(call);
                 }
             }
@@ -76,7 +76,7 @@ impl<T> Route<T> {
     }
 
     /// Fails what was not answered by its deadline. The channel may have events then.
-    fn expire_in_flight(&mut self, now: Instant, ledger: &mut Ledger<T>, knobs: Knobs) {
+    fn expire_in_flight(&mut self, now: Instant, ledger: &mut Ledger<T>, hooks: TestHooks) {
         // What is encoded goes out sooner or later, and cannot be called back.
         let late = Error::new(ErrorKind::Timeout, "no answer within the deadline").with_outcome(Outcome::Unknown);
         let mut ended = Vec::new();
@@ -97,9 +97,9 @@ impl<T> Route<T> {
                         }
                     } else {
                         left = match (left, ticket.attempt.deadline) {
-                            (Expiry::At(soonest), Some(at)) => Expiry::At(soonest.min(at)),
+                            (Expiry::At(earliest), Some(at)) => Expiry::At(earliest.min(at)),
                             (_, Some(at)) => Expiry::At(at),
-                            (Expiry::At(soonest), None) => Expiry::At(soonest),
+                            (Expiry::At(earliest), None) => Expiry::At(earliest),
                             (_, None) => Expiry::Never,
                         };
                     }
@@ -115,7 +115,7 @@ impl<T> Route<T> {
                 Expired::Call(token) => {
                     ledger.release_call();
                     ledger.note_result(Some(&late));
-                    if !knobs.has(Flaw::LostWaiter) {
+                    if !hooks.has(Defect::LostWaiter) {
                         ledger.complete_call(token, Err(late.clone()));
                     }
                 }

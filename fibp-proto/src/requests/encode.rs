@@ -14,11 +14,11 @@ use super::work::{
 use crate::config::Batching;
 use crate::connection::Connection;
 use crate::dialect::EncodeError;
+use crate::earliest_deadline::earlier;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Transmit};
 use crate::message::Message;
 use crate::request::Request;
-use crate::soonest::earlier;
 
 impl<T> Requests<T> {
     /// Why no server of the dialect in use takes this, whatever else is sent with it; `None` also while the dialect
@@ -61,7 +61,7 @@ impl<T> Route<T> {
                         break;
                     }
                     Encoded::WaitsForRevision(call) => {
-                        self.calls_soonest.add(call.attempt.deadline);
+                        self.calls_deadline.add(call.attempt.deadline);
                         self.delayed.push((None, call));
                     }
                 }

@@ -8,13 +8,13 @@ use super::join::Joins;
 use super::submit::closed;
 use super::work::{BatchItem, CLIENT, Call, Charge, ItemResult, ReplyTo, Ticket};
 use crate::config::ProducerSettings;
+use crate::earliest_deadline::earlier;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Stats};
 use crate::machine::{CallId, Completion, Reply};
 use crate::request::Op;
 use crate::response::Response;
 use crate::shared::Shared;
-use crate::soonest::earlier;
 
 /// Ends requests: completes their waiters, gives their room back, and counts.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl<T> Ledger<T> {
         self.budgets
             .iter()
             .flatten()
-            .fold(None, |soonest, budget| earlier(soonest, budget.soonest()))
+            .fold(None, |earliest, budget| earlier(earliest, budget.earliest_deadline()))
     }
 
     pub(super) fn publish_stats(&mut self) {

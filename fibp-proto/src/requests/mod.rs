@@ -48,6 +48,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::channel::ChannelEvent;
+use crate::earliest_deadline::earlier;
 use crate::error::{Error, ErrorKind};
 use crate::event::State;
 use crate::fault::Fault;
@@ -56,8 +57,7 @@ use crate::machine::{Action, CallId, ChannelId, Completion, DialId, Machine, Rep
 use crate::message::Secret;
 use crate::random::Random;
 use crate::shared::Shared;
-use crate::simulation::Knobs;
-use crate::soonest::earlier;
+use crate::simulation::TestHooks;
 use closing::Closing;
 use ledger::Ledger;
 use route::Route;
@@ -79,7 +79,7 @@ pub struct Requests<T> {
     next_call: u64,
     /// The latest instant seen.
     latest: Instant,
-    knobs: Knobs,
+    hooks: TestHooks,
 }
 
 impl<T> Requests<T> {
@@ -96,7 +96,7 @@ impl<T> Requests<T> {
             opened: None,
             next_call: 0,
             latest: now,
-            knobs: Knobs::default(),
+            hooks: TestHooks::default(),
         };
         let timeout = shared.config().settings().connect_timeout;
         let open_by = opened.as_ref().and_then(|_| now.checked_add(timeout));

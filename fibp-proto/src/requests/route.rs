@@ -9,11 +9,11 @@ use super::work::{Call, InFlight};
 use crate::channel::{Channel, Target};
 use crate::config::Endpoint;
 use crate::connection::Connection;
+use crate::earliest_deadline::{EarliestDeadline, earlier};
 use crate::error::Error;
-use crate::event::LinkName;
+use crate::event::ConnectionRole;
 use crate::machine::ChannelId;
 use crate::shared::Shared;
-use crate::soonest::{Soonest, earlier};
 
 /// A channel, and what waits to travel on it.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Route<T> {
     /// Calls that are not encoded, in the order of their ids.
     pub(super) calls: VecDeque<Call<T>>,
     /// A lower bound on the deadlines of `calls` and `delayed`.
-    pub(super) calls_soonest: Soonest,
+    pub(super) calls_deadline: EarliestDeadline,
     /// Calls that wait for an instant, or (`None`) for the admin revision.
     pub(super) delayed: Vec<(Option<Instant>, Call<T>)>,
     pub(super) queues: BatchQueues<T>,
@@ -45,7 +45,14 @@ pub(super) struct Node {
 
 impl<T> Route<T> {
     pub(super) fn main(shared: &Shared, seed: u64) -> Self {
-        Self::new(shared, ChannelId::MAIN, LinkName::Main, Target::Configured, None, seed)
+        Self::new(
+            shared,
+            ChannelId::MAIN,
+            ConnectionRole::Main,
+            Target::Configured,
+            None,
+            seed,
+        )
     }
 
     pub(super) fn to_node(shared: &Shared, id: ChannelId, endpoint: Endpoint, now: Instant, seed: u64) -> Self {
@@ -54,16 +61,23 @@ impl<T> Route<T> {
             chosen: now,
             retiring: false,
         };
-        let name = LinkName::Node(endpoint.clone());
-        Self::new(shared, id, name, Target::Node(endpoint), Some(node), seed)
+        let role = ConnectionRole::Node(endpoint.clone());
+        Self::new(shared, id, role, Target::Node(endpoint), Some(node), seed)
     }
 
-    fn new(shared: &Shared, id: ChannelId, name: LinkName, target: Target, node: Option<Node>, seed: u64) -> Self {
+    fn new(
+        shared: &Shared,
+        id: ChannelId,
+        role: ConnectionRole,
+        target: Target,
+        node: Option<Node>,
+        seed: u64,
+    ) -> Self {
         Self {
             id,
-            channel: Channel::new(shared, name, target, seed),
+            channel: Channel::new(shared, role, target, seed),
             calls: VecDeque::new(),
-            calls_soonest: Soonest::default(),
+            calls_deadline: EarliestDeadline::default(),
             delayed: Vec::new(),
             queues: BatchQueues::new(),
             max_in_flight: shared.config().settings().in_flight.requests.max(1),
@@ -84,7 +98,7 @@ impl<T> Route<T> {
         if self.channel.is_closed() {
             return None;
         }
-        let waiting = earlier(self.queues.soonest(), self.calls_soonest.at());
+        let waiting = earlier(self.queues.earliest_deadline(), self.calls_deadline.at());
         earlier(waiting, self.channel.poll_timeout())
     }
 
@@ -112,14 +126,14 @@ impl<T> Route<T> {
 
     /// Puts a call where its id belongs, usually at the end.
     pub(super) fn requeue_call(&mut self, call: Call<T>) {
-        self.calls_soonest.add(call.attempt.deadline);
+        self.calls_deadline.add(call.attempt.deadline);
         let place = self.calls.partition_point(|known| known.id < call.id);
         self.calls.insert(place, call);
     }
 
     /// Lets a call wait until then.
     pub(super) fn delay_call(&mut self, until: Option<Instant>, call: Call<T>) {
-        self.calls_soonest.add(earlier(until, call.attempt.deadline));
+        self.calls_deadline.add(earlier(until, call.attempt.deadline));
         self.delayed.push((until, call));
     }
 

@@ -57,9 +57,9 @@ impl<T> Requests<T> {
         attempt: Attempt,
         learned: Option<Endpoint>,
     ) -> Next {
-        let Some((here, name)) = self
+        let Some((here, role)) = self
             .route(channel)
-            .and_then(|route| Some((route.channel.endpoint()?.clone(), route.channel.name().clone())))
+            .and_then(|route| Some((route.channel.endpoint()?.clone(), route.channel.role().clone())))
         else {
             return Next::Later;
         };
@@ -76,7 +76,7 @@ impl<T> Requests<T> {
                 }
                 self.ledger.stats.redirects += 1;
                 self.shared.push_event(Event::Redirected {
-                    link: name,
+                    connection: role,
                     to: leader.clone(),
                 });
                 Next::Node(leader)
@@ -137,7 +137,7 @@ impl<T> Requests<T> {
         self.next_channel += 1;
         let id = ChannelId(self.next_channel);
         let mut route = Route::to_node(&self.shared, id, endpoint, now, self.random.seed());
-        route.channel.turn_knobs(self.knobs);
+        route.channel.set_test_hooks(self.hooks);
         route.channel.begin(now, None);
         self.routes.push(route);
         self.new_channels.push_back(id);

@@ -12,7 +12,7 @@ use crate::event::{Event, State};
 use crate::machine::{CallId, Completion, Reply};
 use crate::message::Message;
 use crate::request::{Op, Request};
-use crate::simulation::Flaw;
+use crate::simulation::Defect;
 
 impl<T> Requests<T> {
     /// One request; completes with [`Reply::Response`]. `timeout` overrides the configured request timeout.
@@ -218,7 +218,7 @@ impl<T> Requests<T> {
         for index in 0..self.ledger.budgets.len() {
             let mut admitted = false;
             while let Some(parked) = self.ledger.budget(index).and_then(Budget::next_admitted) {
-                if !self.knobs.has(Flaw::ForgottenCall) {
+                if !self.hooks.has(Defect::ForgottenCall) {
                     self.admit(now, index, parked.submission);
                 }
                 admitted = true;

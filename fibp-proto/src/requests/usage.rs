@@ -3,37 +3,37 @@
 use super::Requests;
 use super::budget::Budget;
 use super::work::CLIENT;
-use crate::simulation::{Holdings, Knobs};
+use crate::simulation::{TestHooks, Usage};
 
 impl<T> Requests<T> {
-    /// Turns the knobs, for this and all later connections.
-    pub fn set_knobs(&mut self, knobs: Knobs) {
-        self.knobs = knobs;
+    /// Sets the test hooks, for this and all later connections.
+    pub fn set_test_hooks(&mut self, hooks: TestHooks) {
+        self.hooks = hooks;
         for route in &mut self.routes {
-            route.channel.turn_knobs(knobs);
+            route.channel.set_test_hooks(hooks);
         }
     }
 
     /// What the machine holds right now.
     #[must_use]
-    pub fn holdings(&mut self) -> Holdings {
+    pub fn usage(&mut self) -> Usage {
         let budgets = || self.ledger.budgets.iter().flatten();
         let client = self.ledger.budgets.get(CLIENT).and_then(Option::as_ref);
-        let mut holdings = Holdings {
+        let mut usage = Usage {
             calls: self.ledger.joins.len(),
             parked: budgets().map(Budget::parked).sum(),
             charged_requests: client.map_or(0, |budget| budget.charged().0),
             charged_bytes: budgets().map(|budget| budget.charged().1).sum(),
             unclaimed: self.ledger.completions(),
-            ..Holdings::default()
+            ..Usage::default()
         };
         for route in &mut self.routes {
-            holdings.calls += route.calls.len();
-            holdings.delayed += route.delayed.len();
-            holdings.lane_items += route.queues.len();
-            holdings.unclaimed += route.channel.actions();
-            route.channel.add_holdings(&mut holdings);
+            usage.calls += route.calls.len();
+            usage.delayed += route.delayed.len();
+            usage.queued_items += route.queues.len();
+            usage.unclaimed += route.channel.actions();
+            route.channel.add_usage(&mut usage);
         }
-        holdings
+        usage
     }
 }

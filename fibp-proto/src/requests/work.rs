@@ -202,7 +202,7 @@ impl<T> Ticket<T> {
 #[derive(Debug)]
 pub(super) enum ReplyTo<T> {
     One(T),
-    /// One of the many of its call, whose results are joined in this link, and its place among them.
+    /// One of the many of its call, whose results are joined in this machine, and its place among them.
     Part(u32),
     /// Nobody any more.
     Nobody,

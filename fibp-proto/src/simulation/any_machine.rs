@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Holdings, Knobs};
+use super::{TestHooks, Usage};
 use crate::consumer::Consumer;
 use crate::error::Error;
 use crate::fault::Fault;
@@ -82,15 +82,15 @@ impl<T> AnyMachine<T> {
         with!(self, machine => machine.abort(now));
     }
 
-    /// Turns the knobs, for this and all later connections.
-    pub fn set_knobs(&mut self, knobs: Knobs) {
-        with!(self, machine => machine.set_knobs(knobs));
+    /// Sets the test hooks, for this and all later connections.
+    pub fn set_test_hooks(&mut self, hooks: TestHooks) {
+        with!(self, machine => machine.set_test_hooks(hooks));
     }
 
     /// What the machine holds right now.
     #[must_use]
-    pub fn holdings(&mut self) -> Holdings {
-        with!(self, machine => machine.holdings())
+    pub fn usage(&mut self) -> Usage {
+        with!(self, machine => machine.usage())
     }
 }
 

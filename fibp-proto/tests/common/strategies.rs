@@ -276,7 +276,7 @@ pub(crate) fn response(dialect: Dialect) -> BoxedStrategy<(Op, Response)> {
     } else {
         Just(None).boxed()
     };
-    let hot = prop_oneof![
+    let data = prop_oneof![
         results(id().boxed(), item_refusal(dialect, Op::Enqueue)).prop_map(Response::Enqueue),
         results(Just(()).boxed(), item_refusal(dialect, Op::Ack)).prop_map(Response::Ack),
         results(Just(()).boxed(), item_refusal(dialect, Op::Nack)).prop_map(Response::Nack),
@@ -311,7 +311,7 @@ pub(crate) fn response(dialect: Dialect) -> BoxedStrategy<(Op, Response)> {
         acl.prop_map(Response::GetAcl),
     ];
     let refused = refusal(dialect).prop_map(|refusal| (Op::QueueStats, Response::Error(refusal)));
-    let answered = prop_oneof![4 => hot, 1 => proptest::sample::select(empty), 4 => admin]
+    let answered = prop_oneof![4 => data, 1 => proptest::sample::select(empty), 4 => admin]
         .prop_map(|response| (response.op().expect("no refusal"), response));
     prop_oneof![8 => answered, 1 => refused].boxed()
 }

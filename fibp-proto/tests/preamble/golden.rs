@@ -40,14 +40,14 @@ fn ack(id: &str) -> AckItem {
 
 /// Every request: where it is spelled so, its frame, its meaning.
 pub(crate) fn requests() -> Vec<(&'static [Dialect], String, Request)> {
-    let mut all = hot_requests();
+    let mut all = data_requests();
     all.extend(queue_requests());
     all.extend(config_requests());
     all.extend(key_requests());
     all
 }
 
-fn hot_requests() -> Vec<(&'static [Dialect], String, Request)> {
+fn data_requests() -> Vec<(&'static [Dialect], String, Request)> {
     vec![
         (
             ANY,
@@ -289,14 +289,14 @@ fn item(kind: ErrorKind, code: u16, text: &str) -> Box<ServerError> {
 
 /// Every answer: where it is spelled so, what it answers, its frame, its meaning.
 pub(crate) fn answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
-    let mut all = hot_answers();
+    let mut all = data_answers();
     all.extend(empty_answers());
     all.extend(queue_answers());
     all.extend(other_answers());
     all
 }
 
-fn hot_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
+fn data_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
     let no_lease = format!("no lease for message {ID} in queue orders");
     vec![
         (

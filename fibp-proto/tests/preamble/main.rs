@@ -164,7 +164,7 @@ fn unreadable_requests_get_the_answers_of_real_servers() {
 }
 
 #[test]
-fn malformed_hot_path_bodies_close_without_a_frame() {
+fn malformed_message_operations_close_without_a_frame() {
     for dialect in PREAMBLES {
         for text in [
             "00 00 00 06 00 01 00 00 00 01",

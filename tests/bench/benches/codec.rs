@@ -1,4 +1,4 @@
-//! Encodes and decodes every body of the hot path: `cargo bench -p fila-bench --bench codec`.
+//! Encodes and decodes every body of the data operations: `cargo bench -p fila-bench --bench codec`.
 //!
 //! divan prints bytes and messages per second beside the times.
 
@@ -16,7 +16,7 @@ fn main() {
     Divan::from_args().main();
 }
 
-/// A body of the hot path.
+/// A body of a data operation.
 #[derive(Debug, Clone, Copy)]
 enum Body {
     EnqueueOne,

@@ -49,7 +49,7 @@ leases-kept, deliveries-after-cancel, and credit-loss with preamble-p1 and pream
   cluster-refers           nodes of a cluster refer to the leader instead of forwarding
   snapshot-not-found       when a node comes back, leaders answer enqueues with a Raft error
   tls-quirks               the older handler that preamble servers run behind TLS
-  malformed-closes         close without a frame on malformed hot-path requests
+  malformed-closes         close without a frame on malformed data operations
   errors-close             close without a frame wherever an error would be sent
   leases-kept              leases outlive their consumer and wait for the visibility timeout
   consume-ack-coalesced    the answer to a consume and the first pushes in one segment

@@ -119,7 +119,7 @@ switches! {
     /// The older handler that preamble servers run behind TLS (docs/protocol/preamble.md 1.12), with or without TLS: short
     /// texts, global admin, no config and key operations.
     tls_quirks, "tls-quirks", false;
-    /// Close without a frame on malformed hot-path bodies, on by default as preamble servers do. Off: answer an
+    /// Close without a frame on malformed bodies of data operations, on by default as preamble servers do. Off: answer an
     /// error and stay.
     malformed_closes, "malformed-closes", true;
     /// Close without a frame wherever an error frame would be sent.
@@ -133,7 +133,7 @@ switches! {
     deliveries_after_cancel, "deliveries-after-cancel", true;
     /// Refill a consumer's channel only when a command arrives, or after 100 ms, as real servers do.
     slow_refill, "slow-refill", false;
-    /// The scheduler's command channel is full: hot-path preamble requests close the connection, others are refused.
+    /// The scheduler's command channel is full: preamble data operations close the connection, others are refused.
     overloaded, "overloaded", false;
     /// The storage engine fails.
     storage_failing, "storage-failing", false;

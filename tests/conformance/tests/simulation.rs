@@ -1,8 +1,8 @@
-//! The simulation holds for a few hundred seeds, and notices links that are broken on purpose.
+//! The simulation holds for a few hundred seeds, and notices machines that are broken on purpose.
 
 use std::thread;
 
-use fila_conformance::sim::{self, Flaw};
+use fila_conformance::sim::{self, Defect};
 
 const SEEDS: u64 = 200;
 
@@ -67,31 +67,31 @@ fn a_seed_replays_itself() {
 }
 
 /// The first of a hundred seeds that notices the defect.
-fn noticed(flaw: Flaw) -> String {
+fn noticed(defect: Defect) -> String {
     (1..=100)
-        .find_map(|seed| sim::run(seed, Some(flaw), false).err())
-        .unwrap_or_else(|| panic!("nothing notices {flaw:?}"))
+        .find_map(|seed| sim::run(seed, Some(defect), false).err())
+        .unwrap_or_else(|| panic!("nothing notices {defect:?}"))
         .what
 }
 
 /// The first run that shows the defect complains of one of these.
-fn assert_noticed(flaw: Flaw, expected: &[&str]) {
-    let what = noticed(flaw);
+fn assert_noticed(defect: Defect, expected: &[&str]) {
+    let what = noticed(defect);
     let is_expected = expected.iter().any(|expected| what.contains(expected));
-    assert!(is_expected, "{flaw:?} is noticed by something else: {what}");
+    assert!(is_expected, "{defect:?} is noticed by something else: {what}");
 }
 
 #[test]
 fn an_id_that_is_used_too_early_is_noticed() {
     // The request that had the id is forgotten here, or, if nobody waits for it any more, found open at the server.
-    assert_noticed(Flaw::EarlyId, &["dropped the waiter", "again before it was answered"]);
+    assert_noticed(Defect::EarlyId, &["dropped the waiter", "again before it was answered"]);
 }
 
 #[test]
 fn a_dropped_tombstone_is_noticed() {
     // The server sees the id twice; if its answer to the first is on its way already, that is taken for the second's.
     assert_noticed(
-        Flaw::DroppedTombstone,
+        Defect::DroppedTombstone,
         &[
             "again before it was answered",
             "cannot be decoded",
@@ -103,20 +103,20 @@ fn a_dropped_tombstone_is_noticed() {
 
 #[test]
 fn a_skipped_top_up_is_noticed() {
-    assert_noticed(Flaw::SkippedTopUp, &["no rest"]);
+    assert_noticed(Defect::SkippedTopUp, &["no rest"]);
 }
 
 #[test]
 fn a_lost_waiter_is_noticed() {
-    assert_noticed(Flaw::LostWaiter, &["dropped the waiter"]);
+    assert_noticed(Defect::LostWaiter, &["dropped the waiter"]);
 }
 
 #[test]
 fn a_lost_wake_up_is_noticed() {
-    assert_noticed(Flaw::LostWakeUp, &["no rest"]);
+    assert_noticed(Defect::LostWakeUp, &["no rest"]);
 }
 
 #[test]
 fn a_forgotten_call_is_noticed() {
-    assert_noticed(Flaw::ForgottenCall, &["dropped the waiter"]);
+    assert_noticed(Defect::ForgottenCall, &["dropped the waiter"]);
 }

@@ -1,4 +1,4 @@
-//! Bodies of the hot path: enqueue, consume, ack, nack and deliveries (docs/protocol/framed.md 3).
+//! Bodies of the data operations: enqueue, consume, ack, nack and deliveries (docs/protocol/framed.md 3).
 
 use bytes::Bytes;
 

@@ -11,7 +11,7 @@ pub(super) const PONG: u8 = 0x04;
 pub(super) const DISCONNECT: u8 = 0x05;
 pub(super) const ERROR: u8 = 0xFE;
 
-/// The opcode numbers of the hot path.
+/// The opcode numbers of the data operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbers {
     /// Those of a few early builds.
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_seven_numbers_that_differ() {
-        let hot = |numbers: Numbers| {
+        let data = |numbers: Numbers| {
             [
                 Some(numbers.delivery()),
                 numbers.request(Op::CancelConsume),
@@ -132,7 +132,7 @@ mod tests {
                 numbers.answer(Op::Consume),
             ]
         };
-        assert_eq!(hot(Numbers::F1), [0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19].map(Some));
-        assert_eq!(hot(Numbers::F2), [0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x13].map(Some));
+        assert_eq!(data(Numbers::F1), [0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19].map(Some));
+        assert_eq!(data(Numbers::F2), [0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x13].map(Some));
     }
 }

@@ -69,7 +69,7 @@ fn encode_inline<E: Encoder>(to: &mut E, op: Op, code: u8, error: &ServerError) 
 
 fn encode_result<E: Encoder>(to: &mut E, response: &Response) -> Result<(), EncodeError> {
     match response {
-        // Hot-path results carry no code of their own.
+        // Results of data operations carry no code of their own.
         Response::Enqueue(results) => return data::encode_enqueue_results(to, results),
         Response::Ack(results) | Response::Nack(results) => return data::encode_settle_results(to, results),
         Response::Consume { consumer_id } => {

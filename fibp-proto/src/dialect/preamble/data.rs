@@ -1,4 +1,4 @@
-//! Bodies of the hot path, the same in every revision (docs/protocol/preamble.md 1.5 to 1.8).
+//! Bodies of the data operations, the same in every revision (docs/protocol/preamble.md 1.5 to 1.8).
 
 use bytes::Bytes;
 

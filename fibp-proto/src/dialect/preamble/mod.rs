@@ -1,4 +1,4 @@
-//! The preamble dialect (docs/protocol/preamble.md): the hot path in its own binary form, admin bodies by revision.
+//! The preamble dialect (docs/protocol/preamble.md): data operations in a binary form of their own, admin bodies by revision.
 
 mod admin_binary;
 mod admin_protobuf;

@@ -215,7 +215,7 @@ pub(super) fn acks<R: AsyncRuntime>(options: &Options, target: &Target, runtime:
     let slice = options.slice();
     let start = Instant::now();
     runtime.block_on(async {
-        let (lane, work) = async_std::channel::bounded(WORKERS);
+        let (sender, work) = async_std::channel::bounded(WORKERS);
         let workers: Vec<_> = (0..WORKERS)
             .map(|_| {
                 let work = work.clone();
@@ -228,9 +228,9 @@ pub(super) fn acks<R: AsyncRuntime>(options: &Options, target: &Target, runtime:
             .collect();
         while start.elapsed() < slice.time {
             let acker = consumer.next().await.expect("the server goes on");
-            lane.send(acker).await.expect("the workers run");
+            sender.send(acker).await.expect("the workers run");
         }
-        drop((lane, work));
+        drop((sender, work));
         for worker in workers {
             worker.await;
         }
@@ -243,7 +243,7 @@ pub(super) fn acks_blocking(options: &Options, target: &Target) {
     let mut consumer = client.consume(&target.queue).expect("a consumer");
     let slice = options.slice();
     let start = Instant::now();
-    let (lane, work) = async_std::channel::bounded::<fila_client_blocking::Delivery>(WORKERS);
+    let (sender, work) = async_std::channel::bounded::<fila_client_blocking::Delivery>(WORKERS);
     let workers: Vec<_> = (0..WORKERS)
         .map(|_| {
             let work = work.clone();
@@ -256,9 +256,9 @@ pub(super) fn acks_blocking(options: &Options, target: &Target) {
         .collect();
     while start.elapsed() < slice.time {
         let delivery = consumer.next().expect("the server goes on").expect("a delivery");
-        lane.send_blocking(delivery).expect("the workers run");
+        sender.send_blocking(delivery).expect("the workers run");
     }
-    drop((lane, work));
+    drop((sender, work));
     for worker in workers {
         worker.join().expect("workers do not panic");
     }

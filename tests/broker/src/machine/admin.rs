@@ -7,7 +7,7 @@ use fibp_proto::{AdminRevision, Op, QueueName, Request, Response};
 
 use super::access::{Identity, KeyRing};
 use super::cluster::Cluster;
-use super::hot_path::touch;
+use super::data::touch;
 use super::refusal::{Forbidden, Refusal};
 use super::render::Style;
 use super::scheduler::{DLQ, RedriveFault};

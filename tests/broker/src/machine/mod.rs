@@ -6,9 +6,9 @@ mod answers;
 mod cluster;
 mod config_store;
 mod connection;
+mod data;
 mod failover;
 mod failure;
-mod hot_path;
 mod ids;
 mod queue;
 mod refusal;
@@ -461,7 +461,7 @@ impl BrokerMachine {
         match answer {
             Some(error) => self.refuse(connection, id, error),
             None if self.settings.faults.malformed_closes => self.close(connection),
-            None => self.refuse(connection, id, style.refusal(&Refusal::MalformedHotPath)),
+            None => self.refuse(connection, id, style.refusal(&Refusal::MalformedData)),
         }
     }
 
@@ -515,8 +515,8 @@ impl BrokerMachine {
 
     /// What a request meets whose way to the scheduler is full.
     fn overload(&self, style: Style, op: Op) -> Reaction {
-        let hot = matches!(op, Op::Enqueue | Op::Consume | Op::Ack | Op::Nack);
-        if op == Op::Consume || (hot && !style.is_framed()) {
+        let is_data = matches!(op, Op::Enqueue | Op::Consume | Op::Ack | Op::Nack);
+        if op == Op::Consume || (is_data && !style.is_framed()) {
             Reaction::Close
         } else {
             Reaction::Refuse(Refusal::Overloaded)

@@ -41,7 +41,7 @@ pub(super) enum Refusal {
     NodeNotReady,
     /// A queue that the cluster does not know.
     NoSuchGroup,
-    MalformedHotPath,
+    MalformedData,
 }
 
 /// What an API key may not do.

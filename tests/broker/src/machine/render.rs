@@ -142,7 +142,7 @@ fn kind(refusal: &Refusal) -> ErrorKind {
         Refusal::NotLeader(_) | Refusal::NoLeader | Refusal::NoLeaderYet | Refusal::NodeNotReady => {
             ErrorKind::NotLeader
         }
-        Refusal::EmptyBody | Refusal::MalformedHotPath => ErrorKind::Protocol,
+        Refusal::EmptyBody | Refusal::MalformedData => ErrorKind::Protocol,
         Refusal::ConsumeActive
         | Refusal::EmptyConsumeName
         | Refusal::Empty(_)
@@ -193,7 +193,7 @@ fn preamble_text(refusal: &Refusal, quirks: bool) -> String {
         Refusal::NoLeader | Refusal::NoLeaderYet => invalid("no leader available for queue"),
         Refusal::NodeNotReady => invalid(NODE_NOT_READY),
         Refusal::NoSuchGroup => invalid(NO_RAFT_GROUP),
-        Refusal::MalformedHotPath => invalid("malformed frame"),
+        Refusal::MalformedData => invalid("malformed frame"),
     }
 }
 
@@ -250,6 +250,6 @@ fn framed(refusal: &Refusal) -> (u8, String) {
         | Refusal::Empty(_)
         | Refusal::VisibilityTooShort
         | Refusal::EmptyBody
-        | Refusal::MalformedHotPath => (0x0E, preamble_text(refusal, false)),
+        | Refusal::MalformedData => (0x0E, preamble_text(refusal, false)),
     }
 }

@@ -8,7 +8,7 @@ use fibp_proto::response::ItemResult;
 use fibp_proto::{MessageId, QueueName, Response};
 use uuid::Uuid;
 
-use super::hot_path::{FirstItems, Route, touch};
+use super::data::{FirstItems, Route, touch};
 use super::ids;
 use super::queue::Stored;
 use super::refusal::{ItemRefusal, Refusal};

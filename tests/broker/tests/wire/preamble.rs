@@ -119,7 +119,7 @@ fn authentication() {
 }
 
 #[test]
-fn malformed_hot_path_bodies_close_without_a_frame() {
+fn malformed_message_operations_close_without_a_frame() {
     let broker = broker();
     for opcode in [0x01, 0x02, 0x03, 0x04, 0x20] {
         let mut raw = Raw::preamble(&broker);

@@ -32,7 +32,7 @@ pub(super) struct Wire {
     pub(super) client: bool,
     /// What was pushed, in order.
     pub(super) pushed: Vec<Pushed>,
-    /// How much of what was sent the client's link took in.
+    /// How much of what was sent the client's channel took in.
     pub(super) reached: u64,
 }
 

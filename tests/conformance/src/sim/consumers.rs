@@ -240,12 +240,12 @@ impl World {
         }
         let mut settles = Vec::new();
         for lease in leases {
-            let fate = if self.phase == Phase::Storm {
+            let choice = if self.phase == Phase::Storm {
                 self.random.below(100)
             } else {
                 0
             };
-            let nack = match fate {
+            let nack = match choice {
                 0..=84 => {
                     self.truth.ack_asked(&lease.received);
                     None

@@ -159,7 +159,7 @@ impl World {
         let times = u32::try_from(self.random.between(1, 3)).unwrap_or(1);
         let missing = self.random.between(1, 3);
         // An id that is used again at once cannot be told from one that is answered twice.
-        let may_repeat = !self.plan.knobs.lowest_free_ids;
+        let may_repeat = !self.plan.hooks.lowest_free_ids;
         self.note(|| format!("the broker misbehaves: {choice} {op:?}"));
         self.cluster.set_faults(|faults: Faults| match choice {
             0 | 1 => faults.stall(op),

@@ -150,9 +150,9 @@ impl Line {
                 _ => (Some(now), 1),
             };
             if self.timeouts.1 > MAX_TIMEOUTS {
-                let holdings = turn.machine.holdings();
+                let usage = turn.machine.usage();
                 return Err(format!(
-                    "due again and again: {}, {holdings:?}",
+                    "due again and again: {}, {usage:?}",
                     self.describe(turn.machine)
                 ));
             }

@@ -33,7 +33,7 @@ use std::fmt;
 use std::time::Instant;
 
 use fibp_proto::Dialect;
-pub use fibp_proto::simulation::Flaw;
+pub use fibp_proto::simulation::Defect;
 
 use world::World;
 
@@ -85,8 +85,8 @@ impl std::error::Error for Failure {}
 /// # Errors
 ///
 /// What did not hold.
-pub fn run(seed: u64, flaw: Option<Flaw>, verbose: bool) -> Result<Report, Failure> {
-    let mut world = World::new(seed, Instant::now(), flaw, verbose);
+pub fn run(seed: u64, defect: Option<Defect>, verbose: bool) -> Result<Report, Failure> {
+    let mut world = World::new(seed, Instant::now(), defect, verbose);
     match world.run() {
         Ok(()) => Ok(Report {
             dialect: world.dialect(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fibp_proto::config::{
     Backoff, Batching, Config, ConsumerSettings, Credit, Expired, OnFull, ProducerSettings, Reconnect, Replay,
 };
-use fibp_proto::simulation::{Flaw, Knobs};
+use fibp_proto::simulation::{Defect, TestHooks};
 use fibp_proto::{AdminRevision, Dialect, Endpoint};
 
 use super::network::Weather;
@@ -41,11 +41,11 @@ pub(super) struct Plan {
     pub(super) messages: usize,
     pub(super) largest: usize,
     pub(super) weather: Weather,
-    pub(super) knobs: Knobs,
+    pub(super) hooks: TestHooks,
 }
 
 impl Plan {
-    pub(super) fn new(random: &mut Random, flaw: Option<Flaw>) -> Self {
+    pub(super) fn new(random: &mut Random, defect: Option<Defect>) -> Self {
         let server = random
             .pick(&[
                 Dialect::Preamble(AdminRevision::P1),
@@ -68,10 +68,10 @@ impl Plan {
             false => random.between(2, 3),
         };
         let largest = random.pick(&[50, 300, 3000, 30_000]).unwrap_or(50);
-        let mut knobs = Knobs::default().lowest_free_ids(random.chance(50));
-        if !knobs.lowest_free_ids && random.chance(50) {
+        let mut hooks = TestHooks::default().lowest_free_ids(random.chance(50));
+        if !hooks.lowest_free_ids && random.chance(50) {
             let left = u32::try_from(random.spread(50)).unwrap_or(1);
-            knobs = knobs.first_id(u32::MAX - left);
+            hooks = hooks.first_id(u32::MAX - left);
         }
         let framed = matches!(server, Dialect::Framed | Dialect::FramedF1);
         // Nothing tells one revision of the framed dialect from the other before it is too late.
@@ -100,9 +100,9 @@ impl Plan {
                 capacity: random.pick(&[300, 4000, 64_000]).unwrap_or(4000),
                 portion: random.pick(&[7, 200, 3000, 64_000]).unwrap_or(200).max(largest / 100),
             },
-            knobs: match flaw {
-                Some(flaw) => knobs.flaw(flaw),
-                None => knobs,
+            hooks: match defect {
+                Some(defect) => hooks.defect(defect),
+                None => hooks,
             },
         }
     }

@@ -75,9 +75,9 @@ impl Port {
 
     /// What it is, and what it waits for.
     pub(super) fn describe(&mut self) -> String {
-        let holdings = self.machine.holdings();
+        let usage = self.machine.usage();
         let lines: Vec<String> = self.lines.iter().map(|line| line.describe(&self.machine)).collect();
-        format!("{}: {}, {holdings:?}", self.role(), lines.join(", "))
+        format!("{}: {}, {usage:?}", self.role(), lines.join(", "))
     }
 
     /// When to look again, for what is not under way in the network.
@@ -199,7 +199,7 @@ impl Port {
 
     /// Checks that memory stays within what was configured.
     pub(super) fn check_memory(&mut self, plan: &Plan, prefetch: usize) -> Result<(), String> {
-        let holdings = self.machine.holdings();
+        let usage = self.machine.usage();
         let channels = self.machine.channels().count();
         // One that is left, and its successor, for each node.
         if channels > 1 + 2 * plan.nodes {
@@ -210,18 +210,15 @@ impl Port {
         let decoder = 2 * push_bytes + LARGEST_READ;
         // One push beyond the bound; and when the connection is lost, what one read had brought behind it.
         let bound = prefetch.saturating_add(64 + LARGEST_READ / 56);
-        if holdings.deliveries > bound {
-            return Err(format!("{} deliveries wait, {bound} are allowed", holdings.deliveries));
+        if usage.deliveries > bound {
+            return Err(format!("{} deliveries wait, {bound} are allowed", usage.deliveries));
         }
-        if holdings.decoder > channels * decoder {
-            return Err(format!("{channels} decoders hold {} bytes", holdings.decoder));
+        if usage.decoder > channels * decoder {
+            return Err(format!("{channels} decoders hold {} bytes", usage.decoder));
         }
         let frame = 200_000 + plan.largest;
-        if holdings.output > channels * (WRITE_SIZE + frame) {
-            return Err(format!(
-                "{} bytes of output wait on {channels} channels",
-                holdings.output
-            ));
+        if usage.output > channels * (WRITE_SIZE + frame) {
+            return Err(format!("{} bytes of output wait on {channels} channels", usage.output));
         }
         Ok(())
     }

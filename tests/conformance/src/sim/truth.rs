@@ -85,7 +85,7 @@ pub(super) struct Truth {
     confirmed: BTreeMap<QueueName, BTreeSet<MessageId>>,
     /// Said to have had no effect.
     disclaimed: BTreeSet<Tag>,
-    /// Messages whose fate is unknown to their callers, or will be told to nobody: a connection that was given up may bring them late.
+    /// Messages whose outcome their callers do not know, or will never learn: a connection that was given up may bring them late.
     in_doubt: BTreeSet<Tag>,
     delivered: BTreeSet<Tag>,
     ack_asked: BTreeSet<MessageId>,
@@ -132,7 +132,7 @@ impl Truth {
                 self.lost.borrow_mut().retain(|lost| *lost != receipt);
                 self.close(receipt)?;
             }
-            // Its fate will be told to nobody.
+            // Nobody will learn its outcome.
             Awaits::Enqueued(tag) => drop(self.in_doubt.insert(tag)),
             _ => {}
         }

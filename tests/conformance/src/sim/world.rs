@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fibp_proto::Dialect;
 use fibp_proto::consumer::Consumer as ConsumerMachine;
 use fibp_proto::requests::Requests;
-use fibp_proto::simulation::Flaw;
+use fibp_proto::simulation::Defect;
 
 use super::broker::Cluster;
 use super::consumers::Consumer;
@@ -56,9 +56,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, start: Instant, flaw: Option<Flaw>, verbose: bool) -> Self {
+    pub(super) fn new(seed: u64, start: Instant, defect: Option<Defect>, verbose: bool) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::new(&mut random, flaw);
+        let plan = Plan::new(&mut random, defect);
         let clients: Vec<Client> = (0..plan.clients)
             .filter_map(|_| Client::new(&plan, start, &mut random))
             .collect();
@@ -194,7 +194,7 @@ impl World {
 
     /// The place of a new port.
     pub(super) fn add_port(&mut self, mut port: Port) -> usize {
-        port.machine.set_knobs(self.plan.knobs);
+        port.machine.set_test_hooks(self.plan.hooks);
         let port = Some(Box::new(port));
         match self.ports.iter().position(Option::is_none) {
             Some(index) if self.ports.get_mut(index).is_some_and(|place| place.take().is_none()) => {
@@ -314,11 +314,11 @@ impl World {
             return Err(self.truth.describe_open());
         }
         for port in self.ports.iter_mut().flatten() {
-            let mut holdings = port.machine.holdings();
+            let mut usage = port.machine.usage();
             // The buffer in wait for the next frame.
-            holdings.decoder = 0;
-            if holdings != fibp_proto::simulation::Holdings::default() {
-                return Err(format!("the {} machine still holds {holdings:?}", port.role()));
+            usage.decoder = 0;
+            if usage != fibp_proto::simulation::Usage::default() {
+                return Err(format!("the {} machine still holds {usage:?}", port.role()));
             }
         }
         Ok(())

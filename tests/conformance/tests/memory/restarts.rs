@@ -54,7 +54,7 @@ fn messages() -> u64 {
 #[derive(Debug)]
 struct Ledger {
     /// By the number of a message.
-    fates: Box<[AtomicU8]>,
+    outcomes: Box<[AtomicU8]>,
     confirmed: AtomicU64,
     unknown: AtomicU64,
     unsent: AtomicU64,
@@ -68,7 +68,7 @@ struct Ledger {
 impl Ledger {
     fn new(messages: u64) -> Self {
         Self {
-            fates: (0..messages).map(|_| AtomicU8::new(0)).collect(),
+            outcomes: (0..messages).map(|_| AtomicU8::new(0)).collect(),
             confirmed: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
@@ -80,14 +80,14 @@ impl Ledger {
         }
     }
 
-    fn note(&self, number: u64, fate: u8) {
+    fn note(&self, number: u64, outcome: u8) {
         let place = usize::try_from(number).expect("a number of ours");
-        self.fates[place].fetch_or(fate, Ordering::SeqCst);
+        self.outcomes[place].fetch_or(outcome, Ordering::SeqCst);
     }
 
-    fn count(&self, fate: u8) -> usize {
-        let matches = |known: &&AtomicU8| known.load(Ordering::SeqCst) & fate == fate;
-        self.fates.iter().filter(matches).count()
+    fn count(&self, outcome: u8) -> usize {
+        let matches = |known: &&AtomicU8| known.load(Ordering::SeqCst) & outcome == outcome;
+        self.outcomes.iter().filter(matches).count()
     }
 
     fn note_ack(&self, start: Instant, acked: Result<(), Error>) {

@@ -99,10 +99,10 @@ cases! {
         // A delivery is acked by whichever worker takes it; the workers wait for each ack.
         let mut consumer = env.consumer(&client, &queue).await;
         let mut workers = Vec::new();
-        let mut lanes = Vec::new();
+        let mut senders = Vec::new();
         for _ in 0..16 {
-            let (lane, mut work) = futures::channel::mpsc::unbounded::<futures::future::BoxFuture<'static, bool>>();
-            lanes.push(lane);
+            let (sender, mut work) = futures::channel::mpsc::unbounded::<futures::future::BoxFuture<'static, bool>>();
+            senders.push(sender);
             workers.push(env.spawn(async move {
                 use futures::StreamExt;
                 let mut acked = 0;
@@ -115,9 +115,9 @@ cases! {
         for n in 0..CALLERS * CALLS {
             let (_, ack) = next(&mut consumer).await.ack_by_parts();
             let ack: futures::future::BoxFuture<'static, bool> = Box::pin(async move { ack.await.is_ok() });
-            lanes[n % 16].unbounded_send(ack).expect("the workers run");
+            senders[n % 16].unbounded_send(ack).expect("the workers run");
         }
-        drop(lanes);
+        drop(senders);
         let mut acked = 0;
         for worker in workers {
             acked += worker.join().await;

@@ -98,7 +98,7 @@ fn submit(sim: &mut Sim, rng: &mut Rng, calls: &mut Vec<(Token, CallId)>) {
             let token = sim.token();
             let messages = (0..rng.below(30)).map(|n| Message::new(queue, n.to_string())).collect();
             let id = sim
-                .link
+                .machine
                 .enqueue_many(sim.now, messages, timeout.map(Duration::from_millis), token);
             calls.push((token, id));
         }
@@ -114,7 +114,7 @@ fn submit(sim: &mut Sim, rng: &mut Rng, calls: &mut Vec<(Token, CallId)>) {
                 })
                 .collect();
             let id = sim
-                .link
+                .machine
                 .settle_many(sim.now, settles, timeout.map(Duration::from_millis), token);
             calls.push((token, id));
         }
@@ -142,7 +142,7 @@ fn requests(seed: u64) {
             7 => {
                 if !calls.is_empty() {
                     let (token, id) = calls.swap_remove(rng.below(calls.len()));
-                    if let Some(back) = sim.link.abandon(id) {
+                    if let Some(back) = sim.machine.abandon(id) {
                         // Of a send, it may be the receipt.
                         assert!(back == token || back == token + 1);
                         sim.give_back(back);
@@ -185,7 +185,7 @@ fn requests(seed: u64) {
         assert!(!sim.is_open(closing), "closed by its deadline");
     }
     if rng.below(2) == 0 {
-        sim.link.close_producer(producer);
+        sim.machine.close_producer(producer);
     }
     sim.finish();
 }
@@ -232,14 +232,14 @@ fn consumer(seed: u64) {
     }
     if rng.below(2) == 0 {
         let drained = sim.token();
-        sim.link.stop_consuming(sim.now, drained);
+        sim.machine.stop_consuming(sim.now, drained);
         sim.advance_secs(2);
         assert!(!sim.is_open(drained));
         while let [lease, ..] = &sim.take(1)[..] {
             assert_eq!(lease.sequence, last + 1);
             last = lease.sequence;
         }
-        assert!(sim.link.poll_end().is_some(), "it has ended");
+        assert!(sim.machine.poll_end().is_some(), "it has ended");
     }
     sim.finish();
 }

@@ -164,7 +164,7 @@ fn an_open_consumer_outlives_nodes_that_name_each_other() {
     });
     sim.socket().end(End::Eof);
     sim.advance_secs(600);
-    assert!(sim.link.poll_end().is_none());
+    assert!(sim.machine.poll_end().is_none());
     sim.push(&["m"]);
     assert!(sim.wait_delivery());
     sim.finish();
@@ -509,7 +509,7 @@ fn what_a_stale_leader_refuses_goes_back_to_the_main_server() {
     let later = main.enqueue("orders", "later");
     main.settle();
     assert!(main.enqueued(later).is_ok(), "the leader that is none is forgotten");
-    consumer.link.abort(consumer.now);
+    consumer.machine.abort(consumer.now);
     consumer.settle();
     main.finish();
 }
@@ -579,7 +579,7 @@ fn a_flush_does_not_outlive_its_client() {
     let (_, receipt, _) = main.send(producer, "m");
     main.settle();
     let flush = main.flush(producer);
-    main.link.abort(main.now);
+    main.machine.abort(main.now);
     main.settle();
     for error in [
         main.flushed(flush).unwrap_err(),

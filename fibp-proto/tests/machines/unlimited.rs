@@ -122,7 +122,7 @@ fn a_request_without_a_limit_waits_for_its_answer() {
     sim.serve = Box::new(|_, _| Act::Silence);
     let token = sim.token();
     let message = fibp_proto::Message::new("orders", "m");
-    sim.link.enqueue(sim.now, message, Some(Duration::MAX), token);
+    sim.machine.enqueue(sim.now, message, Some(Duration::MAX), token);
     sim.advance_secs(DAY);
     assert!(sim.is_open(token));
     sim.finish();
@@ -164,7 +164,7 @@ fn close_without_a_limit_flushes_what_lingers() {
         sim.advance_secs(5);
         assert!(receipts.iter().all(|receipt| sim.is_open(*receipt)));
         let closing = sim.token();
-        sim.link.close(sim.now, Duration::MAX, closing);
+        sim.machine.close(sim.now, Duration::MAX, closing);
         sim.settle();
         for receipt in receipts {
             assert!(sim.enqueued(receipt).is_ok());
@@ -182,7 +182,7 @@ fn the_shortest_of_several_closes_counts() {
     sim.serve = Box::new(|_, _| Act::Silence);
     let sent = sim.settle_one(Settle::ack("orders", &"id".into()));
     let first = sim.token();
-    sim.link.close(sim.now, Duration::MAX, first);
+    sim.machine.close(sim.now, Duration::MAX, first);
     sim.advance_secs(1);
     assert!(sim.is_open(first));
     let second = sim.close(2_000);

@@ -1,5 +1,5 @@
-//! Links against scripted servers, in memory, on virtual time. Every case ends with the same questions: did every
-//! token come back exactly once, is nothing left in flight, does the link ask for nothing more?
+//! Machines against scripted servers, in memory, on virtual time. Every case ends with the same questions: did every
+//! token come back exactly once, is nothing left in flight, does the machine ask for nothing more?
 
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
 #[path = "../tls/authority.rs"]

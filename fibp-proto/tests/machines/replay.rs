@@ -71,7 +71,7 @@ fn submit(sim: &mut Sim, op: Op) -> Token {
         other => panic!("{other:?}"),
     };
     let token = sim.token();
-    sim.link.call(sim.now, request, None, token);
+    sim.machine.call(sim.now, request, None, token);
     token
 }
 
@@ -290,7 +290,7 @@ fn a_call_can_be_abandoned_while_it_waits_for_its_replay() {
     sim.abandon(token, id);
     // It was with the writer, who may have written it.
     assert_eq!(sim.enqueued(message).unwrap_err().outcome(), Outcome::Unknown);
-    assert_eq!(sim.link.abandon(message_id), None);
+    assert_eq!(sim.machine.abandon(message_id), None);
     sim.finish();
 }
 

@@ -23,7 +23,7 @@ impl Sim {
         let timeout = ms.map(Duration::from_millis);
         (
             token,
-            self.link.call(self.now, operation.into_request(), timeout, token),
+            self.machine.call(self.now, operation.into_request(), timeout, token),
         )
     }
 
@@ -35,24 +35,24 @@ impl Sim {
         let token = self.token();
         let message = Message::new(queue, payload.to_owned());
         let timeout = ms.map(Duration::from_millis);
-        (token, self.link.enqueue(self.now, message, timeout, token))
+        (token, self.machine.enqueue(self.now, message, timeout, token))
     }
 
     pub(crate) fn enqueue_many(&mut self, messages: Vec<Message>) -> Token {
         let token = self.token();
-        self.link.enqueue_many(self.now, messages, None, token);
+        self.machine.enqueue_many(self.now, messages, None, token);
         token
     }
 
     pub(crate) fn settle_one(&mut self, settle: Settle) -> Token {
         let token = self.token();
-        self.link.settle(self.now, settle, None, token);
+        self.machine.settle(self.now, settle, None, token);
         token
     }
 
     pub(crate) fn settle_many(&mut self, settles: Vec<Settle>) -> Token {
         let token = self.token();
-        self.link.settle_many(self.now, settles, None, token);
+        self.machine.settle_many(self.now, settles, None, token);
         token
     }
 
@@ -61,14 +61,14 @@ impl Sim {
     }
 
     pub(crate) fn producer(&mut self, settings: ProducerSettings) -> ProducerId {
-        self.link.open_producer(settings)
+        self.machine.open_producer(settings)
     }
 
     /// The tokens of admission and receipt.
     pub(crate) fn send(&mut self, producer: ProducerId, payload: &str) -> (Token, Token, CallId) {
         let (admitted, receipt) = (self.token(), self.token());
         let message = Message::new("orders", payload.to_owned());
-        let id = self.link.send(self.now, producer, message, None, admitted, receipt);
+        let id = self.machine.send(self.now, producer, message, None, admitted, receipt);
         (admitted, receipt, id)
     }
 
@@ -76,7 +76,7 @@ impl Sim {
     pub(crate) fn reserve(&mut self, producer: ProducerId, payload: &str) -> (Token, CallId) {
         let token = self.token();
         let message = Message::new("orders", payload.to_owned());
-        let id = self.link.reserve(self.now, producer, &message, None, token);
+        let id = self.machine.reserve(self.now, producer, &message, None, token);
         (token, id)
     }
 
@@ -89,7 +89,7 @@ impl Sim {
     ) -> Result<Token, SendError> {
         let receipt = self.token();
         let message = Message::new("orders", payload.to_owned());
-        match self.link.send_reserved(self.now, producer, room, message, receipt) {
+        match self.machine.send_reserved(self.now, producer, room, message, receipt) {
             Ok(_) => Ok(receipt),
             Err((error, back)) => {
                 self.give_back(back);
@@ -100,7 +100,7 @@ impl Sim {
 
     pub(crate) fn flush(&mut self, producer: ProducerId) -> Token {
         let token = self.token();
-        self.link.flush(self.now, producer, None, token);
+        self.machine.flush(self.now, producer, None, token);
         token
     }
 }
@@ -112,15 +112,15 @@ impl<M: TestMachine> Sim<M> {
 
     pub(crate) fn close(&mut self, ms: u64) -> Token {
         let token = self.token();
-        self.link.close(self.now, Duration::from_millis(ms), token);
+        self.machine.close(self.now, Duration::from_millis(ms), token);
         token
     }
 
     /// Abandons a call whose token must come back.
     pub(crate) fn abandon(&mut self, token: Token, id: CallId) {
-        let back = self.link.abandon(id);
+        let back = self.machine.abandon(id);
         assert_eq!(back, Some(token), "the abandoned token");
-        assert_eq!(self.link.abandon(id), None, "abandoned twice");
+        assert_eq!(self.machine.abandon(id), None, "abandoned twice");
         let at = self.at();
         self.ledger.borrow_mut().take_back(token, format!("{at:?} abandoned"));
     }
@@ -233,7 +233,7 @@ impl<M: TestMachine> Sim<M> {
 impl ConsumerSim {
     pub(crate) fn take(&mut self, max: usize) -> Vec<Lease> {
         let mut into = VecDeque::new();
-        let n = self.link.take_deliveries(self.now, max, &mut into);
+        let n = self.machine.take_deliveries(self.now, max, &mut into);
         assert_eq!(n, into.len());
         into.into()
     }
@@ -241,7 +241,7 @@ impl ConsumerSim {
     /// These deliveries are settled or dropped.
     pub(crate) fn release(&mut self, leases: &[Lease]) {
         for lease in leases {
-            self.link.release_delivery(lease.sequence);
+            self.machine.release_delivery(lease.sequence);
         }
         self.settle();
     }
@@ -259,7 +259,7 @@ impl ConsumerSim {
     /// Waits for a delivery, settling meanwhile; true if there is news.
     pub(crate) fn wait_delivery(&mut self) -> bool {
         let token = self.token();
-        let id = self.link.wait_delivery(self.now, token);
+        let id = self.machine.wait_delivery(self.now, token);
         self.settle();
         if self.is_open(token) {
             self.abandon(token, id);

@@ -144,7 +144,7 @@ test_machine! {
     };
     Consumer<Token>, |sim: &mut ConsumerSim| {
         let token = sim.token();
-        sim.link.wait_delivery(sim.now, token);
+        sim.machine.wait_delivery(sim.now, token);
         sim.settle();
         assert!(matches!(sim.reply(token), Reply::Ready));
     };
@@ -154,7 +154,7 @@ test_machine! {
 pub(crate) type ConsumerSim = Sim<Consumer<Token>>;
 
 pub(crate) struct Sim<M = Requests<Token>> {
-    pub(crate) link: M,
+    pub(crate) machine: M,
     pub(crate) shared: Shared,
     pub(crate) base: Instant,
     pub(crate) now: Instant,
@@ -185,7 +185,7 @@ pub(crate) struct Sim<M = Requests<Token>> {
     pub(crate) write_budget: Option<usize>,
     cursor: Cursor,
     pub(crate) events: Vec<Event>,
-    /// Set while a node link or a stalled dial is deliberately left alone.
+    /// Set while a channel to a node or a stalled dial is deliberately left alone.
     pub(crate) opened: Token,
 }
 
@@ -247,13 +247,13 @@ impl<M: TestMachine> Sim<M> {
         machine: impl FnOnce(&Shared, Instant, Token) -> M,
     ) -> Self {
         let opened = ledger.borrow_mut().issue();
-        let link = machine(&shared, now, opened);
+        let machine = machine(&shared, now, opened);
         let seed = match mode {
             Mode::Chunks(seed) => seed,
             Mode::Whole | Mode::Bytes => 0,
         };
         Self {
-            link,
+            machine,
             cursor: shared.subscribe(),
             shared,
             base,
@@ -293,8 +293,8 @@ impl<M: TestMachine> Sim<M> {
         loop {
             turns += 1;
             assert!(turns < MAX_TURNS, "no end of turns at {:?}", self.at());
-            while self.link.poll_new_channel().is_some() {}
-            let channels: Vec<_> = self.link.channels().collect();
+            while self.machine.poll_new_channel().is_some() {}
+            let channels: Vec<_> = self.machine.channels().collect();
             self.nodes.retain(|channel, _| channels.contains(channel));
             let mut moved = false;
             for channel in channels {
@@ -313,15 +313,15 @@ impl<M: TestMachine> Sim<M> {
             }
             idle += 1;
             assert!(idle < 50, "the timeout does not move from {:?}", self.at());
-            self.link.handle_timeout(self.now);
+            self.machine.handle_timeout(self.now);
         }
         let sleeps: Vec<_> = self
-            .link
+            .machine
             .channels()
-            .map(|channel| (channel, self.link.poll_timeout(channel)))
+            .map(|channel| (channel, self.machine.poll_timeout(channel)))
             .collect();
         for (channel, until) in sleeps {
-            self.link.note_sleep(channel, until);
+            self.machine.note_sleep(channel, until);
         }
         while let Some(event) = self.shared.next_event(&mut self.cursor) {
             self.events.push(event);
@@ -331,19 +331,24 @@ impl<M: TestMachine> Sim<M> {
 
     /// The earliest timeout of any channel.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.link
+        self.machine
             .channels()
-            .filter_map(|channel| self.link.poll_timeout(channel))
+            .filter_map(|channel| self.machine.poll_timeout(channel))
             .min()
     }
 
     /// Requests in flight on any channel.
     pub(crate) fn in_flight(&self) -> usize {
-        self.link.channels().map(|channel| self.link.in_flight(channel)).sum()
+        self.machine
+            .channels()
+            .map(|channel| self.machine.in_flight(channel))
+            .sum()
     }
 
     pub(crate) fn is_terminated(&self) -> bool {
-        self.link.channels().all(|channel| self.link.is_terminated(channel))
+        self.machine
+            .channels()
+            .all(|channel| self.machine.is_terminated(channel))
     }
 
     /// As far as the first accepted dial, before the server says anything.
@@ -359,11 +364,11 @@ impl<M: TestMachine> Sim<M> {
         self.settle();
         while let Some(at) = self.poll_timeout().filter(|at| *at <= until) {
             self.now = self.now.max(at);
-            self.link.handle_timeout(self.now);
+            self.machine.handle_timeout(self.now);
             self.settle();
         }
         self.now = until;
-        self.link.handle_timeout(until);
+        self.machine.handle_timeout(until);
         self.settle()
     }
 
@@ -381,7 +386,7 @@ impl<M: TestMachine> Sim<M> {
     pub(crate) fn take_buffer(&mut self, channel: ChannelId) -> Option<ReadBuffer> {
         self.buffers
             .remove(&channel)
-            .or_else(|| self.link.take_read_buffer(channel))
+            .or_else(|| self.machine.take_read_buffer(channel))
     }
 
     fn socket_of(&mut self, channel: ChannelId) -> Option<&mut Socket> {
@@ -401,7 +406,7 @@ impl<M: TestMachine> Sim<M> {
 
     fn act(&mut self, channel: ChannelId) -> bool {
         let mut moved = false;
-        while let Some(action) = self.link.poll_action(channel) {
+        while let Some(action) = self.machine.poll_action(channel) {
             moved = true;
             match action {
                 Action::Dial { id, endpoint, deadline } => {
@@ -415,14 +420,14 @@ impl<M: TestMachine> Sim<M> {
                     match (self.dialed)(&endpoint, self.dials.len()) {
                         Host::Refused(kind) => {
                             let fault = Fault::new(kind, "scripted");
-                            self.link.handle_dial_failed(self.now, channel, id, fault);
+                            self.machine.handle_dial_failed(self.now, channel, id, fault);
                         }
                         Host::Unreachable => {}
                         host => {
                             self.connections += 1;
                             let key = self.shared.config().settings().credentials.key();
                             self.put_socket(channel, &endpoint, Some(Socket::new(host, self.write_budget)));
-                            self.link.handle_dialed(self.now, channel, id, key);
+                            self.machine.handle_dialed(self.now, channel, id, key);
                         }
                     }
                 }
@@ -449,7 +454,7 @@ impl<M: TestMachine> Sim<M> {
 
     fn drain(&mut self) -> bool {
         let mut completions = Vec::new();
-        self.link.drain_completions(&mut completions);
+        self.machine.drain_completions(&mut completions);
         let at = self.at();
         let mut ledger = self.ledger.borrow_mut();
         let moved = !completions.is_empty();
@@ -468,7 +473,11 @@ impl<M: TestMachine> Sim<M> {
             return false;
         };
         let mut transmit = std::mem::take(&mut socket.transmit);
-        if transmit.is_empty() && !self.link.take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit) {
+        if transmit.is_empty()
+            && !self
+                .machine
+                .take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit)
+        {
             return false;
         }
         let (mode, mut rng) = (self.mode, self.rng.clone());
@@ -487,7 +496,7 @@ impl<M: TestMachine> Sim<M> {
         socket.sent += n;
         socket.budget = socket.budget.map(|budget| budget - n);
         self.rng = rng;
-        self.link.transmitted(now, channel, &mut transmit, n);
+        self.machine.transmitted(now, channel, &mut transmit, n);
         if let Some(socket) = self.socket_of(channel) {
             socket.transmit = transmit;
         }
@@ -547,7 +556,7 @@ impl<M: TestMachine> Sim<M> {
                 self.buffers.insert(channel, buffer);
                 return false;
             }
-            self.link.handle_input(self.now, channel, buffer);
+            self.machine.handle_input(self.now, channel, buffer);
             return true;
         }
         let Some(mut buffer) = self.take_buffer(channel) else {
@@ -561,12 +570,12 @@ impl<M: TestMachine> Sim<M> {
         };
         if socket.to_client.is_empty() {
             let end = socket.end.take();
-            self.link.handle_input(now, channel, buffer);
+            self.machine.handle_input(now, channel, buffer);
             match end {
-                Some(End::Eof) => self.link.handle_eof(now, channel),
+                Some(End::Eof) => self.machine.handle_eof(now, channel),
                 _ => {
                     let fault = Fault::new(FaultKind::Reset, "reset by the script");
-                    self.link.handle_transport_error(now, channel, fault);
+                    self.machine.handle_transport_error(now, channel, fault);
                 }
             }
             return true;
@@ -582,7 +591,7 @@ impl<M: TestMachine> Sim<M> {
         socket.received += n;
         socket.arrivals = socket.arrivals.map(|arrivals| arrivals - n);
         self.rng = rng;
-        self.link.handle_input(now, channel, buffer);
+        self.machine.handle_input(now, channel, buffer);
         true
     }
 
@@ -632,10 +641,10 @@ impl<M: TestMachine> Sim<M> {
 
     // ---- the end ----
 
-    /// Ends the link and checks that nothing is left of anything. Returns what became of every token.
+    /// Ends the machine and checks that nothing is left of anything. Returns what became of every token.
     pub(crate) fn finish(mut self) -> String {
         self.settle();
-        self.link.abort(self.now);
+        self.machine.abort(self.now);
         self.settle();
         self.advance_secs(2);
         self.check_inert();
@@ -654,10 +663,14 @@ impl<M: TestMachine> Sim<M> {
         assert_eq!(self.in_flight(), 0);
         assert_eq!(self.poll_timeout(), None);
         assert!(self.is_terminated());
-        assert!(!self.link.wants_read(channel) && !self.link.wants_write(channel));
-        assert!(self.link.take_read_buffer(channel).is_none());
+        assert!(!self.machine.wants_read(channel) && !self.machine.wants_write(channel));
+        assert!(self.machine.take_read_buffer(channel).is_none());
         let mut transmit = Transmit::new();
-        assert!(!self.link.take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit));
+        assert!(
+            !self
+                .machine
+                .take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit)
+        );
         M::ask_late(self);
         assert!(self.is_terminated());
     }

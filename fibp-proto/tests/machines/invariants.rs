@@ -18,10 +18,10 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
     let mut sim = connected(config().no_heartbeat(), Mode::Whole, P1);
     let first = sim.call(Heartbeat {});
     let mut earlier = Transmit::new();
-    assert!(sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut earlier));
+    assert!(sim.machine.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut earlier));
     // The next connection takes its opening and no more: its writer is stuck.
     sim.write_budget = Some(6);
-    sim.link.handle_eof(sim.now, ChannelId::MAIN);
+    sim.machine.handle_eof(sim.now, ChannelId::MAIN);
     sim.advance_secs(1);
     assert_eq!(sim.dials.len(), 2);
     let stuck = sim.enqueue("orders", "stuck");
@@ -31,12 +31,12 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
     let sent = sim.shared.stats().bytes_sent;
 
     let n = earlier.len();
-    sim.link.transmitted(sim.now, ChannelId::MAIN, &mut earlier, n);
+    sim.machine.transmitted(sim.now, ChannelId::MAIN, &mut earlier, n);
     assert!(earlier.is_empty());
     assert_eq!(sim.shared.stats().bytes_sent, sent);
     let mut second = Transmit::new();
     assert!(
-        !sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut second),
+        !sim.machine.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut second),
         "one writer at a time"
     );
 
@@ -81,7 +81,7 @@ fn a_connection_that_is_renewed_leaves_no_delivery_behind() {
 fn a_consumer_that_stops_leaves_no_delivery_behind() {
     let mut sim = leaving_with_an_unread_delivery(|sim| {
         let token = sim.token();
-        sim.link.stop_consuming(sim.now, token);
+        sim.machine.stop_consuming(sim.now, token);
         sim.settle();
     });
     assert_eq!(sim.payloads(9), ["first", "second"]);

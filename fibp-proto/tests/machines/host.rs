@@ -1,4 +1,4 @@
-//! What a link is connected to: a server machine, inside TLS or not, or something else altogether.
+//! What a channel is connected to: a server machine, inside TLS or not, or something else altogether.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};

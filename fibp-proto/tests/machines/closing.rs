@@ -1,4 +1,4 @@
-//! The end of a link: flushed, told and gone by its deadline.
+//! Closing: everything is flushed or answered, and gone by the deadline.
 
 use std::time::Duration;
 
@@ -210,7 +210,7 @@ fn an_abandoned_close_still_closes() {
         let message = sim.enqueue("orders", "m");
         sim.settle();
         let closing = sim.token();
-        let id = sim.link.close(sim.now, Duration::from_secs(2), closing);
+        let id = sim.machine.close(sim.now, Duration::from_secs(2), closing);
         sim.settle();
         sim.abandon(closing, id);
         assert!(sim.is_open(message), "it goes on");
@@ -295,7 +295,7 @@ fn a_goodbye_goes_behind_what_is_being_written() {
     sim.socket().budget = Some(7);
     let message = sim.enqueue("orders", "m");
     sim.settle();
-    sim.link.abort(sim.now);
+    sim.machine.abort(sim.now);
     sim.socket().budget = None;
     sim.settle();
     assert_eq!(sim.asked_ops(), ["Enqueue"], "the frame is not torn");
@@ -325,7 +325,7 @@ fn aborting_tells_everybody_at_once() {
             let (line, _, _) = sim.send(producer, "in line");
             let flush = sim.flush(producer);
             let closing = sim.close(60_000);
-            sim.link.abort(sim.now);
+            sim.machine.abort(sim.now);
             sim.settle();
             assert_eq!(sim.enqueued(sent).unwrap_err().outcome(), Outcome::Unknown);
             assert_eq!(sim.response(call).unwrap_err().outcome(), Outcome::Unknown);
@@ -350,8 +350,8 @@ fn after_a_fatal_error_everything_is_inert() {
     assert_eq!(sim.opened().unwrap_err().kind(), ErrorKind::NotFila);
     assert!(sim.enqueued(message).is_err());
     sim.check_inert();
-    sim.link.handle_eof(sim.now, ChannelId::MAIN);
-    sim.link.handle_timeout(sim.now + Duration::from_secs(100));
+    sim.machine.handle_eof(sim.now, ChannelId::MAIN);
+    sim.machine.handle_timeout(sim.now + Duration::from_secs(100));
     let late = sim.call(Heartbeat {});
     let flush = {
         let producer = sim.producer(ProducerSettings::default());
@@ -384,12 +384,12 @@ fn a_consumer_link_can_be_closed_too() {
         });
         sim.settle();
         let waiting = sim.token();
-        sim.link.wait_delivery(sim.now, waiting);
+        sim.machine.wait_delivery(sim.now, waiting);
         let closing = sim.close(60_000);
         sim.settle();
         sim.closed(closing);
         assert!(matches!(sim.reply(waiting), Reply::Ready));
-        assert!(matches!(sim.link.poll_end(), Some(None)));
+        assert!(matches!(sim.machine.poll_end(), Some(None)));
         sim.finish();
     }
 }

@@ -336,7 +336,7 @@ fn consumers_resubscribe_after_a_loss() {
             sim.settle();
             let leases = sim.take(9);
             assert_eq!((leases.len(), leases[1].sequence), (2, 2));
-            assert!(sim.link.poll_end().is_none(), "a loss is an event, not an item");
+            assert!(sim.machine.poll_end().is_none(), "a loss is an event, not an item");
             sim
         });
     }
@@ -351,9 +351,9 @@ fn consumers_can_be_told_not_to() {
     sim.advance_secs(60);
     assert_eq!(sim.dials.len(), 1);
     assert_eq!(sim.payloads(9), ["1"]);
-    let error = sim.link.poll_end().unwrap().unwrap();
+    let error = sim.machine.poll_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::Disconnected);
-    assert!(matches!(sim.link.poll_end(), Some(None)));
+    assert!(matches!(sim.machine.poll_end(), Some(None)));
     sim.finish();
 }
 
@@ -363,10 +363,10 @@ fn a_consumer_that_cannot_come_back_ends_with_one_error() {
     sim.dialed = Box::new(|_, _| Host::Raw(b"HTTP/1.1 400\r\n\r\n".to_vec(), Some(End::Eof)));
     sim.socket().end(End::Eof);
     let waiting = sim.token();
-    sim.link.wait_delivery(sim.now, waiting);
+    sim.machine.wait_delivery(sim.now, waiting);
     sim.advance_secs(5);
     assert!(!sim.is_open(waiting));
-    let error = sim.link.poll_end().unwrap().unwrap();
+    let error = sim.machine.poll_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFila);
     sim.finish();
 }
@@ -376,30 +376,30 @@ fn what_belongs_to_an_earlier_connection_is_ignored() {
     let mut sim = connected(config(), Mode::Whole, P1);
     let pending = sim.call(Heartbeat {});
     let mut transmit = Transmit::new();
-    assert!(sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut transmit));
+    assert!(sim.machine.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut transmit));
     let mut second = Transmit::new();
     assert!(
-        !sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut second),
+        !sim.machine.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut second),
         "one writer at a time"
     );
     let mut buffer = sim.take_buffer(ChannelId::MAIN).unwrap();
     assert!(
-        sim.link.take_read_buffer(ChannelId::MAIN).is_none(),
+        sim.machine.take_read_buffer(ChannelId::MAIN).is_none(),
         "one reader at a time"
     );
     buffer.unfilled()[..4].copy_from_slice(b"\0\0\0\0");
     buffer.advance(4);
 
-    sim.link.handle_eof(sim.now, ChannelId::MAIN);
+    sim.machine.handle_eof(sim.now, ChannelId::MAIN);
     sim.advance_secs(1);
     assert_eq!(sim.dials.len(), 2);
     // The driver of the first connection comes late.
     let sent = sim.shared.stats().bytes_sent;
-    sim.link.handle_input(sim.now, ChannelId::MAIN, buffer);
+    sim.machine.handle_input(sim.now, ChannelId::MAIN, buffer);
     let len = transmit.len();
-    sim.link.transmitted(sim.now, ChannelId::MAIN, &mut transmit, len);
+    sim.machine.transmitted(sim.now, ChannelId::MAIN, &mut transmit, len);
     assert!(transmit.is_empty());
-    sim.link
+    sim.machine
         .transmit_failed(sim.now, ChannelId::MAIN, transmit, Fault::new(FaultKind::Reset, "late"));
     sim.settle();
     assert_eq!(sim.shared.stats().bytes_sent, sent);
@@ -415,8 +415,8 @@ fn what_belongs_to_an_earlier_connection_is_ignored() {
 fn inputs_nobody_asked_for_do_nothing() {
     let mut sim = Sim::requests(config(), Mode::Whole);
     sim.dialed = Box::new(|_, _| Host::Unreachable);
-    sim.link.handle_eof(sim.now, ChannelId::MAIN);
-    sim.link
+    sim.machine.handle_eof(sim.now, ChannelId::MAIN);
+    sim.machine
         .handle_transport_error(sim.now, ChannelId::MAIN, Fault::new(FaultKind::Reset, "of nothing"));
     sim.settle();
     assert_eq!(sim.dials.len(), 1);
@@ -428,12 +428,12 @@ fn inputs_nobody_asked_for_do_nothing() {
 fn a_late_dial_result_of_an_earlier_attempt_is_ignored() {
     let mut sim = Sim::requests(config().connect_timeout(Duration::from_secs(2)), Mode::Whole);
     let mut ids = Vec::new();
-    while let Some(action) = sim.link.poll_action(ChannelId::MAIN) {
+    while let Some(action) = sim.machine.poll_action(ChannelId::MAIN) {
         if let fibp_proto::machine::Action::Dial { id, .. } = action {
             ids.push(id);
         }
     }
-    sim.link.handle_dial_failed(
+    sim.machine.handle_dial_failed(
         sim.now,
         ChannelId::MAIN,
         ids[0],
@@ -441,14 +441,14 @@ fn a_late_dial_result_of_an_earlier_attempt_is_ignored() {
     );
     sim.dialed = Box::new(|_, _| Host::Unreachable);
     sim.advance_ms(500);
-    sim.link.handle_dialed(sim.now, ChannelId::MAIN, ids[0], Ok(None));
-    sim.link.handle_dial_failed(
+    sim.machine.handle_dialed(sim.now, ChannelId::MAIN, ids[0], Ok(None));
+    sim.machine.handle_dial_failed(
         sim.now,
         ChannelId::MAIN,
         ids[0],
         Fault::new(FaultKind::Refused, "again"),
     );
-    assert!(!sim.link.wants_read(ChannelId::MAIN));
+    assert!(!sim.machine.wants_read(ChannelId::MAIN));
     sim.advance_secs(2);
     assert_eq!(sim.opened().unwrap_err().kind(), ErrorKind::Timeout);
     sim.finish();
@@ -459,9 +459,9 @@ fn a_failed_write_is_a_loss() {
     let mut sim = connected(config(), Mode::Whole, P1);
     let pending = sim.enqueue("orders", "m");
     let mut transmit = Transmit::new();
-    assert!(sim.link.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut transmit));
-    sim.link.transmitted(sim.now, ChannelId::MAIN, &mut transmit, 3);
-    sim.link.transmit_failed(
+    assert!(sim.machine.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut transmit));
+    sim.machine.transmitted(sim.now, ChannelId::MAIN, &mut transmit, 3);
+    sim.machine.transmit_failed(
         sim.now,
         ChannelId::MAIN,
         transmit,

@@ -168,7 +168,7 @@ fn a_restart_behind_a_proxy_ends_nobody() {
             );
             assert!(calls.enqueued(waiting).is_ok(), "{end:?} {dialect:?}");
             assert_eq!(calls.shared.state(), State::Connected);
-            assert!(consumer.link.poll_end().is_none());
+            assert!(consumer.machine.poll_end().is_none());
             consumer.push(&["1"]);
             consumer.settle();
             assert_eq!(consumer.payloads(9), ["1"]);

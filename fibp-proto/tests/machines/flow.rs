@@ -57,7 +57,7 @@ fn a_window_is_topped_up_by_what_was_settled_or_dropped() {
             sim.release(&leases);
             assert_eq!(grants(&sim), [10, 5, 5]);
             sim.release(&leases);
-            sim.link.release_delivery(1_000);
+            sim.machine.release_delivery(1_000);
             sim.settle();
             assert_eq!(grants(&sim), [10, 5, 5]);
             sim
@@ -73,7 +73,7 @@ fn what_is_held_for_long_does_not_stop_the_rest() {
     let held = sim.take(10);
     // Eight are held for ever. The other two are less than half of the window, but the consumer waits.
     let waiting = sim.token();
-    sim.link.wait_delivery(sim.now, waiting);
+    sim.machine.wait_delivery(sim.now, waiting);
     sim.release(&held[..1]);
     assert_eq!(grants(&sim), [10, 1]);
     sim.release(&held[1..2]);
@@ -148,7 +148,7 @@ fn prefetch_bounds_what_is_decoded() {
         }
         sim.settle();
         assert_eq!(sim.shared.stats().deliveries, 5);
-        assert!(!sim.link.wants_read(ChannelId::MAIN), "the rest waits in the socket");
+        assert!(!sim.machine.wants_read(ChannelId::MAIN), "the rest waits in the socket");
         let mut seen = Vec::new();
         while sim.wait_delivery() {
             let some = sim.payloads(3);
@@ -232,7 +232,7 @@ fn silence_leads_to_a_new_subscription() {
                 .iter()
                 .any(|event| matches!(event, fibp_proto::Event::Resubscribed { .. }))
         );
-        assert!(sim.link.poll_end().is_none(), "an event, not an item");
+        assert!(sim.machine.poll_end().is_none(), "an event, not an item");
         sim.push(&["n"]);
         assert!(sim.wait_delivery());
         sim
@@ -258,7 +258,7 @@ fn a_silent_connection_is_left_with_a_goodbye() {
         sim.push(&["new"]);
         assert!(sim.wait_delivery());
         assert_eq!(sim.payloads(9), ["new"]);
-        assert!(sim.link.poll_end().is_none());
+        assert!(sim.machine.poll_end().is_none());
         sim
     });
 }
@@ -281,11 +281,11 @@ fn a_consumer_that_stops_while_it_leaves_a_silent_connection_dials_no_more() {
     sim.socket().budget = Some(0);
     sim.advance_secs(1);
     let token = sim.token();
-    sim.link.stop_consuming(sim.now, token);
+    sim.machine.stop_consuming(sim.now, token);
     sim.advance_secs(1);
     assert!(matches!(sim.reply(token), Reply::Drained));
     assert_eq!((sim.hangups, sim.dials.len()), (1, 1));
-    assert!(matches!(sim.link.poll_end(), Some(None)));
+    assert!(matches!(sim.machine.poll_end(), Some(None)));
     sim.finish();
 }
 
@@ -333,7 +333,7 @@ fn a_new_connection_is_opened_however_full_the_consumer_is() {
     sim.push(&["2"]);
     sim.settle();
     let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "write failed");
-    sim.link.handle_transport_error(sim.now, ChannelId::MAIN, fault);
+    sim.machine.handle_transport_error(sim.now, ChannelId::MAIN, fault);
     sim.advance_secs(30);
     assert_eq!(sim.dials.len(), 2, "opened once, not again and again");
     assert_eq!(sim.asked_ops(), ["Consume", "Consume"]);

@@ -108,7 +108,7 @@ fn what_is_no_call_is_refused() {
         Request::Authenticate("key".into()),
     ] {
         let token = sim.token();
-        sim.link.call(sim.now, request, None, token);
+        sim.machine.call(sim.now, request, None, token);
         sim.settle();
         assert_eq!(sim.response(token).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
@@ -435,20 +435,20 @@ fn heartbeats_keep_a_silent_connection_and_end_a_dead_one() {
 #[test]
 fn needs_driver_says_when_there_is_something_to_do() {
     let mut sim = mute(config(), Mode::Whole);
-    assert!(!sim.link.needs_driver(ChannelId::MAIN));
+    assert!(!sim.machine.needs_driver(ChannelId::MAIN));
     let (token, id) = sim.call_within(stats(), Some(5_000));
-    assert!(sim.link.needs_driver(ChannelId::MAIN), "something to write");
+    assert!(sim.machine.needs_driver(ChannelId::MAIN), "something to write");
     sim.settle();
     sim.abandon(token, id);
     assert!(
-        !sim.link.needs_driver(ChannelId::MAIN),
+        !sim.machine.needs_driver(ChannelId::MAIN),
         "only a timeout that may come early"
     );
     sim.enqueue_within("orders", "m", Some(10));
     sim.settle();
     let refused = sim.token();
-    sim.link.call(sim.now, Request::Goodbye, None, refused);
-    assert!(sim.link.needs_driver(ChannelId::MAIN), "a completion");
+    sim.machine.call(sim.now, Request::Goodbye, None, refused);
+    assert!(sim.machine.needs_driver(ChannelId::MAIN), "a completion");
     sim.settle();
     assert!(matches!(sim.reply(refused), Reply::Response(Err(_))));
     sim.finish();

@@ -1,4 +1,4 @@
-//! Links whose servers stand behind TLS.
+//! Channels whose servers stand behind TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -239,7 +239,7 @@ fn a_paused_consumer_stops_reading_ciphertext() {
             sim.push(&[&n.to_string()]);
         }
         sim.settle();
-        assert!(!sim.link.wants_read(ChannelId::MAIN));
+        assert!(!sim.machine.wants_read(ChannelId::MAIN));
         let mut seen = Vec::new();
         while sim.wait_delivery() {
             seen.extend(sim.payloads(2));
@@ -264,7 +264,7 @@ fn what_was_decrypted_before_a_loss_is_delivered() {
         sim.push(&[&n.to_string()]);
     }
     sim.settle();
-    sim.link
+    sim.machine
         .handle_transport_error(sim.now, ChannelId::MAIN, Fault::new(FaultKind::Reset, "reset"));
     sim.settle();
     let mut seen = Vec::new();
@@ -290,8 +290,8 @@ fn input_of_an_old_connection_does_not_open_a_new_one() {
     buffer.advance(1);
     // The goodbye is followed by a dial to the other server at once.
     sim.socket = None;
-    sim.link.handle_eof(sim.now, ChannelId::MAIN);
-    sim.link.handle_input(sim.now, ChannelId::MAIN, buffer);
+    sim.machine.handle_eof(sim.now, ChannelId::MAIN);
+    sim.machine.handle_input(sim.now, ChannelId::MAIN, buffer);
     sim.asked.clear();
     sim.advance_secs(1);
     assert_eq!(sim.shared.state(), State::Connected);

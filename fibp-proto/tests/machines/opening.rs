@@ -343,9 +343,9 @@ fn the_admin_revision_is_probed_before_the_first_admin_call_and_only_then() {
         in_every_mode(|mode| {
             let mut sim = Sim::requests(config(), mode);
             sim.dialed = Box::new(move |_, _| Host::of(Dialect::Preamble(revision)));
-            let hot = sim.enqueue("orders", "m");
+            let message = sim.enqueue("orders", "m");
             sim.settle();
-            assert!(sim.enqueued(hot).is_ok());
+            assert!(sim.enqueued(message).is_ok());
             let before = sim.socket().sent;
             let first = sim.call(GetQueueStats { queue: "orders".into() });
             let second = sim.call(ListQueues {});
@@ -404,12 +404,12 @@ fn a_probe_that_tells_nothing_fails_admin_calls_alone() {
         fibp_proto::Request::Enqueue(_) => Act::Silence,
         _ => obliging(request),
     });
-    let hot = sim.enqueue("orders", "m");
+    let message = sim.enqueue("orders", "m");
     let stats = sim.call(GetQueueStats { queue: "orders".into() });
     sim.settle();
     let error = sim.response(stats).unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Server, Outcome::NotSent));
-    assert!(sim.is_open(hot), "the connection stays");
+    assert!(sim.is_open(message), "the connection stays");
     let stats = sim.call(GetQueueStats { queue: "orders".into() });
     sim.settle();
     assert!(sim.output::<GetQueueStats>(stats).is_ok(), "asked again");

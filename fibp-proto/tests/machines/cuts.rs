@@ -140,7 +140,7 @@ fn deliveries_survive_a_cut_at_every_byte() {
                 }
                 sim.advance_secs(2);
                 assert!(sim.opened().is_ok(), "cut at {at}");
-                assert!(sim.link.poll_end().is_none(), "cut at {at}");
+                assert!(sim.machine.poll_end().is_none(), "cut at {at}");
                 sim.push(&["4"]);
                 sim.settle();
                 let seen = sim.payloads(10);

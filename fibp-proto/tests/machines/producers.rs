@@ -49,7 +49,7 @@ fn a_new_producer_in_an_old_ones_place_has_its_own_settings() {
     let first = sim.producer(ProducerSettings::default().batching(Batching::Disabled));
     sim.send(first, "1");
     sim.settle();
-    sim.link.close_producer(first);
+    sim.machine.close_producer(first);
     let second = sim.producer(linger(1));
     sim.asked.clear();
     sim.send(second, "2");
@@ -111,7 +111,7 @@ fn room_is_kept_for_whoever_waited_for_it() {
         assert!(sim.flushed(flushed).is_ok(), "nothing was handed over");
         let receipt = sim.send_reserved(producer, used_room, "2").unwrap();
         // The one that has room is dropped: the next in line has it.
-        assert_eq!(sim.link.abandon(dropped_room), None, "its token came back already");
+        assert_eq!(sim.machine.abandon(dropped_room), None, "its token came back already");
         sim.settle();
         assert!(sim.room(last).is_ok());
         assert_eq!(frames(&sim).last().unwrap(), &["2"]);
@@ -190,7 +190,7 @@ fn trying_never_waits() {
     for n in 0..3 {
         let token = sim.token();
         let result = sim
-            .link
+            .machine
             .try_send(sim.now, producer, Message::new("orders", n.to_string()), None, token);
         match result {
             Ok(_) => receipts.push(token),
@@ -214,7 +214,7 @@ fn trying_never_waits() {
     sim.closed(closing);
     let token = sim.token();
     let (failed, back) = sim
-        .link
+        .machine
         .try_send(sim.now, producer, Message::new("orders", "late"), None, token)
         .unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Closed);
@@ -328,7 +328,8 @@ fn a_flush_has_a_deadline() {
     let producer = sim.producer(ProducerSettings::default());
     let (_, receipt, _) = sim.send(producer, "1");
     let flush = sim.token();
-    sim.link.flush(sim.now, producer, Some(Duration::from_secs(1)), flush);
+    sim.machine
+        .flush(sim.now, producer, Some(Duration::from_secs(1)), flush);
     sim.advance_secs(1);
     assert_eq!(sim.flushed(flush).unwrap_err().kind(), ErrorKind::Timeout);
     assert!(sim.is_open(receipt));
@@ -341,7 +342,7 @@ fn an_abandoned_flush_comes_back() {
     let producer = sim.producer(ProducerSettings::default());
     sim.send(producer, "1");
     let flush = sim.token();
-    let id = sim.link.flush(sim.now, producer, None, flush);
+    let id = sim.machine.flush(sim.now, producer, None, flush);
     sim.settle();
     sim.abandon(flush, id);
     sim.finish();
@@ -353,7 +354,7 @@ fn a_closed_producer_still_sends_what_it_holds() {
         let mut sim = mute(config(), mode);
         let producer = sim.producer(linger(3_600).buffer(300));
         let sent: Vec<_> = (0..4).map(|n| sim.send(producer, &n.to_string())).collect();
-        sim.link.close_producer(producer);
+        sim.machine.close_producer(producer);
         sim.settle();
         assert_eq!(frames(&sim), [["0", "1"]], "without lingering");
         let asked = sim.last_asked();
@@ -431,7 +432,7 @@ fn silence_is_an_unconfirmed_message_too() {
     let (_, receipt, id) = sim.send(producer, "m");
     sim.settle();
     sim.abandon(receipt, id);
-    sim.link.close_producer(producer);
+    sim.machine.close_producer(producer);
     sim.advance_secs(2);
     assert!(matches!(
         sim.events.last(),

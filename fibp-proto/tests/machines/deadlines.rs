@@ -154,7 +154,7 @@ fn a_call_can_be_abandoned_at_every_stage() {
         // Many messages.
         let many = sim.token();
         let messages = vec![Message::new("a", "1"), Message::new("b", "2")];
-        let id = sim.link.enqueue_many(sim.now, messages, None, many);
+        let id = sim.machine.enqueue_many(sim.now, messages, None, many);
         sim.settle();
         sim.abandon(many, id);
         for (token, id) in &busy[1..] {
@@ -295,12 +295,12 @@ fn timeouts_that_come_early_late_or_often_do_nothing() {
     let (token, _) = sim.call_within(stats(), Some(1_000));
     sim.settle();
     for _ in 0..10 {
-        sim.link.handle_timeout(sim.now);
+        sim.machine.handle_timeout(sim.now);
     }
     assert!(sim.is_open(token));
     sim.now += Duration::from_secs(8);
-    sim.link.handle_timeout(sim.now);
-    sim.link.handle_timeout(sim.base);
+    sim.machine.handle_timeout(sim.now);
+    sim.machine.handle_timeout(sim.base);
     sim.settle();
     assert!(sim.response(token).is_err());
     sim.finish();

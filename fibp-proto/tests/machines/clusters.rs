@@ -1,4 +1,4 @@
-//! What real clusters do (docs/protocol/clusters.md), and what a link makes of it.
+//! What real clusters do (docs/protocol/clusters.md), and what a client makes of it.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn node() -> Host {
     Host::Fila(config)
 }
 
-/// A main link to a node of a cluster.
+/// A main connection to a node of a cluster.
 fn cluster(config: Config, mode: Mode) -> Sim {
     let mut sim = Sim::requests(config.dialect(Dialect::Framed).no_heartbeat(), mode);
     sim.dialed = Box::new(|_, _| node());
@@ -124,7 +124,7 @@ fn frames_in_flight_to_a_cluster_are_bounded() {
     sim.settle();
     assert_eq!(frames(&sim).len(), 4);
     assert!(
-        !sim.link.wants_write(ChannelId::MAIN),
+        !sim.machine.wants_write(ChannelId::MAIN),
         "nothing to write until an answer makes room"
     );
     for n in 0..10 {

@@ -24,7 +24,7 @@ pub(crate) fn prefetch(n: usize) -> ConsumerSettings {
 
 fn drain(sim: &mut ConsumerSim) -> Token {
     let token = sim.token();
-    sim.link.stop_consuming(sim.now, token);
+    sim.machine.stop_consuming(sim.now, token);
     sim.settle();
     token
 }
@@ -44,7 +44,7 @@ fn deliveries_arrive_whole_and_in_order() {
             assert_eq!((leases[0].sequence, leases[1].sequence), (1, 2));
             assert_eq!(sim.payloads(100), ["3", "4"]);
             assert!(sim.take(10).is_empty());
-            assert!(sim.link.poll_end().is_none());
+            assert!(sim.machine.poll_end().is_none());
             sim
         });
     }
@@ -107,14 +107,14 @@ fn a_refusal_is_the_result_of_opening() {
             let mut sim = Sim::consumer(config().dialect(P1), mode, prefetch(10));
             sim.serve = Box::new(move |_, _| Act::error(kind, text));
             let waiting = sim.token();
-            sim.link.wait_delivery(sim.now, waiting);
+            sim.machine.wait_delivery(sim.now, waiting);
             sim.advance_secs(20);
             let error = sim.opened().unwrap_err();
             assert_eq!((error.kind(), error.server_text()), (kind, Some(text)));
             assert!(matches!(sim.reply(waiting), Reply::Ready));
-            let end = sim.link.poll_end();
+            let end = sim.machine.poll_end();
             assert_eq!(end.unwrap().unwrap().kind(), kind, "one error");
-            assert!(matches!(sim.link.poll_end(), Some(None)), "then the end");
+            assert!(matches!(sim.machine.poll_end(), Some(None)), "then the end");
             assert_eq!(sim.dials.len(), 1);
             sim
         });
@@ -192,10 +192,10 @@ fn what_arrived_before_a_loss_is_delivered() {
         sim.settle();
         assert_eq!(sim.shared.stats().deliveries, 2, "the rest is in the client, undecoded");
         match end {
-            End::Eof => sim.link.handle_eof(sim.now, ChannelId::MAIN),
+            End::Eof => sim.machine.handle_eof(sim.now, ChannelId::MAIN),
             End::Reset => {
                 let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "reset");
-                sim.link.handle_transport_error(sim.now, ChannelId::MAIN, fault);
+                sim.machine.handle_transport_error(sim.now, ChannelId::MAIN, fault);
             }
         }
         sim.settle();
@@ -218,10 +218,10 @@ fn a_delivery_that_cannot_be_decoded_ends_the_consumer_and_loses_no_other() {
         sim.socket().say(b"\0\0\0\x0b\x04\x02\0\0\0\0\0\x01\0\x01\xff");
         sim.settle();
         assert_eq!(sim.payloads(10), ["1", "2"]);
-        let error = sim.link.poll_end().unwrap().unwrap();
+        let error = sim.machine.poll_end().unwrap().unwrap();
         assert_eq!(error.kind(), ErrorKind::Protocol);
         assert!(error.to_string().contains("\"orders\""), "{error}");
-        assert!(matches!(sim.link.poll_end(), Some(None)));
+        assert!(matches!(sim.machine.poll_end(), Some(None)));
         assert_eq!(sim.dials.len(), 1, "it would come again and again");
         sim.finish();
     }
@@ -231,7 +231,7 @@ fn a_delivery_that_cannot_be_decoded_ends_the_consumer_and_loses_no_other() {
     sim.push(&["after"]);
     sim.settle();
     assert_eq!(sim.payloads(10), ["after"]);
-    assert!(matches!(sim.link.poll_end(), Some(Some(_))));
+    assert!(matches!(sim.machine.poll_end(), Some(Some(_))));
     sim.finish();
 }
 
@@ -248,7 +248,7 @@ fn an_oversized_push_ends_the_consumer() {
     sim.push(&[&"x".repeat(5_000)]);
     sim.settle();
     assert_eq!(sim.payloads(10), ["1"]);
-    let error = sim.link.poll_end().unwrap().unwrap();
+    let error = sim.machine.poll_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
     assert!(error.to_string().contains("max_frame_size"), "{error}");
     sim.finish();
@@ -263,9 +263,9 @@ fn draining_keeps_what_was_received_and_ends_cleanly() {
             sim.settle();
             let token = drain(&mut sim);
             assert!(matches!(sim.reply(token), Reply::Drained));
-            assert!(sim.link.poll_end().is_none(), "deliveries first");
+            assert!(sim.machine.poll_end().is_none(), "deliveries first");
             assert_eq!(sim.payloads(9), ["1", "2"]);
-            assert!(matches!(sim.link.poll_end(), Some(None)));
+            assert!(matches!(sim.machine.poll_end(), Some(None)));
             assert!(sim.wait_delivery(), "nobody waits for ever");
             assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Framed));
             assert_eq!(sim.hangups, 1);
@@ -280,14 +280,14 @@ fn draining_takes_in_what_comes_before_the_servers_end() {
     sim.socket().closes_after_client = false;
     sim.serve = Box::new(|_, _| Act::Silence);
     let token = sim.token();
-    sim.link.stop_consuming(sim.now, token);
+    sim.machine.stop_consuming(sim.now, token);
     // Still on its way when the client said goodbye.
     sim.push(&["late"]);
     sim.settle();
     sim.advance_secs(1);
     assert!(matches!(sim.reply(token), Reply::Drained));
     assert_eq!(sim.payloads(9), ["late"]);
-    assert!(matches!(sim.link.poll_end(), Some(None)));
+    assert!(matches!(sim.machine.poll_end(), Some(None)));
     sim.finish();
 }
 
@@ -302,7 +302,7 @@ fn what_arrived_is_handed_out_however_the_link_is_closed() {
             }
             sim.settle();
             if aborted {
-                sim.link.abort(sim.now);
+                sim.machine.abort(sim.now);
             } else {
                 let closing = sim.close(5_000);
                 sim.settle();
@@ -310,7 +310,7 @@ fn what_arrived_is_handed_out_however_the_link_is_closed() {
             }
             sim.advance_secs(1);
             assert_eq!(sim.payloads(9), ["1", "2", "3"]);
-            assert!(matches!(sim.link.poll_end(), Some(None)));
+            assert!(matches!(sim.machine.poll_end(), Some(None)));
             sim.finish();
         }
     }
@@ -327,7 +327,7 @@ fn stopping_at_any_stage_tells_everybody() {
             _ => {}
         }
         let waiting = sim.token();
-        sim.link.wait_delivery(sim.now, waiting);
+        sim.machine.wait_delivery(sim.now, waiting);
         sim.settle();
         let token = drain(&mut sim);
         assert!(matches!(sim.reply(token), Reply::Drained));
@@ -336,7 +336,7 @@ fn stopping_at_any_stage_tells_everybody() {
             Reply::Opened(result) => assert_eq!(result.is_ok(), stage == 3),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(sim.link.poll_end(), Some(None)));
+        assert!(matches!(sim.machine.poll_end(), Some(None)));
         assert_eq!(sim.poll_timeout(), None);
         sim.finish();
     }
@@ -347,13 +347,13 @@ fn abandoned_waits_come_back() {
     let mut sim = subscribed(prefetch(10), Dialect::Framed, Mode::Whole);
     sim.socket().closes_after_client = false;
     let waiting = sim.token();
-    let id = sim.link.wait_delivery(sim.now, waiting);
+    let id = sim.machine.wait_delivery(sim.now, waiting);
     // A second wait takes the place of the first.
     let second = sim.token();
-    let second_id = sim.link.wait_delivery(sim.now, second);
+    let second_id = sim.machine.wait_delivery(sim.now, second);
     sim.settle();
     assert!(matches!(sim.reply(waiting), Reply::Ready));
-    assert_eq!(sim.link.abandon(id), None);
+    assert_eq!(sim.machine.abandon(id), None);
     sim.abandon(second, second_id);
     sim.finish();
 }
@@ -385,7 +385,7 @@ fn a_refusal_of_a_later_consume_is_terminal() {
     sim.socket().end(End::Eof);
     sim.advance_secs(5);
     assert_eq!(sim.payloads(9), ["1"], "earlier deliveries first");
-    let error = sim.link.poll_end().unwrap().unwrap();
+    let error = sim.machine.poll_end().unwrap().unwrap();
     assert_eq!(error.kind(), ErrorKind::QueueNotFound);
     sim.finish();
 }
@@ -409,7 +409,7 @@ fn a_loss_that_room_brings_to_light_leaves_its_driver_in_peace() {
         // To the end of the pause: the next dial is under way, and nothing comes of it yet.
         sim.advance_secs(1);
         assert_eq!(sim.dials.len(), 2, "in {mode:?}");
-        assert!(!sim.link.needs_driver(ChannelId::MAIN), "in {mode:?}");
+        assert!(!sim.machine.needs_driver(ChannelId::MAIN), "in {mode:?}");
         sim.finish();
     }
 }

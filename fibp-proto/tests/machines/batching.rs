@@ -300,7 +300,7 @@ fn an_empty_list_is_done_at_once() {
     let mut sim = mute(config(), Mode::Whole);
     let many = sim.enqueue_many(Vec::new());
     let settles = sim.token();
-    sim.link.settle_many(sim.now, Vec::new(), None, settles);
+    sim.machine.settle_many(sim.now, Vec::new(), None, settles);
     sim.settle();
     assert!(sim.enqueued_many(many).is_empty());
     assert!(sim.settled_many(settles).is_empty());
@@ -455,7 +455,7 @@ fn settling_many_keeps_the_order_of_the_list() {
             })
             .collect();
         let token = sim.token();
-        sim.link.settle_many(sim.now, settles, None, token);
+        sim.machine.settle_many(sim.now, settles, None, token);
         sim.settle();
         for (n, result) in sim.settled_many(token).into_iter().enumerate() {
             match result {
@@ -483,7 +483,7 @@ fn lists_beyond_a_frames_count_are_split() {
     let acks = (0..70_000)
         .map(|n| Settle::ack("orders", &MessageId::from(n.to_string())))
         .collect();
-    sim.link.settle_many(sim.now, acks, None, settles);
+    sim.machine.settle_many(sim.now, acks, None, settles);
     sim.settle();
     assert_eq!(sizes(&sim), [65_535, 4_465]);
     let results = sim.enqueued_many(many);

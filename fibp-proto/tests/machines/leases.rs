@@ -59,7 +59,7 @@ fn what_may_have_arrived_in_a_pause_began_with_the_pause() {
     sim.advance_secs(10);
     sim.push(&["1", "2"]);
     sim.settle();
-    assert!(!sim.link.wants_read(ChannelId::MAIN));
+    assert!(!sim.machine.wants_read(ChannelId::MAIN));
     sim.advance_secs(1);
     sim.push(&["3"]);
     sim.advance_secs(4);

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-/// The soonest of many instants, kept without tracking each: things that go away leave it in place, so it may
+/// The earliest of many instants, kept without tracking each: things that go away leave it in place, so it may
 /// fire early; whoever it wakes looks at everything once and sets it anew. With thousands of requests that are
 /// answered long before their deadline this costs one comparison each, and one look per timeout period.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Soonest(Option<Instant>);
+pub(crate) struct EarliestDeadline(Option<Instant>);
 
-impl Soonest {
+impl EarliestDeadline {
     pub(crate) fn at(self) -> Option<Instant> {
         self.0
     }

@@ -118,7 +118,7 @@ fn a_large_message_may_leave_slowly() {
         sim.socket().budget = Some(0);
         let token = sim.token();
         let message = Message::new("orders", "x".repeat(4 << 20));
-        sim.link.enqueue(sim.now, message, None, token);
+        sim.machine.enqueue(sim.now, message, None, token);
         trickling(&mut sim, 215, |sim| sim.socket().budget = Some(20_000));
         assert_eq!(sim.dials.len(), 1, "{dialect:?}");
         assert!(sim.enqueued(token).is_ok());
