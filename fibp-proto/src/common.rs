@@ -18,7 +18,7 @@ macro_rules! consumer_options {
             self
         }
 
-        /// How deliveries are paid for, where the dialect has credit, and so how many messages are leased to a consumer
+        /// Credit policy, where the dialect has credit: how many messages are leased to a consumer
         /// that does not read: [`Credit`](crate::Credit) has the figures.
         pub fn credit(mut self, credit: $crate::config::Credit) -> Self {
             self.settings = self.settings.credit(credit);
@@ -40,7 +40,7 @@ macro_rules! consumer_options {
             self
         }
 
-        /// The silence after which the consumer subscribes anew, or `None` for never. 60 s.
+        /// How long the queue may be silent before the consumer subscribes again, or `None` for no limit. 60 s.
         pub fn idle_resubscribe(mut self, silence: impl Into<Option<::core::time::Duration>>) -> Self {
             self.settings = self.settings.idle_resubscribe(silence);
             self
@@ -67,7 +67,7 @@ macro_rules! consumer_options {
     };
 }
 
-/// What a delivery tells of its message; its field `lease` is a [`Lease`](crate::consumer::Lease).
+/// What a delivery says about its message; its field `lease` is a [`Lease`](crate::consumer::Lease).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! delivery_accessors {
@@ -140,7 +140,7 @@ macro_rules! delivery_accessors {
     };
 }
 
-/// What an acker tells of its message; its field `ack` is a [`Settle`](crate::requests::Settle).
+/// What an acker says about its message; its field `ack` is a [`Settle`](crate::requests::Settle).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! acker_accessors {

@@ -16,7 +16,7 @@ use crate::fault::{Fault, FaultKind};
 /// 1. start every address that [`poll_attempt`](Self::poll_attempt) gives, until it gives none;
 /// 2. stop with the fault that [`poll_fault`](Self::poll_fault) gives;
 /// 3. wait for a socket or for [`poll_timeout`](Self::poll_timeout); a connected socket ends the race,
-///    dropping the others; a failed one is told with [`handle_failed`](Self::handle_failed);
+///    dropping the others; report a failed one with [`handle_failed`](Self::handle_failed);
 /// 4. go back to 1.
 #[derive(Debug)]
 pub struct AddressRace {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 /// The earliest of many instants, kept without tracking each: things that go away leave it in place, so it may
-/// fire early; whoever it wakes looks at everything once and sets it anew. With thousands of requests that are
+/// fire early; whoever it wakes looks at everything once and sets it again. With thousands of requests that are
 /// answered long before their deadline this costs one comparison each, and one look per timeout period.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct EarliestDeadline(Option<Instant>);
@@ -17,7 +17,7 @@ impl EarliestDeadline {
         self.0 = earlier(self.0, at);
     }
 
-    /// Whether it is due; if so, it is cleared and must be set anew from what is left.
+    /// Whether it is due; if so, it is cleared and must be set again from what is left.
     pub(crate) fn take_due(&mut self, now: Instant) -> bool {
         let due = self.0.is_some_and(|at| at <= now);
         if due {

@@ -22,7 +22,7 @@ pub enum State {
     Connected,
     /// Lost; trying again.
     Reconnecting,
-    /// Given up after an error that trying again will not mend. The next call tries once more.
+    /// Given up after an error that another attempt would not fix. The next call tries once more.
     Failed,
     /// Closed by the caller.
     Closed,
@@ -48,7 +48,7 @@ pub enum Event {
     Connected {
         /// Which connection.
         connection: ConnectionRole,
-        /// With whom.
+        /// The server.
         endpoint: Endpoint,
         /// The dialect in use.
         dialect: Dialect,
@@ -92,14 +92,14 @@ pub enum Event {
         late_by: Duration,
     },
     /// Deliveries were skipped because their lease had ended before they were handed out, or would end before the handler
-    /// is done: see [`Expired`](crate::config::Expired). Told once per burst of deliveries; [`Stats::expired`] counts them.
+    /// is done: see [`Expired`](crate::config::Expired). Reported once per burst of deliveries; [`Stats::expired`] counts them.
     Expired {
         /// The queue.
         queue: QueueName,
         /// How many were skipped so far.
         skipped: u64,
     },
-    /// A message that nobody waits for any more (its receipt was dropped, or its producer) was not confirmed.
+    /// A message whose caller no longer waits (its receipt was dropped, or its producer) was not confirmed.
     Unconfirmed {
         /// The queue.
         queue: QueueName,

@@ -1,4 +1,4 @@
-//! What happened to a transport, told by the adapter that owns the socket.
+//! What happened to a transport, as reported by the adapter that owns the socket.
 
 use std::fmt;
 use std::sync::Arc;

@@ -136,7 +136,7 @@ pub trait Machine {
     #[must_use]
     fn in_flight(&self, channel: ChannelId) -> usize;
 
-    /// How many frames were read on the channel's connection, those included that nobody hears of: by this a driver knows
+    /// How many frames were read on the channel's connection, including those that cause no event: by this a driver knows
     /// when it has worked long enough at a time.
     #[must_use]
     fn frames_read(&self, channel: ChannelId) -> u64;

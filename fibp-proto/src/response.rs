@@ -145,7 +145,7 @@ impl PartialEq for ServerError {
 
 impl Eq for ServerError {}
 
-/// How servers tell that they lost track of a request between their parts or nodes: it may have been executed
+/// How servers say that they lost track of a request between their parts or nodes: it may have been executed
 /// (docs/protocol/preamble.md 2.4, docs/protocol/framed.md 4). In the preamble dialect some follow `invalid payload: `.
 const LOST_TRACK: [&str; 4] = [
     "raft error:",
@@ -246,7 +246,7 @@ impl ServerError {
 
 /// Refusals that arrive as the same kind in every dialect, as the refusal of a whole request and, where said, of an item.
 ///
-/// The preamble dialect tells kinds by the text (docs/protocol/preamble.md 1.11), the framed one by a code
+/// The preamble dialect distinguishes kinds by the text (docs/protocol/preamble.md 1.11), the framed one by a code
 /// (docs/protocol/framed.md 4): what [`new`](Self::new) makes of a kind and a free text may arrive as another kind in
 /// the preamble dialect.
 impl ServerError {

@@ -21,7 +21,7 @@ pub enum Defect {
     DroppedTombstone,
     /// Credit is not topped up.
     SkippedTopUp,
-    /// A request whose deadline passes unanswered tells nobody.
+    /// A request whose deadline passes unanswered is not reported.
     LostWaiter,
     /// A delivery does not wake the consumer that waits for it.
     LostWakeUp,

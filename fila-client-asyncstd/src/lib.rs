@@ -118,7 +118,7 @@ pub type Producer = fibp_proto::client::Producer<AsyncStd>;
 /// Options of a [`Producer`].
 pub type ProducerBuilder = fibp_proto::client::ProducerBuilder<AsyncStd>;
 
-/// A message on its way: a future that is ready when the broker has answered. A failure gives the message back.
+/// A message being sent: a future that is ready when the broker has answered. A failure gives the message back.
 pub type Receipt = fibp_proto::client::Receipt<AsyncStd>;
 
 /// The deliveries of one queue: a stream, on a connection of its own.

@@ -15,7 +15,7 @@ pub struct Admin {
     client: Client,
 }
 
-#[expect(clippy::missing_errors_doc, reason = "the same for all, and told once above")]
+#[expect(clippy::missing_errors_doc, reason = "the same for all, and stated once above")]
 impl Admin {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }

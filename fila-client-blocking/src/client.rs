@@ -21,7 +21,7 @@ use crate::driver::{SOURCES, drivers};
 use crate::producer::ProducerBuilder;
 use crate::wait::{Notifier, wait};
 
-/// A connection to a Fila broker, or to a cluster of them, that mends itself.
+/// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
 ///
 /// Clones are cheap, share the connection and may be used from many threads at once. It stays open while a
 /// clone, a [`Producer`](crate::Producer), a [`Consumer`], a [`Receipt`](crate::Receipt) or a
@@ -75,7 +75,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Why the message is not confirmed, with the message. [`SendError::outcome`] tells whether it may be in the
+    /// Why the message is not confirmed, with the message. [`SendError::outcome`] says whether it may be in the
     /// queue nevertheless.
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
         let call = self.submit(|requests, now, timeout, waiter| requests.enqueue(now, message, timeout, waiter));
@@ -213,7 +213,7 @@ impl Client {
 /// The events of a client from the moment of [`Client::events`] on: an iterator that blocks.
 ///
 /// It does not keep the client alive: after the last handle is gone, or after [`Client::close`], it gives what is left
-/// and then `None`. A subscriber that is 1024 events behind loses the oldest and is told so by [`Event::Lagged`].
+/// and then `None`. A subscriber that is 1024 events behind loses the oldest, which is reported by [`Event::Lagged`].
 #[derive(Debug)]
 pub struct Events(Subscription);
 

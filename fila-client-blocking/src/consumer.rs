@@ -65,7 +65,7 @@ impl ConsumerBuilder {
 
 /// The deliveries of one queue: an iterator that blocks, on a connection of its own.
 ///
-/// A lost connection is mended and the subscription renewed; both are [events](crate::Events), not items. An `Err`
+/// After a lost connection the consumer reconnects and subscribes again; both are [events](crate::Events), not items. An `Err`
 /// item is final, and `None` follows. When the consumer is dropped its connection is closed, and the messages it
 /// holds come back to the queue when their leases expire.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ pub struct Delivery {
 impl Delivery {
     fibp_proto::delivery_accessors!();
 
-    /// Tells the server that the message is done, and waits for the confirmation.
+    /// Acknowledges the message, and waits for the confirmation.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl Delivery {
         self.settle(None)
     }
 
-    /// Tells the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
+    /// Reports to the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
     /// goes to the dead-letter queue.
     ///
     /// # Errors
@@ -275,7 +275,7 @@ pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 
 /// A queued ack or nack. Keeps the client alive; if it is dropped, the ack still goes.
 #[derive(Debug)]
-#[must_use = "without the receipt, nobody learns of a failed ack"]
+#[must_use = "without the receipt, a failed ack goes unnoticed"]
 pub struct AckReceipt(Pending<Result<(), Error>>);
 
 impl AckReceipt {

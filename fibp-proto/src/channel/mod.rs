@@ -10,7 +10,7 @@
 //!   events a channel may hold a connection that is over already (`ending`).
 //! * A connection's end is reported once, by [`ChannelEvent::Lost`] or [`ChannelEvent::Left`], with everything that was
 //!   in flight. Until the machine answers [`ChannelEvent::Lost`] with [`retry`](Channel::retry),
-//!   [`give_up`](Channel::give_up) or [`shut`](Channel::shut), the channel dials nobody.
+//!   [`give_up`](Channel::give_up) or [`shut`](Channel::shut), the channel does not dial.
 //! * Sockets are counted (`Transport::epoch`). Buffers that belong to an earlier socket change nothing: what was written
 //!   on it is settled when it is lost, and must not be counted on the next one.
 //! * The writer slot has one owner. What it was handed counts as possibly written until it reports
@@ -82,11 +82,11 @@ enum Ending {
 pub(crate) enum ChannelEvent<W> {
     /// Opened and authenticated: requests may be sent.
     Ready,
-    /// The admin revision is known now, or the probe told nothing.
+    /// The admin revision is known now, or the probe did not say.
     AdminRevision(Result<(), Error>),
     /// A request was answered, or its answer is unusable.
     Answer { work: W, response: Result<Response, Error> },
-    /// A request was refused without an effect, for a reason that is mended by now: it is to be sent again.
+    /// A request was refused without an effect, for a reason that no longer holds: send it again.
     Again(W),
     /// Deliveries.
     Push(Push),
@@ -109,7 +109,7 @@ pub(crate) struct Lost<W> {
 }
 
 impl<W> Channel<W> {
-    /// A channel that dials nobody yet.
+    /// A channel that does not dial yet.
     pub(crate) fn new(shared: &Shared, role: ConnectionRole, target: Target, seed: u64) -> Self {
         Self {
             shared: shared.clone(),
@@ -172,12 +172,12 @@ impl<W> Channel<W> {
         self.connection.as_deref().map_or(0, Connection::in_flight)
     }
 
-    /// Whether the channel is over and has told its driver everything.
+    /// Whether the channel is over and its driver knows everything.
     pub(crate) fn is_terminated(&self) -> bool {
         self.is_closed() && self.connection.is_none() && self.actions.is_empty()
     }
 
-    /// How many frames were read on this connection, those included that nobody hears of.
+    /// How many frames were read on this connection, including those that cause no event.
     pub(crate) fn frames_read(&self) -> u64 {
         self.connection.as_deref().map_or(0, Connection::frames)
     }

@@ -11,7 +11,7 @@ use crate::tls::TlsPipe;
 const TLS_WRITE: usize = 64 * 1024;
 
 /// A write that lasts longer than this waited for room, and room comes only from a peer that takes bytes. A shorter one
-/// may have filled the buffer of the operating system, which takes bytes even when nobody is there any more.
+/// may have filled the buffer of the operating system, which takes bytes even when the peer is gone.
 const SLOW_WRITE: Duration = Duration::from_millis(20);
 
 /// The state of the socket as the driver reports it.
@@ -26,7 +26,7 @@ pub(super) struct Transport {
     /// When the writer slot was claimed last.
     writing_since: Option<Instant>,
     pub(super) reading: bool,
-    /// Reading had stopped for want of room and is wanted again.
+    /// Reading had stopped because there was no room, and is wanted again.
     pub(super) read_again: bool,
     pub(super) burst: Burst,
     pub(super) tls: Option<Box<Tls>>,
@@ -52,7 +52,7 @@ impl Transport {
         };
     }
 
-    /// What is still under way belongs to nobody any more.
+    /// What is still under way is ignored.
     pub(super) fn close(&mut self) {
         self.open = false;
         self.tls = None;

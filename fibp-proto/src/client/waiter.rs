@@ -11,7 +11,7 @@ use crate::machine::{Completion, Reply};
 
 /// The token of asynchronous adapters: carries one reply to the task that waits for it.
 ///
-/// A waiter that is dropped without a reply tells its task so; nobody waits for ever.
+/// A waiter that is dropped without a reply wakes its task, so no task waits for ever.
 #[derive(Debug)]
 pub struct Waiter(Option<Arc<Slot>>);
 

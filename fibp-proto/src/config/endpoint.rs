@@ -40,7 +40,7 @@ impl Endpoint {
             return Err(refused(host, problem));
         }
         if port == 0 {
-            return Err(refused(host, "port 0 cannot be connected to"));
+            return Err(refused(host, "port 0 is not valid"));
         }
         Ok(Self {
             host: bare.to_owned(),
@@ -171,9 +171,9 @@ impl FromStr for Endpoint {
         let port = match port.strip_prefix(':') {
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
                 .parse()
-                .map_err(|_| refused(text, "the port is no number from 1 to 65535"))?,
+                .map_err(|_| refused(text, "the port must be a number from 1 to 65535"))?,
             None if port.is_empty() => DEFAULT_PORT,
-            _ => return Err(refused(text, "the port is no number from 1 to 65535")),
+            _ => return Err(refused(text, "the port must be a number from 1 to 65535")),
         };
         Self::new(host, port)
     }

@@ -65,7 +65,7 @@ impl Config {
 fn repeated(name: &str) -> Error {
     Error::new(
         ErrorKind::Config,
-        format!("{name} is set, but {URL} says the same already"),
+        format!("{name} is set, but {URL} sets the same option"),
     )
 }
 

@@ -30,7 +30,7 @@ pub(crate) const KEY_OVER_PLAINTEXT: &str = "the API key travels unencrypted: us
 
 /// How to reach a server and how to behave towards it. Cheap to clone.
 ///
-/// Building never fails. What is wrong is told by [`validate`](Self::validate), which connecting calls
+/// Building never fails. Errors are reported by [`validate`](Self::validate), which connecting calls
 /// first. `Debug` and `Display` show neither keys nor certificates.
 ///
 /// Also made from a URL with `parse` or `try_into`:

@@ -40,7 +40,7 @@ impl TlsDraft {
 
     pub(super) fn build(self) -> Result<Tls, String> {
         let mut tls = match (self.ca, self.webpki) {
-            (Some(_), true) => return Err("a CA file and tls_roots=webpki exclude each other".to_owned()),
+            (Some(_), true) => return Err("a CA file and tls_roots=webpki cannot be combined".to_owned()),
             (Some(pem), false) => Tls::ca_pem(pem),
             (None, true) => Tls::webpki(),
             (None, false) => Tls::platform(),
@@ -94,18 +94,19 @@ impl<'a> Arguments<'a> {
 
     pub(super) fn finish(self) -> Result<(), String> {
         match self.0 {
-            Some(rest) => Err(format!("\"{rest}\" is one value too many")),
+            Some(rest) => Err(format!("too many values: \"{rest}\" is left over")),
             None => Ok(()),
         }
     }
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("\"{text}\" is no number in range"))
+    text.parse()
+        .map_err(|_| format!("invalid number \"{text}\": not a number, or out of range"))
 }
 
 fn unknown<T>(text: &str, expected: &str) -> Result<T, String> {
-    Err(format!("\"{text}\" is none of {expected}"))
+    Err(format!("invalid value \"{text}\": expected {expected}"))
 }
 
 /// A time, or `off` in one of its spellings.

@@ -280,9 +280,9 @@ pub enum Batching {
     /// As many as wait when the connection can take a frame: no delay when idle, large frames under load.
     #[default]
     Auto,
-    /// A frame is held back for company.
+    /// Delays a frame to collect more messages.
     Linger {
-        /// The longest a message is held back.
+        /// The longest that a message is delayed.
         delay: Duration,
         /// How many messages end the wait early.
         max_messages: usize,
@@ -356,7 +356,7 @@ impl ProducerSettings {
     }
 }
 
-/// How a consumer pays for deliveries where the dialect has credit (docs/protocol/preamble.md 1.7), and so how many messages
+/// Credit policy of a consumer, where the dialect has credit (docs/protocol/preamble.md 1.7): how many messages
 /// a server leases to a consumer that does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -367,7 +367,7 @@ pub enum Credit {
     Auto,
     /// One large grant. What the server leases ahead is bounded by not reading alone: `prefetch` and the rest of a
     /// frame (63) in the client; what the client's receive buffer (`receive_buffer`, which Linux doubles) and the
-    /// server's send buffer (4 MiB on Linux, unless told otherwise) hold; and 64 frames of up to 64 messages and 128
+    /// server's send buffer (4 MiB on Linux, unless configured otherwise) hold; and 64 frames of up to 64 messages and 128
     /// more in the server. With the defaults 4,700 messages of 16 KiB or 31,000 of 128 bytes were measured.
     Standing,
     /// A window of `prefetch` deliveries: so many are leased and not settled, and at most 128 more by the server for its
@@ -408,7 +408,7 @@ pub struct ConsumerSettings {
     /// Deliveries hold at most twice the memory of their payloads, and the connection holds the frame that arrives:
     /// 5.1 MiB were measured for 256 messages of 16 KiB.
     pub prefetch: usize,
-    /// How deliveries are paid for. The framed dialect has no credit: a consumer that does not read has leased what
+    /// Credit policy. The framed dialect has no credit: a consumer that does not read has leased what
     /// the client and both sockets hold (see [`Credit::Standing`]) and 320 messages in the server (docs/protocol/framed.md 5).
     /// With the defaults 860 messages of 16 KiB or 17,000 of 128 bytes were measured.
     pub credit: Credit,
@@ -454,14 +454,14 @@ impl ConsumerSettings {
         self
     }
 
-    /// Sets how deliveries are paid for.
+    /// Sets the credit policy.
     #[must_use]
     pub fn credit(mut self, credit: Credit) -> Self {
         self.credit = credit;
         self
     }
 
-    /// Sets the visibility timeout that lease deadlines are reckoned by.
+    /// Sets the visibility timeout that lease deadlines are computed from.
     #[must_use]
     pub fn visibility_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.visibility_timeout = timeout.into();

@@ -21,7 +21,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 }
 
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let problem = || format!("\"{text}\" is no time: expected a number with a unit, as 250ms, 5s or 2m");
+    let problem = || format!("invalid duration \"{text}\": expected a number with a unit, such as 250ms, 5s or 2m");
     let (digits, unit) = split_unit(text);
     let (_, scale) = TIMES.iter().find(|(name, _)| *name == unit).ok_or_else(problem)?;
     let nanos = digits
@@ -46,7 +46,7 @@ pub(super) fn show_duration(time: Duration) -> String {
 }
 
 pub(super) fn parse_size<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
-    let problem = || format!("\"{text}\" is no size: expected a number of bytes, or one with KiB, MiB or GiB");
+    let problem = || format!("invalid size \"{text}\": expected a number of bytes, or a number with KiB, MiB or GiB");
     let (digits, unit) = split_unit(text);
     let (_, scale) = SIZES.iter().find(|(name, _)| *name == unit).ok_or_else(problem)?;
     digits

@@ -36,10 +36,10 @@ impl<'a> Parts<'a> {
         } else if scheme.eq_ignore_ascii_case(PLAIN) {
             false
         } else {
-            return Err(refuse("the scheme is neither fila:// nor fila+tls://"));
+            return Err(refuse("the scheme must be fila:// or fila+tls://"));
         };
         if rest.contains('#') {
-            return Err(refuse("'#' has no meaning here; in a key it is written %23"));
+            return Err(refuse("unexpected '#'; in a key write it as %23"));
         }
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         if query.contains('@') {
@@ -49,7 +49,7 @@ impl<'a> Parts<'a> {
         }
         let place = place.strip_suffix('/').unwrap_or(place);
         if place.contains('/') {
-            return Err(refuse("a path has no meaning here; in a key '/' is written %2F"));
+            return Err(refuse("unexpected path; in a key write '/' as %2F"));
         }
         let (key, addresses) = match place.split_once('@') {
             Some((key, addresses)) => (Some(key), addresses),
@@ -117,7 +117,7 @@ pub(super) fn finish(draft: Draft, encrypted: bool) -> Result<Config, Error> {
     } else if let Some(part) = tls.first_set() {
         return Err(Error::new(
             ErrorKind::Config,
-            format!("{part} is given, but the URL is fila:// and means no TLS; use fila+tls://"),
+            format!("{part} is given, but fila:// does not use TLS; use fila+tls://"),
         ));
     }
     Ok(Config {
@@ -368,8 +368,8 @@ mod tests {
             ("fila://broker?color=red", "known are dialect, connect_timeout"),
             ("fila://broker?max_redirects=1&max_redirects=1", "given twice"),
             ("fila://broker?max_redirects", "value is missing"),
-            ("fila://broker?max_redirects=x", "no number"),
-            ("fila://broker?max_redirects=1,2", "one value too many"),
+            ("fila://broker?max_redirects=x", "invalid number"),
+            ("fila://broker?max_redirects=1,2", "too many values"),
             ("fila://broker?connect_timeout=5", "unit"),
             ("fila://broker?replay=always", "including_enqueue"),
             ("fila://broker?on_full=panic", "wait, fail"),
@@ -406,7 +406,7 @@ mod tests {
         assert!(format!("{config:?}").contains("pem"));
         for (query, says) in [
             ("ca_file=c.pem", "cannot read \"c.pem\": no such file"),
-            ("ca_file=a,b.pem&tls_roots=webpki", "exclude each other"),
+            ("ca_file=a,b.pem&tls_roots=webpki", "cannot be combined"),
             ("client_cert_file=a,b.pem", "without its key"),
             ("client_key_file=a,b.pem", "without its certificate"),
         ] {

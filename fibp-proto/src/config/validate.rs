@@ -18,14 +18,14 @@ fn refuse(message: impl Into<String>) -> Result<(), Error> {
 
 fn positive(name: &str, value: usize) -> Result<(), Error> {
     if value == 0 {
-        return refuse(format!("{name} is zero"));
+        return refuse(format!("{name} must not be zero"));
     }
     Ok(())
 }
 
 fn lasting(name: &str, value: Option<Duration>, instead: &str) -> Result<(), Error> {
     if value == Some(Duration::ZERO) {
-        return refuse(format!("{name} is zero{instead}"));
+        return refuse(format!("{name} must not be zero{instead}"));
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ impl Backoff {
             return refuse("reconnect max pause is shorter than the initial one");
         }
         if self.max_attempts == Some(0) {
-            return refuse("reconnect max_attempts is zero; use Reconnect::Never");
+            return refuse("reconnect max_attempts must not be zero; use Reconnect::Never");
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl ConsumerSettings {
     pub fn validate(&self) -> Result<(), Error> {
         positive("prefetch", self.prefetch)?;
         if self.receive_buffer == Some(0) {
-            return refuse("receive_buffer is zero; use None for the operating system's choice");
+            return refuse("receive_buffer must not be zero; use None for the operating system's choice");
         }
         lasting("visibility_timeout", self.visibility_timeout, "")?;
         lasting("idle_resubscribe", self.idle_resubscribe, "; use None for never")

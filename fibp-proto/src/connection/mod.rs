@@ -120,7 +120,7 @@ enum Ticket<W> {
 pub(crate) enum Arrival<W> {
     /// Opened and authenticated: requests may be sent.
     Ready,
-    /// The admin revision is known now, or the probe told nothing.
+    /// The admin revision is known now, or the probe did not say.
     AdminRevision(Result<(), Error>),
     /// A request was answered, or its answer is unusable.
     Answer { work: W, response: Result<Response, Error> },
@@ -274,7 +274,7 @@ impl<W> Connection<W> {
         self.table.live().saturating_sub(self.own)
     }
 
-    /// `n` more bytes of [`out`](Self::out) are with the writer, who has not told yet how many the transport took.
+    /// `n` more bytes of [`out`](Self::out) are with the writer, which has not said yet how many the transport took.
     pub(crate) fn note_handed(&mut self, n: usize) {
         self.handed = self.handed.saturating_add(n as u64);
     }
@@ -284,7 +284,7 @@ impl<W> Connection<W> {
         self.written = self.written.saturating_add(n as u64);
     }
 
-    /// The writer has told everything: what it was handed beyond that is not written.
+    /// The writer has reported everything: what it was handed beyond that is not written.
     pub(crate) fn note_returned(&mut self) {
         self.handed = self.written;
     }

@@ -13,7 +13,7 @@ pub struct Lease {
     pub received: Received,
     /// When the lease ends at the earliest, by the client's clock and the configured visibility timeout.
     pub deadline: Option<Instant>,
-    /// Counts deliveries of this consumer: tells redeliveries of one id apart.
+    /// Counts deliveries of this consumer: distinguishes redeliveries of one id.
     pub sequence: u64,
     /// Its credit comes back with [`Consumer::release_delivery`](super::Consumer::release_delivery), once it is settled or dropped.
     pub is_counted: bool,

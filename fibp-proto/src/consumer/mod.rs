@@ -17,8 +17,8 @@
 //!   last delivery before it is dropped, room or no room.
 //! * While there is no room, nothing is read, and neither silence nor missing heartbeats count.
 //! * Deliveries are numbered here: one message may be delivered again before the answer to its nack arrives on another
-//!   connection, so (queue, id) does not tell deliveries apart.
-//! * The consumer's end is told once, after the last delivery.
+//!   connection, so (queue, id) does not identify a delivery.
+//! * The consumer's end is reported once, after the last delivery.
 
 mod credit;
 mod deliveries;

@@ -61,7 +61,7 @@ pub enum AdminRevision {
 }
 
 impl AdminRevision {
-    /// What the answer to the admin probe tells (docs/protocol/revisions.md, "P1, P2 or P3").
+    /// What the answer to the admin probe says (docs/protocol/revisions.md, "P1, P2 or P3").
     pub(crate) fn from_probe(text: &str) -> Option<Self> {
         if text == "operation 0x14 not implemented" || text == "unknown operation 0x14" {
             Some(Self::P1)
@@ -215,7 +215,7 @@ pub(crate) struct Rules {
     pub(crate) max_items: usize,
     /// A body larger than a frame may be continued in further frames.
     pub(crate) continuation: bool,
-    /// Deliveries are paid for with credit.
+    /// Deliveries cost credit.
     pub(crate) credit: bool,
     /// With credit: whether surplus over the credit is kept (server bug 1 is fixed), so that a window works.
     pub(crate) credit_window: bool,
@@ -357,7 +357,7 @@ impl Request {
 #[error("malformed request{}: {reason}", .op.map(|op| format!(" ({op:?})")).unwrap_or_default())]
 #[non_exhaustive]
 pub struct MalformedRequest {
-    /// The operation, as far as the header tells.
+    /// The operation, as far as the header says.
     pub op: Option<Op>,
     /// What is wrong with it.
     pub reason: Malformed,

@@ -1,7 +1,7 @@
 //! The first bytes of a connection, before anything is known to be a frame (docs/protocol/revisions.md, "First bytes").
 //!
 //! A client that opens with one of the two dialects may meet the other, a gRPC-only Fila, a server that
-//! wants TLS, or something else altogether. Each is named, and never waited for longer than it takes to tell.
+//! wants TLS, or something else altogether. Each is recognised from the fewest bytes that suffice.
 
 use std::fmt::Write;
 
@@ -43,7 +43,7 @@ pub enum Offered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Greeting {
-    /// More bytes are needed to tell.
+    /// More bytes are needed.
     Incomplete,
     /// The preamble was echoed.
     Preamble {

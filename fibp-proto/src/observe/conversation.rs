@@ -520,7 +520,7 @@ impl Conversation {
         first
     }
 
-    /// A client of F1 is told by opcodes that no client of F2 sends.
+    /// A client of F1 is recognised by opcodes that no client of F2 sends.
     fn learn_numbers_from_client(&mut self, at: u64, frame: &Frame) {
         let opcode = frame.header.opcode;
         match self.dialect() {

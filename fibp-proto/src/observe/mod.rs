@@ -1,11 +1,11 @@
-//! A passive observer of connections: what a packet capture or a proxy saw, told as typed events.
+//! A passive observer of connections: what a packet capture or a proxy saw, as typed events.
 //!
 //! [`Conversation`] takes the bytes of both directions, in pieces of any size, with holes, or joined in the middle, and
-//! tells the opening, requests paired with their answers, deliveries, credit, heartbeats and errors, each with the offset
+//! reports the opening, requests paired with their answers, deliveries, credit, heartbeats and errors, each with the offset
 //! of its first byte in the stream of its direction. It sends nothing and decides nothing.
 //!
 //! What a connection speaks is found by the code that the client and the servers use ([`recognise_client`],
-//! [`recognise_server`]), or guessed where the bytes do not tell, and marked as a guess ([`Event::Dialect`]).
+//! [`recognise_server`]), or guessed where the bytes do not say, and marked as a guess ([`Event::Dialect`]).
 //!
 //! Frames carry no marker. After a hole that hides where a frame ends, and in a conversation that was joined in the
 //! middle, the observer looks for the next place where a frame begins that can be read ([`Event::Found`]); this is a
@@ -54,9 +54,9 @@ pub struct ObserverConfig {
     pub dialect: Dialect,
     /// The observation began after the connection did, so that its opening was not seen. Off.
     pub joined: bool,
-    /// A frame with a larger length field is told by its header alone. 64 MiB.
+    /// Of a frame with a larger length field only the header is reported. 64 MiB.
     pub max_frame: u32,
-    /// Requests that wait for their answer; further ones are told without their latency. 65,536.
+    /// Requests that wait for their answer; further ones are reported without their latency. 65,536.
     pub max_outstanding: usize,
 }
 
@@ -172,7 +172,7 @@ pub enum Event {
         /// Its id.
         id: u32,
     },
-    /// A part of a frame that goes on (framed dialect). The whole is told when the last part came, with the offset of
+    /// A part of a frame that goes on (framed dialect). The whole is reported when the last part came, with the offset of
     /// the first.
     Continuation {
         /// The part's header.
@@ -203,7 +203,7 @@ pub enum Event {
     },
     /// Bytes are missing.
     Hole {
-        /// How many; `None` if nobody knows.
+        /// How many; `None` if unknown.
         len: Option<u64>,
         /// The frame they belong to, if they belong to one whose header was seen.
         header: Option<FrameHeader>,

@@ -15,7 +15,7 @@ const WINDOW: usize = 1024 * 1024;
 /// A frame that is larger is not recognised while frames are searched for.
 const MAX_FOUND: u32 = 16 * 1024 * 1024;
 
-/// The dialects that frames are tried in while they are searched for; the header tells the layouts apart.
+/// The dialects that frames are tried in while they are searched for; the header distinguishes the layouts.
 const CANDIDATES: [Dialect; 5] = [
     Dialect::Preamble(crate::dialect::AdminRevision::P1),
     Dialect::Preamble(crate::dialect::AdminRevision::P2),
@@ -28,7 +28,7 @@ const CANDIDATES: [Dialect; 5] = [
 #[derive(Debug)]
 pub(super) enum Piece {
     Frame(Frame),
-    /// A frame above the limit, of which only the header is told.
+    /// A frame above the limit, of which only the header is reported.
     Oversized {
         header: FrameHeader,
         length: u32,
@@ -125,7 +125,7 @@ impl Stream {
         });
     }
 
-    /// The next `len` bytes of the stream are missing; `None` if nobody knows how many.
+    /// The next `len` bytes of the stream are missing; `None` if their number is unknown.
     pub(super) fn hole(&mut self, layout: Option<Layout>, len: Option<u64>) -> Hole {
         let pending = self.buffer.len() as u64;
         let left = match (&self.mode, layout) {

@@ -200,7 +200,7 @@ impl<T> BatchQueues<T> {
         self.reconsider(now, index);
     }
 
-    /// Puts items back where their call ids belong, usually at the front. They have waited for company before.
+    /// Puts items back where their call ids belong, usually at the front. They have lingered before.
     pub(super) fn put_back(&mut self, now: Instant, key: BatchKey, policy: Policy, items: Vec<BatchItem<T>>) {
         let index = self.queue_index(key, policy);
         self.items += items.len();

@@ -1,4 +1,4 @@
-//! What waits: calls, items of batches, and who is told of their results.
+//! What waits: calls, items of batches, and where their results go.
 
 use std::time::Instant;
 
@@ -132,7 +132,7 @@ impl Payload {
         }
     }
 
-    /// Bytes this is reckoned to hold while it waits.
+    /// An estimate of the bytes this holds while it waits.
     pub(super) fn cost(&self) -> usize {
         match self {
             Self::Message(message) => cost_of_message(message),
@@ -165,7 +165,7 @@ pub(super) struct Ticket<T> {
     pub(super) epoch: u64,
     /// The first item of a call, which is charged for the call itself.
     pub(super) leads: bool,
-    /// A receipt: goes out even when nobody waits for it any more.
+    /// A receipt: is sent even when nobody waits for it.
     pub(super) detached: bool,
 }
 
@@ -206,7 +206,7 @@ pub(super) enum ReplyTo<T> {
     Part(u32),
     /// Nobody any more.
     Nobody,
-    /// Already told: its deadline passed while the frame it is in was under way.
+    /// Its caller has the result already: its deadline passed while the frame it is in was under way.
     Told,
 }
 
@@ -258,7 +258,7 @@ impl ItemResult {
 #[derive(Debug)]
 pub(super) struct Told<T> {
     pub(super) completion: Option<Completion<T>>,
-    /// A failure that nobody heard of.
+    /// A failure that was not reported yet.
     pub(super) unheard: Option<Error>,
 }
 

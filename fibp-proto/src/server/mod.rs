@@ -19,7 +19,7 @@ const MAX_OUTPUT: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// The dialects to accept, told apart by the client's first bytes: at most one revision of each.
+    /// The dialects to accept, distinguished by the client's first bytes: at most one revision of each.
     pub dialects: Vec<Dialect>,
     /// `receive` bounds requests (a longer one closes without a frame), `send` bounds preamble pushes.
     pub limits: Limits,
@@ -79,7 +79,7 @@ pub enum ServerEvent {
     Malformed {
         /// The id on the wire.
         id: u32,
-        /// The operation, as far as the header tells.
+        /// The operation, as far as the header says.
         op: Option<Op>,
         /// The refusal.
         answer: Option<ServerError>,

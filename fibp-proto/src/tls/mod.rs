@@ -32,6 +32,6 @@ pub enum TlsEnd {
     /// With a close_notify: nothing is missing.
     CloseNotify,
     /// With a bare end of file. Someone may have cut the stream; Fila servers of the preamble dialect end every
-    /// connection so (docs/protocol/preamble.md 1.12), so the frames have to tell whether something is missing.
+    /// connection so (docs/protocol/preamble.md 1.12), so the frames have to show whether something is missing.
     Ragged,
 }

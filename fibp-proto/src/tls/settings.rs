@@ -7,7 +7,7 @@ use super::identity::Identity;
 use crate::error::{Error, ErrorKind};
 use crate::message::Secret;
 
-/// TLS settings: whom to trust, and optionally a client certificate and another server name.
+/// TLS settings: which certificates to trust, and optionally a client certificate and another server name.
 ///
 /// Certificates are checked when a client connects. `Debug` shows none of them.
 #[derive(Clone)]
@@ -112,7 +112,7 @@ impl Tls {
             #[cfg(feature = "tls")]
             Roots::Ready(_) if self.identity.is_some() => {
                 return Err(refuse(
-                    "identity_pem and a ready rustls configuration exclude each other: put the identity into it",
+                    "identity_pem and a ready rustls configuration cannot be combined: put the identity into it",
                 ));
             }
             _ => {}

@@ -149,7 +149,7 @@ fn impossible_settings_are_named_before_connecting() {
         (Tls::ca_pem(authority.pem()).server_name("not a name"), "\"not a name\""),
         (
             Tls::config(std::sync::Arc::new(ready)).identity_pem("x", "x"),
-            "exclude each other",
+            "cannot be combined",
         ),
     ] {
         let validated = Config::new(NAME).tls(tls.clone()).validate().unwrap_err();

@@ -24,7 +24,7 @@ struct Inner {
     listeners: Mutex<Listeners>,
 }
 
-/// A clock that stands still until it is told to advance. Clones share the time.
+/// A clock that stands still until it is advanced. Clones share the time.
 ///
 /// Give one to [`BrokerBuilder::manual_clock`](crate::BrokerBuilder::manual_clock) to make visibility timeouts and the
 /// expiry of keys happen when a test wants them to.

@@ -11,7 +11,7 @@ use fibp_proto::{ErrorKind, Op, QueueName};
 pub enum Leadership {
     /// By the node at this address, which is passed on verbatim (`host:port`, no scheme).
     Elsewhere(String),
-    /// By nobody for now: an election is under way.
+    /// By no node for now: an election is under way.
     Electing,
 }
 

@@ -16,7 +16,7 @@ pub struct Admin<R: Runtime> {
     client: Client<R>,
 }
 
-#[expect(clippy::missing_errors_doc, reason = "the same for all, and told once above")]
+#[expect(clippy::missing_errors_doc, reason = "the same for all, and stated once above")]
 impl<R: Runtime> Admin<R> {
     pub(super) fn new(client: Client<R>) -> Self {
         Self { client }

@@ -98,7 +98,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// # Errors
     ///
-    /// Why the message is not confirmed, with the message. [`SendError::outcome`] tells whether it may be in the
+    /// Why the message is not confirmed, with the message. [`SendError::outcome`] says whether it may be in the
     /// queue nevertheless.
     ///
     /// # Cancel safety

@@ -24,7 +24,7 @@ pub struct Delivery<R: Runtime> {
 impl<R: Runtime> Delivery<R> {
     crate::delivery_accessors!();
 
-    /// Tells the server that the message is done, and waits for the confirmation.
+    /// Acknowledges the message, and waits for the confirmation.
     ///
     /// # Errors
     ///
@@ -38,7 +38,7 @@ impl<R: Runtime> Delivery<R> {
         self.settle(None).await
     }
 
-    /// Tells the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
+    /// Reports to the server that handling the message failed, and why: it is delivered again, its attempt count one higher, or
     /// goes to the dead-letter queue.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl<R: Runtime> Acker<R> {
 
 /// A queued ack or nack: ready when the server has answered. Keeps the client alive; if it is dropped, the ack still goes.
 #[derive(Debug)]
-#[must_use = "without the receipt, nobody learns of a failed ack"]
+#[must_use = "without the receipt, a failed ack goes unnoticed"]
 pub struct AckReceipt<R: Runtime> {
     call: RequestCall<R::Writer>,
     _client: Client<R>,

@@ -54,7 +54,7 @@ struct Inner<R: Runtime> {
 }
 
 impl<R: Runtime> Producer<R> {
-    /// Hands over a message, waiting for room in the buffer only. The receipt tells when it is confirmed.
+    /// Hands over a message, waiting for room in the buffer only. The receipt is ready when it is confirmed.
     ///
     /// # Errors
     ///

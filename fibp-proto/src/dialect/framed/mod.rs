@@ -125,7 +125,7 @@ impl Codec for Framed {
         data::read_deliveries(queue, frame)
     }
 
-    /// The handshake tells clusters, no text has to.
+    /// The handshake says whether it is a cluster; no text is needed.
     fn says_not_yet(&self, _: &ServerError) -> bool {
         false
     }

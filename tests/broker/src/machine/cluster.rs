@@ -24,7 +24,7 @@ pub(super) enum View {
     NotReady,
     /// The queue was created here, and its group has no leader yet.
     Unled,
-    /// The leader is gone, and nobody was elected yet.
+    /// The leader is gone, and no other was elected yet.
     Electing,
     /// This node leads the queue.
     Leads,

@@ -82,11 +82,11 @@ impl BrokerMachine {
         }
     }
 
-    /// Makes a node the leader of a queue, at once, whether another leads it or nobody does. False if it leads it
+    /// Makes a node the leader of a queue, at once, whether or not another leads it. False if it leads it
     /// already, is down, or cannot be elected because too few nodes are up.
     ///
     /// What the former leader alone knew is lost (docs/protocol/clusters.md 3); its consumers get nothing any more, and
-    /// are not told.
+    /// are not notified.
     pub fn elect(&mut self, now: Instant, queue: &str, node: u64) -> bool {
         let (Some(node), Some(cluster)) = (self.index(node), &mut self.cluster) else {
             return false;
@@ -98,7 +98,7 @@ impl BrokerMachine {
         true
     }
 
-    /// The leader of a queue gives it up; another is elected after the election timeout. False if nobody leads it.
+    /// The leader of a queue gives it up; another is elected after the election timeout. False if no node leads it.
     pub fn step_down(&mut self, now: Instant, queue: &str) -> bool {
         let election = self.settings.election_timeout;
         let Some(cluster) = &mut self.cluster else { return false };
@@ -133,7 +133,7 @@ impl BrokerMachine {
         self.last_command = now;
     }
 
-    /// Consumers whose node does not lead the queue any more get nothing from now on, and are not told.
+    /// Consumers whose node does not lead the queue any more get nothing from now on, without notice.
     fn end_sessions(&mut self, now: Instant, queue: &QueueName) {
         let mut gone = Vec::new();
         for (connection, known) in &mut self.connections {

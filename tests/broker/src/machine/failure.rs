@@ -42,7 +42,7 @@ impl BrokerMachine {
     }
 }
 
-/// The failure of every item, for kinds that servers tell item by item.
+/// The failure of every item, for kinds that servers report item by item.
 fn fail_items(style: Style, kind: ErrorKind, request: &Request) -> Option<Response> {
     let failure = |queue: &QueueName, id: &str| {
         style.item(&match kind {

@@ -38,7 +38,7 @@ pub(super) struct Pending {
     len: usize,
 }
 
-/// All messages have weight 1, for want of scripts that set another.
+/// All messages have weight 1, as there are no scripts that set another.
 const WEIGHT: u32 = 1;
 
 impl Pending {
@@ -267,7 +267,7 @@ impl Queue {
         (self.depth() + self.miscounted, leased as u64 + self.miscounted)
     }
 
-    /// Puts a nacked message where nobody finds it.
+    /// Puts a nacked message where no consumer finds it.
     pub(super) fn shelve(&mut self, mut message: Stored) {
         message.attempts = message.attempts.saturating_add(1);
         self.shelved.push(message);

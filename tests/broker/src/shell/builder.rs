@@ -76,7 +76,7 @@ impl BrokerBuilder {
         self.dialects([dialect])
     }
 
-    /// Speaks these dialects, told apart by a client's first bytes: at most one revision of each.
+    /// Speaks these dialects, distinguished by a client's first bytes: at most one revision of each.
     #[must_use]
     pub fn dialects(mut self, dialects: impl Into<Vec<Dialect>>) -> Self {
         self.dialects = dialects.into();

@@ -95,15 +95,15 @@ impl Broker {
         self.run(&mut running, vec![(node, listener)])
     }
 
-    /// Makes a node the leader of a queue, at once, whether another leads it or nobody does. False if it leads it
+    /// Makes a node the leader of a queue, at once, whether or not another leads it. False if it leads it
     /// already, is down, or too few nodes are up.
     ///
-    /// What only the former leader knew is lost (docs/protocol/clusters.md 3), and its consumers are not told.
+    /// What only the former leader knew is lost (docs/protocol/clusters.md 3), and its consumers are not notified.
     pub fn elect(&self, queue: &str, node: u64) -> bool {
         self.change(|machine, now| machine.elect(now, queue, node))
     }
 
-    /// The leader of a queue gives it up; another is elected after the election timeout. False if nobody leads it.
+    /// The leader of a queue gives it up; another is elected after the election timeout. False if no node leads it.
     pub fn step_down(&self, queue: &str) -> bool {
         self.change(|machine, now| machine.step_down(now, queue))
     }

@@ -290,7 +290,7 @@ impl Broker {
             .with_machine(|machine| machine.create_queue(name));
     }
 
-    /// Waits until `condition` holds, for at most `within`, and tells whether it did. It is looked at after
+    /// Waits until `condition` holds, for at most `within`, and returns whether it did. It is looked at after
     /// everything that happens in the broker, under its lock: be quick, and do not call the broker.
     #[must_use]
     pub fn wait_until(&self, within: Duration, mut condition: impl FnMut(&BrokerMachine) -> bool) -> bool {
