@@ -3,9 +3,12 @@
 use std::time::Instant;
 
 use super::Requests;
+use super::batch_queue::Answered;
 use super::item_results::ItemResults;
 use super::routing::{ELECTION_PAUSE, Next, queue_of};
-use super::work::{Attempt, Batch, BatchItem, Call, InFlight, ItemResult, Payload, Payloads, ReplyTo, Ticket};
+use super::work::{
+    Attempt, Batch, BatchItem, BatchKind, Call, InFlight, ItemResult, Payload, Payloads, ReplyTo, Ticket,
+};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind};
 use crate::machine::ChannelId;
@@ -17,6 +20,10 @@ use crate::response::Response;
 struct Delayed<T> {
     items: Vec<BatchItem<T>>,
     until: Option<Instant>,
+    /// Since when the server does not know the queue, if it does not.
+    absent_since: Option<Instant>,
+    /// Some are asked for elsewhere: what waits behind them goes there too.
+    moved: bool,
 }
 
 impl<T> Delayed<T> {
@@ -37,6 +44,7 @@ impl<T> Requests<T> {
         if let Some(route) = self.route_mut(channel) {
             route.channel.note_cluster(&response);
             route.channel.note_success();
+            route.note_peer(now);
         }
         match work {
             InFlight::Call(call) => self.answer_call(now, channel, call, response),
@@ -53,7 +61,7 @@ impl<T> Requests<T> {
             },
             InFlight::Batch(Batch { key, payloads, tickets }) => {
                 if let Some(route) = self.route_mut(channel) {
-                    route.queues.answered(now, &key);
+                    route.queues.answered(now, &key, Answered::NotYet);
                 }
                 let waiting = payloads.into_vec().into_iter().zip(tickets);
                 let items = waiting
@@ -107,17 +115,30 @@ impl<T> Requests<T> {
 
     fn answer_batch(&mut self, now: Instant, channel: ChannelId, batch: Batch<T>, response: Result<Response, Error>) {
         let Batch { key, payloads, tickets } = batch;
-        if let Some(route) = self.route_mut(channel) {
-            route.queues.answered(now, &key);
-        }
         let results = ItemResults::of(key.kind, response);
         let delayed = match payloads {
             Payloads::Messages(messages) => self.answer_items(now, channel, &key.queue, messages, tickets, results),
             Payloads::Settles(settles) => self.answer_items(now, channel, &key.queue, settles, tickets, results),
         };
+        let answered = match delayed.moved || !delayed.items.is_empty() {
+            true => Answered::NotYet,
+            false => Answered::Finally,
+        };
         self.put_back(now, channel, key.clone(), delayed.items);
-        if let (Some(until), Some(route)) = (delayed.until, self.route_mut(channel)) {
+        let Some(route) = self.route_mut(channel) else { return };
+        // The refusal of an item may have said first that this is a cluster.
+        route.note_peer(now);
+        if let Some(until) = delayed.until {
             route.queues.hold(now, &key, until);
+        }
+        if let Some(since) = delayed.absent_since {
+            route.queues.note_absent(&key, since);
+        }
+        route.queues.answered(now, &key, answered);
+        if delayed.moved && key.kind == BatchKind::Enqueue {
+            for item in route.queues.take_waiting(now, &key) {
+                self.return_item(now, item);
+            }
         }
     }
 
@@ -134,6 +155,8 @@ impl<T> Requests<T> {
         let mut delayed = Delayed {
             items: Vec::new(),
             until: None,
+            absent_since: None,
+            moved: false,
         };
         for (payload, mut ticket) in payloads.into_iter().zip(tickets) {
             let error = match results.next() {
@@ -162,11 +185,13 @@ impl<T> Requests<T> {
                 match self.next_node(channel, Some(queue), &error, ticket.attempt, learned) {
                     Next::Node(endpoint) => {
                         ticket.attempt.hops += 1;
+                        delayed.moved = true;
                         self.send_item_to(now, endpoint, BatchItem { payload, ticket });
                         continue;
                     }
                     Next::Home => {
                         ticket.attempt.return_home();
+                        delayed.moved = true;
                         self.return_item(now, BatchItem { payload, ticket });
                         continue;
                     }
@@ -178,6 +203,7 @@ impl<T> Requests<T> {
                 }
             }
             if is_open && let Some(again) = self.retry_absent(now, channel, &error, &mut ticket.attempt) {
+                delayed.absent_since = delayed.absent_since.or(ticket.attempt.absent_since);
                 delayed.add(Some(again), BatchItem { payload, ticket });
                 continue;
             }

@@ -3,13 +3,22 @@
 //! A queue holds the items of one queue, one kind and one producer, so that order per queue is kept and one
 //! queue's refusal touches no other queue's messages. When a frame goes out is decided here; the machine encodes
 //! it.
+//!
+//! # Order
+//!
+//! Messages of one batch queue reach the server in the order of their calls. A single node answers every frame for good,
+//! so frames in flight keep that order. A node of a cluster may answer "not yet" to one frame and accept the next
+//! (docs/protocol/clusters.md 2), so there a batch queue of messages *probes*: until the node has answered for good, one
+//! message is in flight and the others wait. After that frames follow each other without waiting; the next answer that
+//! is to be asked for again makes it probe again, once what is in flight was answered. What was in flight behind such
+//! an answer can still overtake it: a cluster that elects a leader may reorder up to that many messages.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::time::Instant;
 
-use super::work::{BatchItem, BatchKey, ReplyTo, Ticket};
+use super::work::{BatchItem, BatchKey, BatchKind, ReplyTo, Ticket};
 use crate::config::Batching;
 use crate::earliest_deadline::EarliestDeadline;
 use crate::machine::CallId;
@@ -42,8 +51,29 @@ pub(super) struct BatchQueue<T> {
     /// Send partial frames too: somebody flushes or closes.
     flushing: bool,
     queued: bool,
-    /// See [`BatchQueues::set_one_each`].
-    one_each: bool,
+    peer: Peer,
+    /// The last answer to a frame was final: what follows may be sent before the next answer.
+    confirmed: bool,
+}
+
+/// What is known of the server at the other end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// It is a node of a cluster.
+    pub(super) in_cluster: bool,
+    /// A frame holds one item only: then nothing is gained by waiting for more, or for answers.
+    pub(super) one_each: bool,
+}
+
+/// What an answer says of the frames behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// Whatever it says is the server's last word.
+    Finally,
+    /// Some of it is to be asked again.
+    NotYet,
+    /// There was none within the deadline.
+    Never,
 }
 
 impl<T> BatchQueue<T> {
@@ -77,11 +107,12 @@ impl<T> BatchQueue<T> {
     /// Behind what waits already, in the order of call ids.
     fn push(&mut self, item: BatchItem<T>) {
         self.bytes = self.bytes.saturating_add(item.ticket.cost);
-        let call = item.ticket.call;
-        if self.items.back().is_none_or(|last| last.ticket.call <= call) {
+        // Frames of one item each are moved one by one, so the place within the call counts too.
+        let order = item.ticket.order();
+        if self.items.back().is_none_or(|last| last.ticket.order() <= order) {
             self.items.push_back(item);
         } else {
-            let place = self.items.partition_point(|known| known.ticket.call <= call);
+            let place = self.items.partition_point(|known| known.ticket.order() <= order);
             self.items.insert(place, item);
         }
     }
@@ -95,6 +126,12 @@ impl<T> BatchQueue<T> {
         self.items.insert(place, item);
     }
 
+    /// Whether the node has not yet answered for good: one message at a time, to keep their order. The order of acks
+    /// does not matter.
+    pub(super) fn is_probing(&self) -> bool {
+        self.peer.in_cluster && self.key.kind == BatchKind::Enqueue && !self.confirmed
+    }
+
     fn is_full(&self) -> bool {
         let messages = match self.policy.batching {
             Batching::Linger { max_messages, .. } => max_messages.min(self.policy.max_messages),
@@ -106,13 +143,13 @@ impl<T> BatchQueue<T> {
 
     /// When a frame may go out: now (`Some(None)`), at an instant, or only after something else happens.
     fn due(&self) -> Option<Option<Instant>> {
-        if self.items.is_empty() {
+        if self.items.is_empty() || (self.is_probing() && self.in_flight > 0) {
             return None;
         }
         if self.not_before.is_some() {
             return Some(self.not_before);
         }
-        if self.flushing || self.one_each || self.is_full() {
+        if self.flushing || self.peer.one_each || self.is_full() {
             return Some(None);
         }
         match self.policy.batching {
@@ -145,7 +182,7 @@ pub(super) struct BatchQueues<T> {
     ready: VecDeque<usize>,
     earliest: EarliestDeadline,
     items: usize,
-    one_each: bool,
+    peer: Peer,
 }
 
 impl<T> BatchQueues<T> {
@@ -158,18 +195,18 @@ impl<T> BatchQueues<T> {
             ready: VecDeque::new(),
             earliest: EarliestDeadline::default(),
             items: 0,
-            one_each: false,
+            peer: Peer::default(),
         }
     }
 
-    /// Whether a frame holds one item only, as in clusters: then nothing is gained by waiting for more, or for answers.
-    pub(super) fn set_one_each(&mut self, now: Instant, one_each: bool) {
-        if std::mem::replace(&mut self.one_each, one_each) == one_each {
+    /// Learns what the server at the other end is.
+    pub(super) fn set_peer(&mut self, now: Instant, peer: Peer) {
+        if std::mem::replace(&mut self.peer, peer) == peer {
             return;
         }
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queue_mut(index) {
-                queue.one_each = one_each;
+                queue.peer = peer;
             }
             self.reconsider(now, index);
         }
@@ -252,13 +289,43 @@ impl<T> BatchQueues<T> {
     }
 
     /// A frame of this queue was answered, or given up.
-    pub(super) fn answered(&mut self, now: Instant, key: &BatchKey) {
+    pub(super) fn answered(&mut self, now: Instant, key: &BatchKey, answered: Answered) {
         if let Some(index) = self.find(key) {
             if let Some(queue) = self.queue_mut(index) {
                 queue.in_flight = queue.in_flight.saturating_sub(1);
+                match answered {
+                    // While others are in flight they may be answered otherwise.
+                    Answered::Finally => queue.confirmed |= queue.in_flight == 0,
+                    Answered::NotYet => queue.confirmed = false,
+                    Answered::Never => {}
+                }
             }
             self.reconsider(now, index);
         }
+    }
+
+    /// The server does not know this queue, perhaps not yet, since then: that holds for what waits behind the message
+    /// that was asked for, too, so that all of them wait for the queue no longer than one.
+    pub(super) fn note_absent(&mut self, key: &BatchKey, since: Instant) {
+        if let Some(queue) = self.find(key).and_then(|index| self.queue_mut(index)) {
+            for item in &mut queue.items {
+                item.ticket.attempt.absent_since.get_or_insert(since);
+            }
+        }
+    }
+
+    /// Takes out all that waits in one queue.
+    pub(super) fn take_waiting(&mut self, now: Instant, key: &BatchKey) -> Vec<BatchItem<T>> {
+        let Some(index) = self.find(key) else { return Vec::new() };
+        let Some(queue) = self.queue_mut(index) else {
+            return Vec::new();
+        };
+        let items: Vec<_> = std::mem::take(&mut queue.items).into();
+        queue.bytes = 0;
+        queue.note_emptied();
+        self.items = self.items.saturating_sub(items.len());
+        self.reconsider(now, index);
+        items
     }
 
     /// Lets partial frames of an budget (or of all) go out now.
@@ -350,6 +417,7 @@ impl<T> BatchQueues<T> {
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queue_mut(index) {
                 queue.in_flight = 0;
+                queue.confirmed = false;
             }
             self.reconsider(now, index);
         }
@@ -395,7 +463,8 @@ impl<T> BatchQueues<T> {
             not_before: None,
             flushing: false,
             queued: false,
-            one_each: self.one_each,
+            peer: self.peer,
+            confirmed: false,
         };
         let index = match self.free.pop() {
             Some(index) => {

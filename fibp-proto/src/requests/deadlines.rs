@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Requests;
+use super::batch_queue::Answered;
 use super::ledger::Ledger;
 use super::route::Route;
 use super::work::{BatchKey, InFlight, ItemResult, Payload, ReplyTo, Ticket};
@@ -122,7 +123,7 @@ impl<T> Route<T> {
                 Expired::Item(ticket, payload) => {
                     ledger.finish_item(ticket, ItemResult::failed(payload, late.clone()));
                 }
-                Expired::Frame(key) => self.queues.answered(now, &key),
+                Expired::Frame(key) => self.queues.answered(now, &key, Answered::Never),
             }
         }
     }

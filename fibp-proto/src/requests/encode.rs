@@ -123,7 +123,10 @@ impl<T> Encoder<'_, T> {
         let Some(queue) = queues.queue_mut(index) else { return };
         let key = queue.key.clone();
         let frame = FrameRoom::new(self.connection, key.kind, &key.queue, queue.policy.max_bytes);
-        let max_items = queue.policy.max_messages.min(self.connection.max_items());
+        let max_items = match queue.is_probing() {
+            true => 1,
+            false => queue.policy.max_messages.min(self.connection.max_items()),
+        };
         let one_call = matches!(queue.policy.batching, Batching::Disabled);
         let expected = if one_call { 1 } else { queue.share_of(frame.limit) };
         let mut picked = Picked::with_capacity(key.kind, expected.min(max_items));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::batch_queue::BatchQueues;
+use super::batch_queue::{BatchQueues, Peer};
 use super::ledger::Ledger;
 use super::work::{Call, InFlight};
 use crate::channel::{Channel, Target};
@@ -87,11 +87,19 @@ impl<T> Route<T> {
 
     /// The connection is ready for requests.
     pub(super) fn note_ready(&mut self, now: Instant) {
-        let is_cluster = self
-            .channel
-            .connection()
-            .is_some_and(|connection| connection.is_cluster());
-        self.queues.set_one_each(now, is_cluster);
+        self.note_peer(now);
+    }
+
+    /// The connection is ready, or an answer may have said that its server belongs to a cluster.
+    pub(super) fn note_peer(&mut self, now: Instant) {
+        let peer = Peer {
+            in_cluster: self.channel.is_in_cluster(),
+            one_each: self
+                .channel
+                .connection()
+                .is_some_and(|connection| connection.is_cluster()),
+        };
+        self.queues.set_peer(now, peer);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

@@ -24,7 +24,7 @@ fn node() -> Host {
 }
 
 /// A main connection to a node of a cluster.
-fn cluster(config: Config, mode: Mode) -> Sim {
+pub(crate) fn cluster(config: Config, mode: Mode) -> Sim {
     let mut sim = Sim::requests(config.dialect(Dialect::Framed).no_heartbeat(), mode);
     sim.dialed = Box::new(|_, _| node());
     sim.settle();
@@ -32,13 +32,23 @@ fn cluster(config: Config, mode: Mode) -> Sim {
     sim
 }
 
+/// A node that knows the queue `orders`, and falls silent.
 fn mute(config: Config, mode: Mode) -> Sim {
     let mut sim = cluster(config, mode);
+    get_known(&mut sim);
     sim.serve = Box::new(|_, _| Act::Silence);
     sim
 }
 
-fn messages(n: usize) -> Vec<Message> {
+/// Has the node accept a message of `orders`, so that the following ones need not wait for each other's answers.
+fn get_known(sim: &mut Sim) {
+    let first = sim.enqueue("orders", "first");
+    sim.settle();
+    assert!(sim.enqueued(first).is_ok());
+    sim.asked.clear();
+}
+
+pub(crate) fn messages(n: usize) -> Vec<Message> {
     (0..n).map(|n| Message::new("orders", n.to_string())).collect()
 }
 
@@ -160,6 +170,7 @@ fn what_each_connection_announces_decides_how_items_share_frames() {
 #[test]
 fn messages_asked_again_one_by_one_keep_their_order() {
     let mut sim = cluster(config(), Mode::Whole);
+    get_known(&mut sim);
     let mut refusals = 10;
     sim.serve = Box::new(move |request, _| {
         if refusals == 0 {
@@ -179,7 +190,7 @@ fn messages_asked_again_one_by_one_keep_their_order() {
 
 // ---- a queue that nodes do not know yet ----
 
-const ABSENT: &str = "queue raft group not found";
+pub(crate) const ABSENT: &str = "queue raft group not found";
 
 /// What nodes say of a queue that was just created, and the code: of an item, and of the same in an Error frame.
 fn refusals(dialect: Dialect) -> [(u16, &'static str); 3] {
@@ -418,7 +429,7 @@ fn a_preamble_cluster_is_known_by_what_its_nodes_say() {
 
 type Asking = fn(&mut Sim) -> crate::harness::Token;
 
-fn cluster_of(nodes: u32) -> QueueList {
+pub(crate) fn cluster_of(nodes: u32) -> QueueList {
     let mut list = QueueList::default();
     list.cluster_node_count = nodes;
     list

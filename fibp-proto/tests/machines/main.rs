@@ -22,6 +22,7 @@ mod leases;
 mod liveness;
 mod numbers;
 mod opening;
+mod order;
 mod producers;
 mod reconnect;
 mod redirects;

@@ -9,6 +9,7 @@ use fibp_proto::operation::GetQueueStats;
 use fibp_proto::response::ServerError;
 use fibp_proto::{Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
 
+use crate::batching::frames;
 use crate::calls::connected;
 use crate::harness::{ConsumerSim, Mode, P1, Sim, TestMachine, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
@@ -689,18 +690,7 @@ fn a_preamble_item_without_a_leader_is_asked_again() {
         let second = sim.enqueue("orders", "2");
         sim.advance_secs(1);
         assert!(sim.enqueued(first).is_ok() && sim.enqueued(second).is_ok());
-        let order: Vec<_> = sim
-            .asked
-            .iter()
-            .filter_map(|asked| match &asked.request {
-                Request::Enqueue(messages) => messages.first().map(|message| message.payload.clone()),
-                _ => None,
-            })
-            .collect();
-        assert!(
-            order.iter().all(|payload| &payload[..] == b"1"),
-            "order is kept: {order:?}"
-        );
+        assert_eq!(frames(&sim).concat(), ["1", "1", "1", "1", "2"], "order is kept");
         sim.finish();
     }
 }
