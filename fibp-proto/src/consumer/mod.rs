@@ -312,6 +312,10 @@ impl<T> Machine for Consumer<T> {
 
     fn transmitted(&mut self, now: Instant, _: ChannelId, transmit: &mut Transmit, n: usize) {
         self.channel.transmitted(now, transmit, n);
+        if !transmit.is_empty() {
+            // The socket is full: it may be long until something else happens.
+            self.publish_stats();
+        }
     }
 
     fn transmit_failed(&mut self, now: Instant, _: ChannelId, transmit: Transmit, fault: Fault) {
@@ -357,6 +361,7 @@ impl<T> Machine for Consumer<T> {
 
     fn note_sleep(&mut self, _: ChannelId, until: Option<Instant>) {
         self.channel.note_sleep(until);
+        self.publish_stats();
     }
 
     fn drain_completions(&mut self, into: &mut Vec<Completion<T>>) {

@@ -203,6 +203,10 @@ impl<T> Requests<T> {
         self.settle_budgets(now);
         self.check_retiring(now);
         self.check_closing(now);
+        self.publish_stats();
+    }
+
+    fn publish_stats(&mut self) {
         for route in &mut self.routes {
             self.ledger.stats.merge(std::mem::take(&mut route.channel.stats));
         }
@@ -251,6 +255,10 @@ impl<T> Machine for Requests<T> {
         match self.route_mut(channel) {
             Some(route) => route.channel.transmitted(now, transmit, n),
             None => transmit.clear(),
+        }
+        if !transmit.is_empty() {
+            // The socket is full: it may be long until something else happens.
+            self.publish_stats();
         }
     }
 
@@ -325,6 +333,7 @@ impl<T> Machine for Requests<T> {
         if let Some(route) = self.route_mut(channel) {
             route.channel.note_sleep(until);
         }
+        self.publish_stats();
     }
 
     fn drain_completions(&mut self, into: &mut Vec<Completion<T>>) {

@@ -52,6 +52,35 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
     sim.finish();
 }
 
+#[test]
+fn what_was_written_counts_before_it_is_answered() {
+    let mut sim = connected(config().no_heartbeat(), Mode::Whole, P1);
+    sim.serve = Box::new(|_, _| Act::Silence);
+    let before = sim.shared.stats();
+    let silent = sim.call(Heartbeat {});
+    sim.settle();
+    let after = sim.shared.stats();
+    assert_eq!(after.frames_sent - before.frames_sent, 1);
+    assert!(after.bytes_sent > before.bytes_sent);
+    // A socket that is full in the middle of a frame.
+    sim.socket().budget = Some(100);
+    let stuck = sim.enqueue("orders", &"x".repeat(1_000));
+    sim.settle();
+    assert_eq!(sim.shared.stats().bytes_sent - after.bytes_sent, 100);
+    sim.socket().budget = Some(50);
+    let mut transmit = std::mem::replace(&mut sim.socket().transmit, Transmit::new());
+    sim.machine.transmitted(sim.now, ChannelId::MAIN, &mut transmit, 50);
+    assert_eq!(
+        sim.shared.stats().bytes_sent - after.bytes_sent,
+        150,
+        "at once, while the writer is busy"
+    );
+    sim.machine.abort(sim.now);
+    sim.settle();
+    assert!(sim.response(silent).is_err() && sim.enqueued(stuck).is_err());
+    sim.finish();
+}
+
 /// A framed consumer whose goodbye stalls while two frames arrive, of which only the first has room.
 fn leaving_with_an_unread_delivery(leave: impl FnOnce(&mut ConsumerSim)) -> ConsumerSim {
     let settings = prefetch(1).idle_resubscribe(Duration::from_secs(60));
