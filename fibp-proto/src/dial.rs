@@ -8,6 +8,9 @@ use core::net::SocketAddr;
 
 use crate::fault::{Fault, FaultKind};
 
+/// What is said of an address that did not answer.
+pub(crate) const NO_ANSWER: &str = "no answer in time";
+
 /// A race between the addresses of one host, of which the first to be connected wins.
 ///
 /// Families alternate, IPv6 first, in the resolver's order within each. An attempt starts `delay` after the
@@ -87,7 +90,7 @@ impl AddressRace {
             list(&mut text, address, fault);
         }
         for address in &self.running {
-            list(&mut text, address, &"no answer in time");
+            list(&mut text, address, &NO_ANSWER);
         }
         for address in &self.waiting {
             list(&mut text, address, &"not tried in time");

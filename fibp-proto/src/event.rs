@@ -24,7 +24,9 @@ pub enum State {
     Reconnecting,
     /// Given up after an error that another attempt would not fix. The next call tries once more.
     Failed,
-    /// Closed by the caller.
+    /// Closed by the caller, or for good after a loss with [`Reconnect::Never`](crate::config::Reconnect::Never) or when
+    /// the attempts of [`Backoff::max_attempts`](crate::config::Backoff::max_attempts) were used up: every later call fails
+    /// with [`ErrorKind::Closed`](crate::ErrorKind::Closed), which says since when and why.
     Closed,
 }
 

@@ -110,7 +110,8 @@ mod tests {
         let error = fault.into_dial_error();
         assert_eq!(error.kind(), ErrorKind::Connect);
         assert_eq!(error.outcome(), Outcome::NotSent);
-        assert!(error.source().is_some_and(|source| source.is::<fmt::Error>()));
+        assert!(error.get_ref().is_some_and(|source| source.is::<fmt::Error>()));
+        assert!(error.source().is_none(), "its text is the error's own already");
         assert!(error.to_string().contains(&fmt::Error.to_string()));
     }
 

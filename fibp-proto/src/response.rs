@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::admin::{Acl, ApiKeyInfo, CreatedApiKey, QueueList, QueueStats};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, quoted};
 use crate::message::{MessageId, Received};
 use crate::request::Op;
 
@@ -125,6 +125,8 @@ struct Refusal {
     leader: Option<String>,
     /// Whether it arrived inside the result of an operation (framed dialect), so that it can be sent on in the same form.
     inline: Option<bool>,
+    /// What the code means, in words of ours: for people only.
+    meaning: Option<&'static str>,
 }
 
 /// Equal when they say the same, in whatever form they arrived.
@@ -137,6 +139,7 @@ impl PartialEq for ServerError {
             metadata,
             leader,
             inline: _,
+            meaning: _,
         } = &*self.0;
         let other = &*other.0;
         (kind, code, text, metadata, leader) == (&other.kind, &other.code, &other.text, &other.metadata, &other.leader)
@@ -164,6 +167,7 @@ impl ServerError {
             metadata: Vec::new(),
             leader: None,
             inline: None,
+            meaning: None,
         }))
     }
 
@@ -188,6 +192,17 @@ impl ServerError {
     pub fn with_code(mut self, code: u16) -> Self {
         Arc::make_mut(&mut self.0).code = Some(code);
         self
+    }
+
+    /// With what the code means.
+    pub(crate) fn with_meaning(mut self, meaning: &'static str) -> Self {
+        Arc::make_mut(&mut self.0).meaning = Some(meaning);
+        self
+    }
+
+    /// What the code means, where the kind does not tell.
+    pub(crate) fn meaning(&self) -> Option<&'static str> {
+        self.0.meaning
     }
 
     /// With metadata (framed dialect).
@@ -363,11 +378,20 @@ impl fmt::Debug for ServerError {
     }
 }
 
+/// The server's own words, escaped, or what its code means.
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.text.is_empty() {
+            match self.0.meaning {
+                Some(meaning) => f.write_str(meaning)?,
+                None => write!(f, "{}", self.0.kind)?,
+            }
+        } else {
+            write!(f, "the server says {}", quoted(&self.0.text))?;
+        }
         match self.0.code {
-            Some(code) if self.0.text.is_empty() => write!(f, "server code {code}"),
-            _ => write!(f, "server says \"{}\"", self.0.text),
+            Some(code) => write!(f, " (server code {code})"),
+            None => Ok(()),
         }
     }
 }

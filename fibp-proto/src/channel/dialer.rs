@@ -14,8 +14,12 @@ use crate::random::Random;
 /// A connection that lasted this long was a success even if nothing was asked on it.
 pub(super) const STABLE: Duration = Duration::from_secs(1);
 
-/// After an error that another attempt cannot fix, calls fail at once for this long; then one may try again.
-pub(super) const FAILED_PAUSE: Duration = Duration::from_secs(5);
+/// So many openings in a row that a server closes without a word in TLS, at an address where nothing ever worked, show
+/// that it does not speak TLS there. Fewer may be a server that restarts behind a proxy.
+const UNANSWERED_TLS: u32 = 4;
+
+/// For so many servers the last failure is kept, to be told when no attempt succeeded.
+const MAX_FAILURES: usize = 16;
 
 /// Whom a channel dials.
 #[derive(Debug, Clone)]
@@ -53,6 +57,12 @@ pub(super) struct Dialer {
     /// The handshake under way does not carry the key (see `Channel::withholds_key`).
     pub(super) key_withheld: bool,
     pub(super) last_error: Option<Error>,
+    /// The last failure of each server since a connection was ready, in the order of the first ones.
+    failures: Vec<(Endpoint, Error)>,
+    /// Attempts that failed since a connection was ready.
+    failed_dials: u32,
+    /// Openings in a row that were closed without a word in TLS.
+    unanswered_tls: u32,
 }
 
 #[derive(Debug)]
@@ -79,11 +89,8 @@ pub(super) enum Phase {
     },
     /// The connection is lost, and the machine has not said what is to follow.
     Lost,
-    /// Given up, for now.
-    Failed {
-        error: Error,
-        retry_at: Option<Instant>,
-    },
+    /// Given up, until somebody asks for something.
+    Failed,
     /// A goodbye is on its way, or the server is given time to close.
     Leaving {
         until: Option<Instant>,
@@ -93,6 +100,7 @@ pub(super) enum Phase {
     },
     Closed {
         error: Error,
+        since: Option<Instant>,
     },
 }
 
@@ -112,6 +120,7 @@ impl Dialer {
         Self {
             phase: Phase::Closed {
                 error: closed("the connection"),
+                since: None,
             },
             target,
             next_endpoint: 0,
@@ -126,6 +135,9 @@ impl Dialer {
             key: None,
             key_withheld: false,
             last_error: None,
+            failures: Vec::new(),
+            failed_dials: 0,
+            unanswered_tls: 0,
         }
     }
 
@@ -149,11 +161,7 @@ impl Dialer {
             Phase::Dialing { endpoint, .. } | Phase::Opening { endpoint, .. } | Phase::Ready { endpoint, .. } => {
                 Some(endpoint)
             }
-            Phase::Pausing { .. }
-            | Phase::Lost
-            | Phase::Failed { .. }
-            | Phase::Leaving { .. }
-            | Phase::Closed { .. } => None,
+            Phase::Pausing { .. } | Phase::Lost | Phase::Failed | Phase::Leaving { .. } | Phase::Closed { .. } => None,
         }
     }
 
@@ -162,7 +170,7 @@ impl Dialer {
             Phase::Pausing { until } | Phase::Leaving { until, .. } => *until,
             // The driver keeps the deadline of a dial, this one only makes sure.
             Phase::Dialing { deadline, .. } | Phase::Opening { deadline, .. } => *deadline,
-            Phase::Ready { .. } | Phase::Lost | Phase::Failed { .. } | Phase::Closed { .. } => None,
+            Phase::Ready { .. } | Phase::Lost | Phase::Failed | Phase::Closed { .. } => None,
         };
         earlier(phase, self.open_by)
     }
@@ -223,6 +231,56 @@ impl Dialer {
         self.fatal_in_a_row = 0;
         self.last_error = None;
         self.other_dialect = None;
+        self.failures.clear();
+        self.failed_dials = 0;
+        self.unanswered_tls = 0;
+    }
+
+    /// An attempt to connect failed.
+    pub(super) fn note_failure(&mut self, endpoint: &Endpoint, error: &Error) {
+        self.failed_dials = self.failed_dials.saturating_add(1);
+        if let Some((_, last)) = self.failures.iter_mut().find(|(known, _)| known == endpoint) {
+            *last = error.clone();
+        } else if self.failures.len() < MAX_FAILURES {
+            self.failures.push((endpoint.clone(), error.clone()));
+        }
+    }
+
+    /// A server ended the opening without a word in TLS; true if that shows that it does not speak TLS. `known`: a
+    /// connection to it worked before.
+    pub(super) fn note_unanswered_tls(&mut self, known: bool) -> bool {
+        self.unanswered_tls = self.unanswered_tls.saturating_add(1);
+        !known && self.unanswered_tls >= UNANSWERED_TLS
+    }
+
+    /// The server was not reached, or said something: what came before says nothing of TLS.
+    pub(super) fn forget_unanswered_tls(&mut self) {
+        self.unanswered_tls = 0;
+    }
+
+    /// The error to report when no further attempt follows: the last one, with all servers that were tried and how
+    /// often.
+    pub(super) fn summarise(&self, error: Error) -> Error {
+        match self.failures.as_slice() {
+            [] => error,
+            [_] => error.with_attempts(self.failed_dials),
+            _ => error
+                .of_many_servers(list(&self.failures))
+                .with_attempts(self.failed_dials),
+        }
+    }
+
+    /// What happened before an attempt to reach `endpoint` that is late.
+    pub(super) fn earlier_failures(&self, endpoint: Option<&Endpoint>) -> Option<String> {
+        match self.failures.as_slice() {
+            [] => None,
+            [(only, error)] if Some(only) == endpoint => Some(error.cause().to_string()),
+            failures => Some(list(failures)),
+        }
+    }
+
+    pub(super) fn failed_dials(&self) -> u32 {
+        self.failed_dials
     }
 
     /// Somebody asks for something after all: try as if for the first time.
@@ -259,7 +317,7 @@ impl Dialer {
         }
         self.attempts = self.attempts.saturating_add(1);
         if backoff.max_attempts.is_some_and(|max| self.attempts >= max) {
-            return Plan::GiveUp;
+            return Plan::End;
         }
         // The other servers of the list are worth trying at once.
         let first_round = usize::try_from(self.attempts).unwrap_or(usize::MAX) < endpoints;
@@ -274,6 +332,14 @@ impl Dialer {
             random.up_to(bound)
         })
     }
+}
+
+fn list(failures: &[(Endpoint, Error)]) -> String {
+    let failures: Vec<String> = failures
+        .iter()
+        .map(|(endpoint, error)| format!("{endpoint}: {}", error.cause()))
+        .collect();
+    failures.join("; ")
 }
 
 /// Errors that another attempt cannot fix. A name that resolved before may do so again.

@@ -25,7 +25,10 @@ impl<W> Channel<W> {
             return;
         }
         drop(self.hang_up());
-        self.dialer.phase = Phase::Closed { error };
+        self.dialer.phase = Phase::Closed {
+            error,
+            since: Some(now),
+        };
     }
 
     /// Leaves a consumer's connection for a new one to the same server: with a goodbye where the dialect has one, or
@@ -78,7 +81,10 @@ impl<W> Channel<W> {
         }
         let error = self.dialer.last_error.clone().unwrap_or_else(|| closed("the client"));
         drop(self.hang_up());
-        self.dialer.phase = Phase::Closed { error };
+        self.dialer.phase = Phase::Closed {
+            error,
+            since: Some(now),
+        };
         ChannelEvent::Left { redialing: false }
     }
 

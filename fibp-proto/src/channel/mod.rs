@@ -325,7 +325,7 @@ impl<W> Channel<W> {
     /// Time passed. Events may follow.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if is_due(self.dialer.open_by, now) {
-            let error = self.late("the server");
+            let error = self.late();
             self.dialer.last_error = Some(error.clone());
             self.dialer.open_by = None;
             self.ending = Some(Ending::OpenedLate(error));
@@ -333,10 +333,9 @@ impl<W> Channel<W> {
         }
         match &self.dialer.phase {
             Phase::Pausing { until } if is_due(*until, now) => self.dial(now),
-            Phase::Dialing { deadline, endpoint, .. } | Phase::Opening { deadline, endpoint }
-                if is_due(*deadline, now) =>
-            {
-                let error = self.late(&endpoint.to_string());
+            Phase::Dialing { deadline, .. } | Phase::Opening { deadline, .. } if is_due(*deadline, now) => {
+                // Earlier failures are in the summary.
+                let error = self.late_attempt();
                 self.break_off(now, Broken::new(error));
             }
             Phase::Leaving { until, .. } if is_due(*until, now) => self.ending = Some(Ending::Left),

@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
-use super::dialer::{FAILED_PAUSE, Phase, Plan, STABLE, Target};
+use super::dialer::{Phase, Plan, STABLE, Target};
 use super::{Channel, Ending, Lost, closed};
 use crate::config::{Backoff, Endpoint};
 use crate::connection::{Broken, Connection, Options};
+use crate::dial::NO_ANSWER;
 use crate::dialect::{AdminRevision, Codec, Dialect};
 use crate::directory::Purpose;
-use crate::earliest_deadline::{earlier, is_due};
+use crate::earliest_deadline::earlier;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
-use crate::fault::Fault;
+use crate::fault::{Fault, FaultKind};
 use crate::frame::Layout;
 use crate::machine::{Action, DialId};
 use crate::message::Secret;
@@ -37,7 +38,11 @@ impl<W> Channel<W> {
             Target::Configured | Target::Node(_) => None,
         };
         let Some(endpoint) = self.dialer.next_server(settings, leader) else {
-            return self.give_up(now, Error::new(ErrorKind::Config, "no server address is configured"));
+            self.dialer.phase = Phase::Closed {
+                error: Error::new(ErrorKind::Config, "no server address is configured"),
+                since: Some(now),
+            };
+            return;
         };
         let deadline = earlier(self.dialer.open_by, now.checked_add(settings.connect_timeout));
         let id = self.dialer.next_dial_id();
@@ -87,8 +92,60 @@ impl<W> Channel<W> {
     /// The dial `id` failed. Events may follow.
     pub(crate) fn handle_dial_failed(&mut self, now: Instant, id: DialId, fault: Fault) {
         if matches!(&self.dialer.phase, Phase::Dialing { id: current, .. } if *current == id) {
-            self.break_off(now, Broken::new(fault.into_dial_error()));
+            self.dialer.forget_unanswered_tls();
+            let error = self.dial_error(fault);
+            self.break_off(now, Broken::new(error));
         }
+    }
+
+    /// The error of a dial that failed. It names the address by itself.
+    fn dial_error(&self, mut fault: Fault) -> Error {
+        if let Some(endpoint) = self.dialer.endpoint()
+            && let Some(cause) = fault.text.strip_prefix(&format!("{endpoint}: "))
+        {
+            fault.text = cause.to_owned();
+        }
+        if fault.kind == FaultKind::TimedOut {
+            fault.text = match &*fault.text {
+                NO_ANSWER => self.no_connection(),
+                text => format!("{}: {text}", self.no_connection()),
+            };
+        }
+        fault.into_dial_error()
+    }
+
+    fn no_connection(&self) -> String {
+        let limit = self.shared.config().settings().connect_timeout;
+        format!("no TCP connection within the connect_timeout of {limit:?}")
+    }
+
+    /// Says where an error happened, and how to give a key where one is missing.
+    pub(crate) fn place(&self, error: Error) -> Error {
+        let error = error.at(self.dialer.endpoint());
+        if error.kind() != ErrorKind::Auth {
+            return error;
+        }
+        error.with_remedy(if self.shared.config().settings().credentials.is_none() {
+            "the server requires an API key, and none is configured: set one with api_key, as fila://KEY@host:port, or \
+             with FILA_API_KEY"
+        } else {
+            "the server does not accept the API key that is configured: check it with its administrator"
+        })
+    }
+
+    /// The peer ended a TLS handshake. A server that restarts, or a proxy before it, cuts handshakes short: that is no
+    /// reason to give up for good, unless it happens whenever it is tried. `heard`: the peer began to answer.
+    pub(super) fn judge_tls_end(&mut self, error: Error, heard: bool) -> Error {
+        let known = self
+            .dialer
+            .endpoint()
+            .is_some_and(|endpoint| self.shared.directory().dialect(endpoint).is_some());
+        if heard {
+            self.dialer.forget_unanswered_tls();
+        } else if self.dialer.note_unanswered_tls(known) {
+            return error;
+        }
+        error.with_kind(ErrorKind::Disconnected)
     }
 
     /// What to open with where no ALPN tells, and whether the admin revision was configured.
@@ -202,9 +259,13 @@ impl<W> Channel<W> {
     /// The connection, or the attempt to make one, is over. Events follow.
     pub(super) fn break_off(&mut self, now: Instant, broken: Broken) {
         let Broken {
-            mut error,
+            error,
             try_other_dialect,
         } = broken;
+        let mut error = self.place(error);
+        if !self.dialer.is_ready() {
+            error = error.connecting();
+        }
         if self.ending.is_some() || self.dialer.is_closed() {
             return;
         }
@@ -223,7 +284,7 @@ impl<W> Channel<W> {
             && let Some(here) = &here
         {
             // Framed servers alone refuse in the words of the framed dialect.
-            error = plaintext_key_refusal(here);
+            error = self.place(plaintext_key_refusal(here)).connecting();
         }
         let guessed = self.dialer.other_dialect.take().is_some();
         // It speaks the first dialect after all, or its name is gone the moment after it was found: what counts is why
@@ -238,8 +299,11 @@ impl<W> Channel<W> {
     }
 
     pub(super) fn finish_lost(&mut self, now: Instant, error: Error) -> Lost<W> {
-        if let Some(here) = self.dialer.endpoint() {
-            self.shared.directory().forget_leader(here);
+        if let Some(here) = self.dialer.endpoint().cloned() {
+            self.shared.directory().forget_leader(&here);
+            if !self.dialer.is_ready() {
+                self.dialer.note_failure(&here, &error);
+            }
         }
         let ready_since = match &self.dialer.phase {
             Phase::Ready { since, .. } => Some(*since),
@@ -287,6 +351,11 @@ impl<W> Channel<W> {
         self.dialer.plan_after(error, self.shared.config().settings())
     }
 
+    /// The error to report when no further attempt follows this one: with all servers that were tried, and how often.
+    pub(crate) fn summarise(&self, error: Error) -> Error {
+        self.dialer.summarise(error)
+    }
+
     /// Leaves the current connection for a new one to `endpoint`, without a pause. What was in flight is dropped.
     pub(crate) fn redial_at(&mut self, now: Instant, endpoint: Endpoint) {
         drop(self.hang_up());
@@ -326,26 +395,22 @@ impl<W> Channel<W> {
         self.dialer.was_ready
     }
 
-    /// Stops trying until [`refusal`](Self::refusal) is asked after a pause.
-    pub(crate) fn give_up(&mut self, now: Instant, error: Error) {
-        self.dialer.phase = Phase::Failed {
-            error,
-            retry_at: now.checked_add(FAILED_PAUSE),
-        };
+    /// Stops trying until [`refusal`](Self::refusal) is asked.
+    pub(crate) fn give_up(&mut self) {
+        self.dialer.phase = Phase::Failed;
     }
 
     /// Another attempt waits until somebody asks for something.
     pub(crate) fn has_given_up(&self) -> bool {
-        matches!(self.dialer.phase, Phase::Failed { .. })
+        matches!(self.dialer.phase, Phase::Failed)
     }
 
-    /// Why nothing new is taken; a channel that gave up tries once more when its pause is over.
+    /// Why nothing new is taken; a channel that gave up tries once more.
     pub(crate) fn refusal(&mut self, now: Instant) -> Option<Error> {
         match &self.dialer.phase {
-            Phase::Closed { error } => Some(error.clone()),
+            Phase::Closed { error, since } => Some(ended(now, *since, error)),
             Phase::Leaving { .. } => Some(closed("the client")),
-            Phase::Failed { error, retry_at } if !is_due(*retry_at, now) => Some(error.clone()),
-            Phase::Failed { .. } => {
+            Phase::Failed => {
                 self.dialer.begin_again();
                 self.dial(now);
                 None
@@ -358,27 +423,70 @@ impl<W> Channel<W> {
         }
     }
 
-    pub(super) fn late(&self, whom: &str) -> Error {
-        match (&self.dialer.last_error, &self.dialer.phase) {
-            (Some(error), Phase::Pausing { .. }) => error.clone(),
-            (Some(error), _) => Error::new(
-                ErrorKind::Timeout,
-                format!("{whom} did not accept the connection in time; before that: {error}"),
+    /// The first connection takes too long, however many attempts there were.
+    pub(super) fn late(&self) -> Error {
+        if let (Phase::Pausing { .. }, Some(error)) = (&self.dialer.phase, &self.dialer.last_error) {
+            return self.summarise(error.clone());
+        }
+        let error = self.late_attempt();
+        let error = match self.dialer.earlier_failures(self.dialer.endpoint()) {
+            Some(before) => error.after(&before),
+            None => error,
+        };
+        error.with_attempts(self.dialer.failed_dials().saturating_add(1))
+    }
+
+    /// The attempt under way takes too long.
+    pub(super) fn late_attempt(&self) -> Error {
+        let limit = self.shared.config().settings().connect_timeout;
+        let handshaking = self.transport.tls.as_ref().map(|tls| tls.pipe.is_handshaking());
+        let (text, remedy) = match (&self.dialer.phase, handshaking) {
+            (Phase::Opening { .. }, Some(true)) => (
+                format!("TCP was accepted, but the TLS handshake not answered within the connect_timeout of {limit:?}"),
+                Some("check that the server speaks TLS on this port, or use fila:// if it does not"),
             ),
-            (None, _) => Error::new(
-                ErrorKind::Timeout,
-                format!("{whom} did not accept the connection in time"),
+            (Phase::Opening { .. }, tls) => (
+                format!(
+                    "TCP was accepted, but the FIBP handshake not answered within the connect_timeout of {limit:?}"
+                ),
+                Some(if tls.is_some() {
+                    "check that a Fila server listens on this port, and is not overloaded"
+                } else {
+                    "check that a Fila server listens on this port, and use fila+tls:// if it speaks TLS"
+                }),
             ),
+            _ => (self.no_connection(), None),
+        };
+        let error = Error::new(ErrorKind::Timeout, text)
+            .at(self.dialer.endpoint())
+            .connecting();
+        match remedy {
+            Some(remedy) => error.with_remedy(remedy),
+            None => error,
         }
     }
 }
 
+/// Why a channel that is over takes nothing.
+fn ended(now: Instant, since: Option<Instant>, error: &Error) -> Error {
+    if error.kind() == ErrorKind::Closed {
+        return error.clone();
+    }
+    let ago = match since.map_or(0, |since| now.saturating_duration_since(since).as_secs()) {
+        0 => "less than a second ago".to_owned(),
+        seconds => format!("{seconds} s ago"),
+    };
+    let text = format!("the client gave up {ago}: {}", error.without_remedy());
+    Error::new(ErrorKind::Closed, text).with_remedy("mend the cause, then connect a new client")
+}
+
 fn plaintext_key_refusal(endpoint: &Endpoint) -> Error {
     Error::new(
-        ErrorKind::WrongDialect,
+        ErrorKind::Config,
         format!(
-            "{endpoint} speaks the framed dialect, whose handshake would carry the API key in plaintext: use TLS, or set \
-             the dialect to framed to allow it"
+            "{} speaks the framed dialect, whose handshake would carry the API key in plaintext: use TLS, or set the \
+             dialect to framed to allow it",
+            endpoint.host
         ),
     )
 }

@@ -133,13 +133,13 @@ impl<W> Channel<W> {
         if let Some(tls) = &mut self.transport.tls {
             let handshaking = tls.pipe.is_handshaking();
             if let Err(error) = tls.pipe.handle_eof() {
-                // A server that restarts, or a proxy before it, cuts handshakes short: no reason to give up for good.
-                let kind = if handshaking {
-                    ErrorKind::Disconnected
+                let heard = tls.pipe.has_heard();
+                let error = if handshaking {
+                    self.judge_tls_end(error, heard)
                 } else {
-                    error.kind()
+                    error
                 };
-                return Some(Broken::new(error.with_kind(kind)));
+                return Some(Broken::new(error));
             }
         }
         self.connection

@@ -214,7 +214,8 @@ pub struct Backoff {
     pub initial: Duration,
     /// The largest bound. 30 s.
     pub max: Duration,
-    /// How many dials in a row may fail before the client gives up. `None`, the default, never does.
+    /// How many dials in a row may fail before the client gives up for good, as if it were closed. `None`, the default,
+    /// never does.
     pub max_attempts: Option<u32>,
 }
 

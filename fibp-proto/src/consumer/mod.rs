@@ -33,12 +33,13 @@ use std::time::{Duration, Instant};
 use crate::channel::{Channel, ChannelEvent, Lost, Plan, Target, closed};
 use crate::config::ConsumerSettings;
 use crate::earliest_deadline::earlier;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Doing, Error, ErrorKind};
 use crate::event::{ConnectionRole, State, Stats};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::machine::{Action, CallId, ChannelId, CloseReport, Completion, DialId, Machine, Reply};
 use crate::message::{QueueName, Secret};
+use crate::request::Op;
 use crate::shared::Shared;
 use crate::simulation::TestHooks;
 use deliveries::Deliveries;
@@ -224,12 +225,16 @@ impl<T> Consumer<T> {
         };
         match plan {
             Plan::Again(backoff) => self.channel.retry(now, backoff),
-            Plan::GiveUp | Plan::End => self.end(now, error),
+            Plan::GiveUp | Plan::End => {
+                let error = self.channel.summarise(error);
+                self.end(now, error);
+            }
         }
     }
 
     /// The consumer is over: after the deliveries that wait, it ends with `error`.
     fn end(&mut self, now: Instant, error: Error) {
+        let error = error.during(|| Doing::on_queue(Op::Consume, &self.queue));
         self.complete_opened(Err(error.clone()));
         self.end_deliveries(Some(error.clone()));
         self.channel.shut(now, error);

@@ -6,7 +6,7 @@ use super::credit::CreditLedger;
 use super::{Consumer, Subscribe};
 use crate::config::Endpoint;
 use crate::directory::Purpose;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Doing, Error, ErrorKind};
 use crate::event::Event;
 use crate::request::{Op, Request};
 use crate::response::Response;
@@ -33,7 +33,7 @@ impl<T> Consumer<T> {
 
     pub(super) fn handle_subscribed(&mut self, now: Instant, response: Result<Response, Error>) {
         self.channel.note_cluster(&response);
-        match response {
+        match response.map_err(|error| self.place(error)) {
             Ok(_) => {
                 self.active = true;
                 self.absent_since = None;
@@ -54,6 +54,12 @@ impl<T> Consumer<T> {
             Err(error) if self.retry_absent(now, &error) => self.channel.fail(now, error),
             Err(error) => self.end(now, error),
         }
+    }
+
+    /// Says where an error happened, and to which consumer.
+    fn place(&self, error: Error) -> Error {
+        let error = error.during(|| Doing::on_queue(Op::Consume, &self.queue));
+        self.channel.place(error)
     }
 
     fn retry_absent(&mut self, now: Instant, error: &Error) -> bool {
@@ -114,7 +120,10 @@ impl<T> Consumer<T> {
         }
         self.idle_at = None;
         if !self.active {
-            let error = Error::new(ErrorKind::Timeout, "the server did not confirm the consumer in time");
+            let error = self.place(Error::new(
+                ErrorKind::Timeout,
+                "the server did not confirm the consumer within the connect_timeout",
+            ));
             self.channel.fail(now, error);
             return self.take_events(now);
         }

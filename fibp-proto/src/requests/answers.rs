@@ -41,11 +41,15 @@ impl<T> Requests<T> {
         work: InFlight<T>,
         response: Result<Response, Error>,
     ) {
-        if let Some(route) = self.route_mut(channel) {
-            route.channel.note_cluster(&response);
-            route.channel.note_success();
-            route.note_peer(now);
-        }
+        let response = match self.route_mut(channel) {
+            Some(route) => {
+                route.channel.note_cluster(&response);
+                route.channel.note_success();
+                route.note_peer(now);
+                response.map_err(|error| route.channel.place(error))
+            }
+            None => response,
+        };
         match work {
             InFlight::Call(call) => self.answer_call(now, channel, call, response),
             InFlight::Batch(batch) => self.answer_batch(now, channel, batch, response),
@@ -170,10 +174,14 @@ impl<T> Requests<T> {
                 }
                 Err(error) => error,
             };
-            let payload = payload.into();
-            if let Some(route) = self.route(channel) {
-                route.channel.note_cluster_error(&error);
-            }
+            let payload: Payload = payload.into();
+            let error = match self.route(channel) {
+                Some(route) => {
+                    route.channel.note_cluster_error(&error);
+                    route.channel.place(error)
+                }
+                None => error,
+            };
             let is_open = !matches!(ticket.reply_to, ReplyTo::Told);
             if error.kind() == ErrorKind::NotLeader && is_open {
                 // Acks and nacks are taken by every node: only the node's own word moves one (docs/protocol/clusters.md
@@ -208,9 +216,9 @@ impl<T> Requests<T> {
                 continue;
             }
             let result = match &payload {
-                Payload::Settle(settle) if error.kind() == ErrorKind::MessageNotFound => {
-                    ItemResult::Settled(self.judge_unleased(now, channel, settle, &ticket.attempt, error))
-                }
+                Payload::Settle(settle) if error.kind() == ErrorKind::MessageNotFound => ItemResult::Settled(
+                    self.judge_unleased(now, channel, settle, &ticket.attempt, error.during(|| settle.doing())),
+                ),
                 _ => ItemResult::failed(payload, error),
             };
             self.ledger.finish_item(ticket, result);

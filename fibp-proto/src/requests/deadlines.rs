@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::route::Route;
 use super::work::{BatchKey, InFlight, ItemResult, Payload, ReplyTo, Ticket};
 use crate::connection::Expiry;
-use crate::error::{Error, ErrorKind, Outcome};
+use crate::error::{Doing, Error, ErrorKind, Outcome};
 use crate::machine::{ChannelId, Reply};
 use crate::simulation::{Defect, TestHooks};
 
@@ -43,7 +43,7 @@ impl<T> Requests<T> {
 }
 
 enum Expired<T> {
-    Call(Option<T>),
+    Call(Option<T>, Doing),
     Item(Ticket<T>, Payload),
     Frame(BatchKey),
 }
@@ -79,11 +79,10 @@ impl<T> Route<T> {
     /// Fails what was not answered by its deadline. The channel may have events then.
     fn expire_in_flight(&mut self, now: Instant, ledger: &mut Ledger<T>, hooks: TestHooks) {
         // What is encoded goes out sooner or later, and cannot be called back.
-        let late = Error::new(ErrorKind::Timeout, "no answer within the deadline").with_outcome(Outcome::Unknown);
         let mut ended = Vec::new();
         self.channel.expire(now, |work| match work {
             InFlight::Call(call) => {
-                ended.push(Expired::Call(call.token.take()));
+                ended.push(Expired::Call(call.token.take(), Doing::request(&call.request)));
                 Expiry::Expired
             }
             InFlight::Batch(batch) => {
@@ -111,13 +110,20 @@ impl<T> Route<T> {
                 left
             }
         });
+        if ended.is_empty() {
+            return;
+        }
+        let late = Error::new(ErrorKind::Timeout, "no answer within the deadline")
+            .with_outcome(Outcome::Unknown)
+            .at(self.channel.endpoint());
         for expired in ended {
             match expired {
-                Expired::Call(token) => {
+                Expired::Call(token, doing) => {
+                    let late = late.clone().during(|| doing);
                     ledger.release_call();
                     ledger.note_result(Some(&late));
                     if !hooks.has(Defect::LostWaiter) {
-                        ledger.complete_call(token, Err(late.clone()));
+                        ledger.complete_call(token, Err(late));
                     }
                 }
                 Expired::Item(ticket, payload) => {
@@ -131,11 +137,13 @@ impl<T> Route<T> {
     fn late_unsent(&self) -> Error {
         let text = match self.channel.last_error() {
             Some(error) if self.channel.connection().is_none() => {
-                format!("not connected within the deadline: {error}")
+                format!("not connected within the deadline: {}", error.without_remedy())
             }
+            _ if self.channel.connection().is_none() => "not connected within the deadline".to_owned(),
             _ => "not sent within the deadline".to_owned(),
         };
-        Error::new(ErrorKind::Timeout, text)
+        let here = self.channel.endpoint().filter(|_| self.channel.is_ready());
+        Error::new(ErrorKind::Timeout, text).at(here)
     }
 }
 

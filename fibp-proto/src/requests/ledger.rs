@@ -9,7 +9,7 @@ use super::submit::closed;
 use super::work::{BatchItem, CLIENT, Call, Charge, ItemResult, ReplyTo, Ticket};
 use crate::config::ProducerSettings;
 use crate::earliest_deadline::earlier;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Doing, Error, ErrorKind};
 use crate::event::{Event, Stats};
 use crate::machine::{CallId, Completion, Reply};
 use crate::request::Op;
@@ -109,7 +109,10 @@ impl<T> Ledger<T> {
     /// Ends a call that was charged to the client's budget.
     pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
         self.release_call();
-        let result = result.map_err(|error| call.attempt.judge(error));
+        let result = result.map_err(|error| {
+            let error = call.attempt.judge(error);
+            error.during(|| Doing::request(&call.request))
+        });
         crate::trace::call_finished(call.request.op(), result.as_ref().err());
         self.note_result(result.as_ref().err());
         self.complete_call(call.token, result);

@@ -32,13 +32,17 @@ impl<T> Requests<T> {
             Plan::GiveUp if self.opened.is_some() => Plan::End,
             plan => plan,
         };
+        let error = match plan {
+            Plan::Again(_) => error,
+            Plan::End | Plan::GiveUp => self.main().channel.summarise(error),
+        };
         self.retry_or_fail(now, channel, works, &error, plan != Plan::End);
         match plan {
             Plan::End => self.end(now, error),
             Plan::GiveUp => {
                 self.fail_main(&error);
                 self.shared.set_state(State::Failed);
-                self.main_mut().channel.give_up(now, error);
+                self.main_mut().channel.give_up();
             }
             Plan::Again(backoff) => {
                 if self.main().channel.was_ready() {
@@ -125,7 +129,7 @@ impl<T> Requests<T> {
         self.fail_everything(&error);
         self.complete_opened(Err(error.clone()));
         self.shut_channels(now, &error);
-        self.shared.set_state(State::Failed);
+        self.shared.set_state(State::Closed);
     }
 
     pub(super) fn shut_channels(&mut self, now: Instant, error: &Error) {

@@ -7,9 +7,10 @@ use super::budget::{Reserved, Submission};
 use super::submit::{closed, full};
 use super::work::{Attempt, BatchItem, CLIENT, Payload, ReplyTo, cost_of_message};
 use crate::config::ProducerSettings;
-use crate::error::{Error, SendError};
+use crate::error::{Doing, Error, SendError};
 use crate::machine::CallId;
 use crate::message::Message;
+use crate::request::Op;
 
 /// Names a producer of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,7 +143,10 @@ impl<T> Requests<T> {
             return Ok(id);
         };
         match (item.payload, item.ticket.reply_to) {
-            (Payload::Message(message), ReplyTo::One(receipt)) => Err((SendError { message, error }, receipt)),
+            (Payload::Message(message), ReplyTo::One(receipt)) => {
+                let error = error.during(|| Doing::on_queue(Op::Enqueue, &message.queue));
+                Err((SendError { message, error }, receipt))
+            }
             _ => Ok(id),
         }
     }

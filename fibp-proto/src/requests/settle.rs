@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use crate::consumer::Lease;
+use crate::error::Doing;
 use crate::message::{MessageId, QueueName};
-use crate::request::{AckItem, NackItem};
+use crate::request::{AckItem, NackItem, Op};
 
 /// An ack or a nack.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,12 @@ impl Settle {
             nack: Some(why.into()),
             ..Self::ack(queue, id)
         }
+    }
+
+    /// What is done, for errors.
+    pub(super) fn doing(&self) -> Doing {
+        let op = if self.nack.is_none() { Op::Ack } else { Op::Nack };
+        Doing::on_message(op, &self.queue, &self.id)
     }
 
     /// The nack of the same delivery, and why.

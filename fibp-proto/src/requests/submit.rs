@@ -7,7 +7,7 @@ use super::budget::{Budget, Parked, Submission};
 use super::settle::Settle;
 use super::work::{Attempt, BatchItem, CLIENT, Call, Many, Payload, Payloads, ReplyTo};
 use crate::config::OnFull;
-use crate::error::{Error, ErrorKind, SendError};
+use crate::error::{Doing, Error, ErrorKind, SendError};
 use crate::event::{Event, State};
 use crate::machine::{CallId, Completion, Reply};
 use crate::message::Message;
@@ -242,6 +242,7 @@ impl<T> Requests<T> {
         match submission {
             Submission::Call(call) => {
                 let error = call.attempt.judge(error.clone());
+                let error = error.during(|| Doing::request(&call.request));
                 self.ledger.complete_call(call.token, Err(error));
             }
             Submission::Item(item) => self.ledger.fail_outside(item, error),
@@ -252,7 +253,7 @@ impl<T> Requests<T> {
             Submission::Room { token, .. } => self.ledger.complete(token, Reply::Room(Err(error.clone()))),
             Submission::Send { item, admitted } => {
                 if let (Payload::Message(message), ReplyTo::One(receipt)) = (item.payload, item.ticket.reply_to) {
-                    let error = error.clone();
+                    let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &message.queue));
                     let refused = Box::new((SendError { message, error }, receipt));
                     self.ledger.complete(admitted, Reply::Admitted(Err(refused)));
                 }
@@ -283,7 +284,11 @@ fn is_callable(request: &Request) -> bool {
 }
 
 pub(super) fn full() -> Error {
-    Error::new(ErrorKind::Overloaded, "no room: the client's own bound is reached")
+    Error::new(
+        ErrorKind::Overloaded,
+        "the client's own buffer or bound of requests in flight is full",
+    )
+    .with_remedy("wait for answers, set on_full to Wait, or raise buffer or max_in_flight")
 }
 
 pub(super) fn closed(what: &str) -> Error {

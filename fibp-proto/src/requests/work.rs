@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::join::Joins;
 use super::settle::Settle;
-use crate::error::{Error, Outcome, SendError};
+use crate::error::{Doing, Error, Outcome, SendError};
 use crate::machine::{CallId, Completion, Reply};
 use crate::message::{Message, MessageId, QueueName};
 use crate::request::{AckItem, NackItem, Op, Request};
@@ -125,6 +125,14 @@ impl Payload {
         }
     }
 
+    /// What is done with it, for errors.
+    pub(super) fn doing(&self) -> Doing {
+        match self {
+            Self::Message(message) => Doing::on_queue(Op::Enqueue, &message.queue),
+            Self::Settle(settle) => settle.doing(),
+        }
+    }
+
     pub(super) fn queue(&self) -> &QueueName {
         match self {
             Self::Message(message) => &message.queue,
@@ -220,6 +228,7 @@ pub(super) enum ItemResult {
 impl ItemResult {
     /// The failure of this payload.
     pub(super) fn failed(payload: Payload, error: Error) -> Self {
+        let error = error.during(|| payload.doing());
         match payload {
             Payload::Message(message) => Self::Enqueued(Err(Box::new(SendError { message, error }))),
             Payload::Settle(_) => Self::Settled(Err(error)),
@@ -369,13 +378,17 @@ impl<T> Many<T> {
         let error = self.attempt.judge(error.clone());
         let reply = match self.payloads {
             Payloads::Messages(messages) => {
-                let failed = |message| {
-                    let error = error.clone();
+                let failed = |message: Message| {
+                    let doing = || Doing::on_queue(Op::Enqueue, &message.queue);
+                    let error = error.clone().during(doing);
                     Err(SendError { message, error })
                 };
                 Reply::EnqueuedMany(messages.into_iter().map(failed).collect())
             }
-            Payloads::Settles(settles) => Reply::SettledMany(settles.into_iter().map(|_| Err(error.clone())).collect()),
+            Payloads::Settles(settles) => {
+                let failed = |settle: Settle| Err(error.clone().during(|| settle.doing()));
+                Reply::SettledMany(settles.into_iter().map(failed).collect())
+            }
         };
         let token = self.token;
         Completion { token, reply }

@@ -62,6 +62,10 @@ impl TlsPipe {
         match self.0 {}
     }
 
+    pub(crate) fn has_heard(&self) -> bool {
+        match self.0 {}
+    }
+
     pub fn is_handshaking(&self) -> bool {
         match self.0 {}
     }

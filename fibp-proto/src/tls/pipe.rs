@@ -61,16 +61,20 @@ impl TlsPipe {
     }
 
     /// Takes in bytes from the socket and returns how many: fewer than given when decrypted data waits to be
-    /// fetched. What follows a close_notify is swallowed.
+    /// fetched. What follows a close_notify, the peer's or our own, is swallowed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Tls`], saying what to do, with rustls' error as its source. The connection is over then, and
+    /// [`ErrorKind::Tls`], saying what to do, with rustls' error as its [`get_ref`](Error::get_ref). The connection is over then, and
     /// every later call fails alike; a fatal alert may wait to be sent, and data from before the failure may
     /// wait to be fetched. That a client certificate was refused shows here, in TLS 1.3 after the handshake.
     pub fn read_ciphertext(&mut self, input: &[u8]) -> Result<usize, Error> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
+        }
+        if self.closing {
+            // rustls does not expect to fail after its own close_notify, which a damaged record would make it do.
+            return Ok(input.len());
         }
         let mut rest = input;
         while !rest.is_empty() && self.waiting < MAX_WAITING {
@@ -147,6 +151,11 @@ impl TlsPipe {
     #[must_use]
     pub fn wants_write(&self) -> bool {
         self.connection.wants_write()
+    }
+
+    /// Whether the peer has answered in TLS.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.connection.protocol_version().is_some()
     }
 
     /// Whether the handshake is still going on.

@@ -363,11 +363,11 @@ fn after_a_fatal_error_everything_is_inert() {
     };
     let closing = sim.close(1_000);
     sim.settle();
-    assert_eq!(
-        sim.response(late).unwrap_err().kind(),
-        ErrorKind::NotFila,
-        "the reason is kept"
-    );
+    let late = sim.response(late).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Closed);
+    assert!(!late.is_retryable());
+    let reason = ErrorKind::NotFila.to_string();
+    assert!(late.to_string().contains(&reason), "the reason is kept: {late}");
     assert!(sim.flushed(flush).is_ok());
     assert!(matches!(sim.reply(closing), Reply::Closed(_)));
     assert_eq!(sim.dials.len(), 1);

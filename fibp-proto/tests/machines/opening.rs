@@ -71,7 +71,7 @@ fn first_bytes_that_another_attempt_will_not_mend() {
                 assert!(error.to_string().contains(text), "{error}");
                 assert_eq!(error.outcome(), Outcome::NotSent);
                 assert_eq!(sim.dials.len(), 1, "not tried again: {error}");
-                assert_eq!(sim.shared.state(), State::Failed);
+                assert_eq!(sim.shared.state(), State::Closed);
                 sim.finish();
             }
         }
@@ -308,7 +308,7 @@ fn a_key_is_not_given_to_a_guessed_framed_server_in_the_clear() {
     sim.dialed = Box::new(|_, _| Host::framed());
     sim.advance_secs(6);
     let error = sim.opened().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::WrongDialect);
+    assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("plaintext"), "{error}");
     assert_eq!(sim.dials.len(), 2);
     sim.finish();

@@ -199,11 +199,14 @@ fn never_means_that_the_first_loss_closes_the_client() {
         let late = sim.enqueue("orders", "late");
         sim.settle();
         let failed = sim.enqueued(late).unwrap_err();
-        assert_eq!(
-            (failed.kind(), failed.outcome()),
-            (ErrorKind::Disconnected, Outcome::NotSent)
+        assert_eq!((failed.kind(), failed.outcome()), (ErrorKind::Closed, Outcome::NotSent));
+        assert!(!failed.is_retryable());
+        let text = failed.to_string();
+        assert!(
+            text.contains("gave up 60 s ago: ") && text.contains("the server closed"),
+            "{text}"
         );
-        assert_eq!(sim.shared.state(), State::Failed);
+        assert_eq!(sim.shared.state(), State::Closed);
         assert_eq!(sim.dials.len(), 1);
         sim
     });
@@ -236,9 +239,22 @@ fn attempts_can_be_bounded() {
     let mut sim = cut_off(backoff(10, 10, Some(3)));
     let waiting = sim.enqueue("orders", "m");
     sim.advance_secs(2);
-    assert_eq!(sim.shared.state(), State::Failed);
-    assert_eq!(sim.enqueued(waiting).unwrap_err().outcome(), Outcome::NotSent);
+    assert_eq!(sim.shared.state(), State::Closed);
+    let failed = sim.enqueued(waiting).unwrap_err();
+    assert_eq!(failed.outcome(), Outcome::NotSent);
+    assert!(failed.to_string().contains("(2 attempts)"), "{failed}");
     assert_eq!(sim.dials.len(), 1 + 2, "three failures in a row, the loss among them");
+    sim.advance_secs(60);
+    let late = sim.enqueue("orders", "late");
+    sim.settle();
+    let failed = sim.enqueued(late).unwrap_err();
+    assert_eq!((failed.kind(), failed.is_retryable()), (ErrorKind::Closed, false));
+    let text = failed.to_string();
+    assert!(
+        text.contains(" s ago: connect to ") && text.contains("(2 attempts)"),
+        "{text}"
+    );
+    assert_eq!(sim.dials.len(), 1 + 2);
     sim.finish();
 }
 
@@ -257,19 +273,16 @@ fn a_failed_link_tries_once_more_for_a_later_call() {
     assert_eq!(sim.shared.state(), State::Failed, "the key was revoked");
     let dials = sim.dials.len();
     assert_eq!(dials, 2, "a wrong key is not tried for ever");
-    sim.advance_secs(1);
-    let soon = sim.enqueue("orders", "soon");
-    sim.settle();
-    assert_eq!(sim.enqueued(soon).unwrap_err().kind(), ErrorKind::Auth, "at once");
-    assert_eq!(sim.dials.len(), dials);
     sim.advance_secs(60);
     assert_eq!(sim.dials.len(), dials, "nor by itself");
 
-    let again = sim.enqueue("orders", "again");
-    sim.advance_secs(1);
-    assert_eq!(sim.dials.len(), dials + 1);
-    assert_eq!(sim.enqueued(again).unwrap_err().kind(), ErrorKind::Auth);
-    assert_eq!(sim.shared.state(), State::Failed);
+    for tried in 1..=2 {
+        let again = sim.enqueue("orders", "again");
+        sim.advance_secs(1);
+        assert_eq!(sim.dials.len(), dials + tried, "each call tries once");
+        assert_eq!(sim.enqueued(again).unwrap_err().kind(), ErrorKind::Auth);
+        assert_eq!(sim.shared.state(), State::Failed);
+    }
 
     sim.advance_secs(10);
     sim.serve = Box::new(|request, _| obliging(request));

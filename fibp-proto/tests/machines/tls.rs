@@ -140,7 +140,7 @@ fn a_wrong_name_is_fatal() {
 fn a_server_without_tls_is_named() {
     let certificates = Certificates::new();
     for (bytes, kind) in [
-        (&b""[..], ErrorKind::Disconnected),
+        (&b""[..], ErrorKind::Tls),
         (b"\0\0\0\x13\0\xff\0\0\0\0invalid magic", ErrorKind::Tls),
     ] {
         let mut sim = Sim::requests(certificates.config(), Mode::Whole);
@@ -149,8 +149,33 @@ fn a_server_without_tls_is_named() {
         let error = sim.opened().unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains("TLS"), "{error}");
+        assert!(!error.is_retryable());
+        assert!(
+            sim.dials.len() <= 4,
+            "a few openings that end without a word in TLS are an answer"
+        );
         sim.finish();
     }
+}
+
+#[test]
+fn a_server_that_worked_before_may_end_any_number_of_handshakes() {
+    let certificates = Certificates::new();
+    let tls = certificates.server(&["fibp"]);
+    let mut sim = Sim::requests(certificates.config(), Mode::Whole);
+    open(&mut sim, P3, &tls);
+    sim.settle();
+    assert!(sim.opened().is_ok());
+    sim.dialed = Box::new(|_, _| Host::Raw(Vec::new(), Some(End::Eof)));
+    sim.socket().end(End::Reset);
+    sim.advance_secs(60);
+    assert!(sim.dials.len() > 5);
+    sim.dialed = Box::new(move |_, _| host(P3, &tls));
+    sim.advance_secs(60);
+    let message = sim.enqueue("orders", "m");
+    sim.advance_secs(1);
+    assert!(sim.enqueued(message).is_ok());
+    sim.finish();
 }
 
 #[test]

@@ -174,12 +174,12 @@ impl Pair {
         assert!(!self.client.is_handshaking() && !self.server.is_handshaking());
     }
 
-    /// The client's failure, which must be of kind TLS with rustls' own error as its source.
+    /// The client's failure, which must be of kind TLS with rustls' own error inside.
     #[track_caller]
     pub(crate) fn client_failure(&self) -> String {
         let error = self.client_error.as_ref().expect("the client did not fail");
         assert_eq!(error.kind(), fibp_proto::ErrorKind::Tls);
-        let source = std::error::Error::source(error).expect("no source");
+        let source = error.get_ref().expect("no error of rustls");
         assert!(source.is::<rustls::Error>());
         let text = error.to_string();
         assert!(!text.contains('\n'));

@@ -215,3 +215,20 @@ fn an_endless_handshake_message_is_refused() {
         .expect("it ended");
     assert_eq!(error.kind(), ErrorKind::Tls);
 }
+
+/// What arrives after our own close_notify may be anything: rustls must not be asked about it, as in debug builds it does
+/// not expect to fail then.
+#[test]
+fn damage_after_our_close_notify_is_swallowed() {
+    let mut pair = Pair::connected();
+    pair.write(b"", b"damaged");
+    let mut wire = pair.take_from_server();
+    let last = wire.len() - 1;
+    wire[last] ^= 1;
+    pair.client.close_notify();
+    assert_eq!(pair.client.read_ciphertext(&wire).unwrap(), wire.len());
+    assert_eq!(pair.client.read_ciphertext(b"no record at all").unwrap(), 16);
+    assert!(!pair.client.has_plaintext());
+    assert!(pair.client.wants_write(), "the close_notify still goes out");
+    assert_eq!(pair.client.handle_eof().unwrap(), TlsEnd::Ragged);
+}

@@ -57,7 +57,24 @@ pub(super) fn from_code(code: u8, text: impl Into<String>) -> ServerError {
         // STORAGE, INTERNAL and what later servers add.
         _ => ErrorKind::Server,
     };
-    ServerError::new(kind, text).with_code(code.into())
+    let error = ServerError::new(kind, text).with_code(code.into());
+    match meaning(code) {
+        Some(meaning) => error.with_meaning(meaning),
+        None => error,
+    }
+}
+
+/// What a code says beyond its kind: items of a single node come with no text.
+fn meaning(code: u8) -> Option<&'static str> {
+    Some(match code {
+        PARENT_QUEUE_NOT_FOUND => "the parent queue of the dead-letter queue is not there",
+        STORAGE => "the storage failed",
+        CHANNEL_FULL => "the server's internal queue is full",
+        NODE_NOT_READY => "the node is not ready",
+        INTERNAL => "internal error",
+        0x11..=0xFE => "a code that this client does not know",
+        _ => return None,
+    })
 }
 
 /// The code to send for a refusal: its own, or the one that its kind calls for.

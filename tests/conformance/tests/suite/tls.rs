@@ -1,6 +1,5 @@
 //! TLS: who is trusted, what is refused, and what may happen to the bytes.
 
-use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +143,7 @@ cases! {
         let (server, _) = start(env, plain);
         let stranger = Authority::new().expect("another");
         let error = refused(env, trusting(env, &server, &stranger)).await;
-        assert!(error.source().is_some(), "the cause is kept: {error:?}");
+        assert!(error.get_ref().is_some(), "the cause is kept: {error:?}");
     }
 
     async fn row_21_a_wrong_host_name_is_refused(env: &Env) {

@@ -1,9 +1,22 @@
 //! The one error type of the core and of every adapter.
 
+mod context;
+mod display;
+mod failed;
+mod text;
+
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::config::Endpoint;
+use crate::message::MessageId;
+use crate::request::Op;
 use crate::response::ServerError;
+
+pub(crate) use context::Doing;
+pub use failed::{AckError, SendError};
+pub(crate) use text::quoted;
 
 /// What went wrong, in terms a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,6 +125,12 @@ pub enum Outcome {
 }
 
 /// The error of every fallible operation. Cheap to clone: one loss may fail many waiters.
+///
+/// Its text says what was being done, to which queue or message, at which address, what happened and what to do about
+/// it, each once. Texts of the server are quoted and escaped. What caused it is part of that text, and therefore not
+/// [`source`](std::error::Error::source) but [`get_ref`](Self::get_ref): printing the chain of sources repeats nothing.
+///
+/// Errors are equal when they say the same; [`get_ref`](Self::get_ref) is not compared.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -119,39 +138,83 @@ pub struct Error(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     outcome: Outcome,
-    message: String,
+    message: Arc<str>,
     server: Option<ServerError>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// What was being done, as far as it is known.
+    doing: Option<Doing>,
+    /// With whom.
+    at: Option<Endpoint>,
+    /// There was no connection ready for requests yet.
+    connecting: bool,
+    /// How often that was tried; 0: not told.
+    attempts: u32,
+    /// What to do, where the kind alone does not tell.
+    remedy: Option<Cow<'static, str>>,
 }
+
+impl Inner {
+    fn new(kind: ErrorKind, outcome: Outcome, message: String, server: Option<ServerError>) -> Self {
+        Self {
+            kind,
+            outcome,
+            message: message.into(),
+            server,
+            source: None,
+            doing: None,
+            at: None,
+            connecting: false,
+            attempts: 0,
+            remedy: None,
+        }
+    }
+}
+
+impl PartialEq for Inner {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            kind,
+            outcome,
+            message,
+            server,
+            source: _,
+            doing,
+            at,
+            connecting,
+            attempts,
+            remedy,
+        } = self;
+        (*kind, *outcome, *connecting, *attempts) == (other.kind, other.outcome, other.connecting, other.attempts)
+            && (message, server, doing, at, remedy)
+                == (&other.message, &other.server, &other.doing, &other.at, &other.remedy)
+    }
+}
+
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Eq for Error {}
 
 impl Error {
     /// A new error with [`Outcome::NotSent`].
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner {
-            kind,
-            outcome: Outcome::NotSent,
-            message: message.into(),
-            server: None,
-            source: None,
-        }))
+        Self(Arc::new(Inner::new(kind, Outcome::NotSent, message.into(), None)))
     }
 
     /// The error that a server's refusal amounts to: [`Outcome::Rejected`], unless the server itself is
     /// [in doubt](ServerError::is_in_doubt).
     #[must_use]
     pub fn from_server(error: ServerError) -> Self {
-        Self(Arc::new(Inner {
-            kind: error.kind(),
-            outcome: if error.is_in_doubt() {
-                Outcome::Unknown
-            } else {
-                Outcome::Rejected
-            },
-            message: String::new(),
-            server: Some(error),
-            source: None,
-        }))
+        let outcome = if error.is_in_doubt() {
+            Outcome::Unknown
+        } else {
+            Outcome::Rejected
+        };
+        Self(Arc::new(Inner::new(error.kind(), outcome, String::new(), Some(error))))
     }
 
     /// The same error with another outcome.
@@ -165,7 +228,63 @@ impl Error {
 
     /// The same error with words of ours before the server's.
     pub(crate) fn with_message(mut self, message: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.0).message = message.into();
+        Arc::make_mut(&mut self.0).message = message.into().into();
+        self
+    }
+
+    /// The same error, of this operation unless another one is known.
+    pub(crate) fn during(mut self, doing: impl FnOnce() -> Doing) -> Self {
+        if self.0.doing.is_none() {
+            Arc::make_mut(&mut self.0).doing = Some(doing());
+        }
+        self
+    }
+
+    /// The same error, at this server unless another one is known.
+    pub(crate) fn at(mut self, endpoint: Option<&Endpoint>) -> Self {
+        if let (None, Some(endpoint)) = (&self.0.at, endpoint) {
+            Arc::make_mut(&mut self.0).at = Some(endpoint.clone());
+        }
+        self
+    }
+
+    /// The same error, of an attempt to connect.
+    pub(crate) fn connecting(mut self) -> Self {
+        if !self.0.connecting {
+            Arc::make_mut(&mut self.0).connecting = true;
+        }
+        self
+    }
+
+    /// The same error, with what happened before it.
+    pub(crate) fn after(mut self, before: &str) -> Self {
+        let inner = Arc::make_mut(&mut self.0);
+        inner.message = format!("{}; before that: {before}", inner.message).into();
+        self
+    }
+
+    /// The same error as that of several servers, which `causes` lists.
+    pub(crate) fn of_many_servers(mut self, causes: String) -> Self {
+        let inner = Arc::make_mut(&mut self.0);
+        inner.message = causes.into();
+        inner.server = None;
+        inner.at = None;
+        self
+    }
+
+    /// The same error after so many attempts to connect.
+    pub(crate) fn with_attempts(mut self, attempts: u32) -> Self {
+        if self.0.attempts != attempts {
+            Arc::make_mut(&mut self.0).attempts = attempts;
+        }
+        self
+    }
+
+    /// The same error with this remedy, unless it has one.
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        if self.0.remedy.is_none() {
+            Arc::make_mut(&mut self.0).remedy = Some(remedy.into());
+        }
         self
     }
 
@@ -178,7 +297,7 @@ impl Error {
         self
     }
 
-    /// The same error with the error that caused it.
+    /// The same error with the error that caused it, whose text the message includes: see [`get_ref`](Self::get_ref).
     #[must_use]
     pub fn with_source(mut self, source: Arc<dyn std::error::Error + Send + Sync>) -> Self {
         Arc::make_mut(&mut self.0).source = Some(source);
@@ -213,6 +332,37 @@ impl Error {
         )
     }
 
+    /// What was being done, if it was an operation of a caller's.
+    #[must_use]
+    pub fn operation(&self) -> Option<Op> {
+        self.0.doing.as_ref().map(|doing| doing.op)
+    }
+
+    /// The queue that it was done to.
+    #[must_use]
+    pub fn queue(&self) -> Option<&str> {
+        self.0.doing.as_ref()?.queue().map(|queue| &**queue)
+    }
+
+    /// The message that it was done to, for acks and nacks.
+    #[must_use]
+    pub fn message_id(&self) -> Option<&MessageId> {
+        self.0.doing.as_ref()?.message_id()
+    }
+
+    /// The server that answered, was lost, or was not reached.
+    #[must_use]
+    pub fn address(&self) -> Option<&Endpoint> {
+        self.0.at.as_ref()
+    }
+
+    /// The operating system's or a library's own error that caused this one, for downcasting. Its text is part of this
+    /// error's text.
+    #[must_use]
+    pub fn get_ref(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        self.0.source.as_deref()
+    }
+
     /// The numeric code the server sent, if its dialect has codes.
     #[must_use]
     pub fn server_code(&self) -> Option<u16> {
@@ -243,22 +393,6 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.kind, f)?;
-        if !self.0.message.is_empty() {
-            write!(f, ": {}", self.0.message)?;
-        }
-        if let Some(server) = &self.0.server {
-            write!(f, ": {server}")?;
-        }
-        if self.0.outcome == Outcome::Unknown {
-            f.write_str(" (outcome unknown)")?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
@@ -266,72 +400,17 @@ impl fmt::Debug for Error {
             .field("outcome", &self.0.outcome)
             .field("message", &self.0.message)
             .field("server", &self.0.server)
+            .field("doing", &self.0.doing)
+            .field("at", &self.0.at)
+            .field("attempts", &self.0.attempts)
             .field("source", &self.0.source)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl std::error::Error for Error {
+    /// What caused [`get_ref`](Self::get_ref), whose own text is part of this error's.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|source| {
-            let source: &(dyn std::error::Error + 'static) = source.as_ref();
-            source
-        })
-    }
-}
-
-/// Why a message was not confirmed, with the message itself: nothing is lost.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{error}")]
-pub struct SendError {
-    /// The message, as it was given.
-    pub message: crate::Message,
-    /// Why it was not confirmed.
-    #[source]
-    pub error: Error,
-}
-
-impl SendError {
-    /// What went wrong.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        self.error.kind()
-    }
-
-    /// What is known of the message's outcome.
-    #[must_use]
-    pub fn outcome(&self) -> Outcome {
-        self.error.outcome()
-    }
-}
-
-impl From<SendError> for Error {
-    fn from(failed: SendError) -> Self {
-        failed.error
-    }
-}
-
-/// Why an ack or a nack is not confirmed, with what it was tried on: nothing is lost.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{error}")]
-pub struct AckError<D> {
-    /// The delivery, or whatever settles it, to try again with.
-    pub delivery: D,
-    /// Why it is not confirmed.
-    #[source]
-    pub error: Error,
-}
-
-impl<D> AckError<D> {
-    /// What went wrong.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        self.error.kind()
-    }
-}
-
-impl<D> From<AckError<D>> for Error {
-    fn from(failed: AckError<D>) -> Self {
-        failed.error
+        self.get_ref().and_then(std::error::Error::source)
     }
 }
