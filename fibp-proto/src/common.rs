@@ -52,7 +52,9 @@ macro_rules! consumer_options {
             self
         }
 
-        /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not exist. No.
+        /// Whether the consumer asks for the queue before it subscribes: when it is opened, after every lost connection, and
+        /// whenever it renews an idle subscription. A single node accepts consumers of queues that do not exist, and says
+        /// nothing when a queue is deleted; with this the consumer ends with `QueueNotFound`. No.
         pub fn verify_queue(mut self, verify: bool) -> Self {
             self.settings = self.settings.verify_queue(verify);
             self

@@ -49,9 +49,6 @@ impl ConsumerBuilder {
             settings,
         } = self;
         settings.validate()?;
-        if settings.verify_queue {
-            client.admin().queue_stats(&queue)?;
-        }
         let (cell, opened) = client.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
             client,

@@ -424,8 +424,10 @@ pub struct ConsumerSettings {
     pub idle_resubscribe: Option<Duration>,
     /// Whether to subscribe again after a lost connection. Yes.
     pub resubscribe: bool,
-    /// Whether opening first asks for the queue, as some servers accept consumers of queues that do not
-    /// exist. No.
+    /// Whether the consumer asks for the queue before it subscribes: when it is opened, after every lost connection, and
+    /// whenever it renews an idle subscription ([`idle_resubscribe`](Self::idle_resubscribe)). A single node accepts
+    /// consumers of queues that do not exist, and says nothing when a queue is deleted; with this the consumer ends with
+    /// [`ErrorKind::QueueNotFound`](crate::ErrorKind::QueueNotFound). No.
     pub verify_queue: bool,
     /// The size of the socket's receive buffer, in bytes: together with `prefetch` it bounds what a server leases ahead
     /// where credit does not. 256 KiB; `None` leaves it to the operating system.
@@ -500,7 +502,7 @@ impl ConsumerSettings {
         self
     }
 
-    /// Sets whether opening first asks for the queue.
+    /// Sets whether the consumer asks for the queue before it subscribes, each time.
     #[must_use]
     pub fn verify_queue(mut self, verify: bool) -> Self {
         self.verify_queue = verify;

@@ -50,7 +50,7 @@ pub struct Consumer<T> {
     shared: Shared,
     queue: QueueName,
     settings: ConsumerSettings,
-    channel: Channel<Subscribe>,
+    channel: Channel<Asked>,
     deliveries: Deliveries<T>,
     /// The server confirmed this connection's consumer.
     active: bool,
@@ -70,9 +70,14 @@ pub struct Consumer<T> {
     hooks: TestHooks,
 }
 
-/// The one request of a consumer's channel.
+/// What a consumer's channel asks the server.
 #[derive(Debug)]
-pub(crate) struct Subscribe;
+pub(crate) enum Asked {
+    /// Whether the queue exists ([`ConsumerSettings::verify_queue`]).
+    Queue,
+    /// To be sent deliveries.
+    Subscribe,
+}
 
 impl<T> Consumer<T> {
     /// A machine that dials at once. `opened` completes with [`Reply::Opened`] when the server confirmed the consumer,
@@ -171,7 +176,7 @@ impl<T> Consumer<T> {
     // ---- events ----
 
     /// Lets `change` do something to the channel, then takes in what came of it.
-    fn with_channel(&mut self, now: Instant, change: impl FnOnce(&mut Channel<Subscribe>)) {
+    fn with_channel(&mut self, now: Instant, change: impl FnOnce(&mut Channel<Asked>)) {
         let _span = self.channel.span().enter();
         change(&mut self.channel);
         self.take_events(now);
@@ -188,19 +193,18 @@ impl<T> Consumer<T> {
         }
     }
 
-    fn handle_event(&mut self, now: Instant, event: ChannelEvent<Subscribe>) {
+    fn handle_event(&mut self, now: Instant, event: ChannelEvent<Asked>) {
         match event {
-            ChannelEvent::Ready => self.subscribe(now),
-            // A consumer asks for nothing that depends on it.
-            ChannelEvent::AdminRevision(_) => {}
-            ChannelEvent::Answer {
-                work: Subscribe,
-                response,
-            } => {
-                self.handle_subscribed(now, response);
-            }
-            // Consume has one number in every framed revision.
-            ChannelEvent::Again(Subscribe) => {}
+            ChannelEvent::Ready => self.begin_subscription(now),
+            // Only the check of the queue asks for it.
+            ChannelEvent::AdminRevision(Ok(())) => self.begin_subscription(now),
+            ChannelEvent::AdminRevision(Err(error)) => self.handle_refused(now, error),
+            ChannelEvent::Answer { work, response } => match work {
+                Asked::Queue => self.handle_verified(now, response),
+                Asked::Subscribe => self.handle_subscribed(now, response),
+            },
+            // Both have one number in every framed revision.
+            ChannelEvent::Again(_) => {}
             ChannelEvent::Push(push) => self.handle_push(now, push),
             ChannelEvent::Lost(lost) => self.handle_lost(now, lost),
             ChannelEvent::Left { redialing: true } => self.note_unsubscribed(),
@@ -212,7 +216,7 @@ impl<T> Consumer<T> {
         }
     }
 
-    fn handle_lost(&mut self, now: Instant, lost: Lost<Subscribe>) {
+    fn handle_lost(&mut self, now: Instant, lost: Lost<Asked>) {
         let Lost { error, was_ready, .. } = lost;
         self.note_unsubscribed();
         let ends_with_connection = self.was_open && !self.settings.resubscribe;
@@ -329,7 +333,7 @@ impl<T> Machine for Consumer<T> {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.with_channel(now, |channel| {
-            channel.expire(now, |Subscribe| crate::connection::Expiry::Never);
+            channel.expire(now, |_| crate::connection::Expiry::Never);
             channel.handle_timeout(now);
         });
         self.check_silence(now);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::credit::CreditLedger;
-use super::{Consumer, Subscribe};
+use super::{Asked, Consumer};
 use crate::config::Endpoint;
 use crate::directory::Purpose;
 use crate::error::{Doing, Error, ErrorKind};
@@ -12,8 +12,40 @@ use crate::request::{Op, Request};
 use crate::response::Response;
 
 impl<T> Consumer<T> {
-    /// The connection is ready: subscribe.
-    pub(super) fn subscribe(&mut self, now: Instant) {
+    /// The connection is ready: asks for the queue first where that is wanted, as a single node accepts consumers of
+    /// queues that do not exist, and says nothing when a queue is deleted (docs/protocol/preamble.md 1.7).
+    pub(super) fn begin_subscription(&mut self, now: Instant) {
+        if !self.settings.verify_queue {
+            return self.subscribe(now);
+        }
+        self.rearm_silence(now);
+        let Some(connection) = self.channel.connection_mut() else {
+            return;
+        };
+        let request = Request::QueueStats {
+            queue: self.queue.clone(),
+        };
+        let asked = if connection.admin_known() {
+            let encoded = connection.encode(&request);
+            encoded.map(|id| connection.register(id, Op::QueueStats, Asked::Queue, None))
+        } else {
+            // This goes on when the revision is known.
+            connection.probe_admin()
+        };
+        if let Err(error) = asked {
+            self.end(now, error.into());
+        }
+    }
+
+    pub(super) fn handle_verified(&mut self, now: Instant, response: Result<Response, Error>) {
+        self.channel.note_cluster(&response);
+        match response {
+            Ok(_) => self.subscribe(now),
+            Err(error) => self.handle_refused(now, error),
+        }
+    }
+
+    fn subscribe(&mut self, now: Instant) {
         self.rearm_silence(now);
         let Some(connection) = self.channel.connection_mut() else {
             return;
@@ -26,14 +58,14 @@ impl<T> Consumer<T> {
             credit: credit.initial(),
         };
         match connection.encode(&request) {
-            Ok(id) => connection.register(id, Op::Consume, Subscribe, None),
+            Ok(id) => connection.register(id, Op::Consume, Asked::Subscribe, None),
             Err(error) => self.end(now, error.into()),
         }
     }
 
     pub(super) fn handle_subscribed(&mut self, now: Instant, response: Result<Response, Error>) {
         self.channel.note_cluster(&response);
-        match response.map_err(|error| self.place(error)) {
+        match response {
             Ok(_) => {
                 self.active = true;
                 self.absent_since = None;
@@ -46,13 +78,22 @@ impl<T> Consumer<T> {
                 self.channel.forget_followed();
                 self.complete_opened(Ok(()));
             }
-            Err(error) if error.kind() == ErrorKind::NotLeader => self.follow_leader(now, error),
-            Err(error) if error.is_retryable() || error.kind() == ErrorKind::Protocol => {
-                self.channel.fail(now, error);
-            }
-            // A new queue, perhaps, which this node or the next one will know soon.
-            Err(error) if self.retry_absent(now, &error) => self.channel.fail(now, error),
-            Err(error) => self.end(now, error),
+            Err(error) => self.handle_refused(now, error),
+        }
+    }
+
+    /// The server will not have the consumer, or not yet, or not here.
+    pub(super) fn handle_refused(&mut self, now: Instant, error: Error) {
+        let error = self.place(error);
+        if error.kind() == ErrorKind::NotLeader {
+            return self.follow_leader(now, error);
+        }
+        let mends = error.is_retryable() || error.kind() == ErrorKind::Protocol;
+        // A new queue, perhaps, which this node or the next one will know soon.
+        if mends || self.retry_absent(now, &error) {
+            self.channel.fail(now, error);
+        } else {
+            self.end(now, error);
         }
     }
 

@@ -390,6 +390,50 @@ fn a_refusal_of_a_later_consume_is_terminal() {
     sim.finish();
 }
 
+/// On a single node nobody says that a queue was deleted: the consumer asks, after every loss and every renewal.
+#[test]
+fn a_consumer_that_verifies_its_queue_ends_when_it_is_deleted() {
+    fn renewal(sim: &mut ConsumerSim) {
+        sim.advance_secs(61);
+    }
+    fn loss(sim: &mut ConsumerSim) {
+        sim.socket().end(End::Reset);
+    }
+    for dialect in [P1, P3, Dialect::Auto, Dialect::Framed] {
+        for lose in [renewal as fn(&mut ConsumerSim), loss] {
+            let settings = prefetch(10).verify_queue(true);
+            let mut sim = Sim::consumer(config().dialect(dialect), Mode::Whole, settings);
+            sim.dialed = Box::new(move |_, _| match dialect {
+                Dialect::Auto => Host::p1(),
+                dialect => Host::of(dialect),
+            });
+            sim.settle();
+            assert!(sim.opened().is_ok());
+            lose(&mut sim);
+            sim.advance_secs(5);
+            let asked = |sim: &ConsumerSim, op: &str| sim.asked_ops().iter().filter(|asked| **asked == op).count();
+            let subscriptions = asked(&sim, "Consume");
+            assert!(subscriptions > 1, "subscribed again: {:?}", sim.asked_ops());
+            assert_eq!(asked(&sim, "QueueStats"), subscriptions, "each time after a look");
+            sim.push(&["1"]);
+            sim.settle();
+
+            sim.serve = Box::new(|request, _| match request {
+                Request::QueueStats { queue } => Act::Answer(Response::Error(ServerError::queue_not_found(queue))),
+                request => obliging(request),
+            });
+            lose(&mut sim);
+            sim.advance_secs(5);
+            assert_eq!(asked(&sim, "Consume"), subscriptions, "a deleted queue is not subscribed to");
+            assert_eq!(sim.payloads(9), ["1"], "earlier deliveries first");
+            let error = sim.machine.poll_end().unwrap().unwrap();
+            assert_eq!(error.kind(), ErrorKind::QueueNotFound);
+            assert_eq!(error.queue(), Some("orders"));
+            sim.finish();
+        }
+    }
+}
+
 #[test]
 fn a_loss_that_room_brings_to_light_leaves_its_driver_in_peace() {
     for mode in MODES {

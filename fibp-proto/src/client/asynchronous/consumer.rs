@@ -53,9 +53,6 @@ impl<R: Runtime> ConsumerBuilder<R> {
             settings,
         } = self;
         settings.validate()?;
-        if settings.verify_queue {
-            client.admin().queue_stats(&queue).await?;
-        }
         let (cell, wait) = client.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
             client,
