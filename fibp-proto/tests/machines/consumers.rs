@@ -424,7 +424,11 @@ fn a_consumer_that_verifies_its_queue_ends_when_it_is_deleted() {
             });
             lose(&mut sim);
             sim.advance_secs(5);
-            assert_eq!(asked(&sim, "Consume"), subscriptions, "a deleted queue is not subscribed to");
+            assert_eq!(
+                asked(&sim, "Consume"),
+                subscriptions,
+                "a deleted queue is not subscribed to"
+            );
             assert_eq!(sim.payloads(9), ["1"], "earlier deliveries first");
             let error = sim.machine.poll_end().unwrap().unwrap();
             assert_eq!(error.kind(), ErrorKind::QueueNotFound);
