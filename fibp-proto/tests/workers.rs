@@ -9,15 +9,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use fibp_proto::client::{
-    CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, SLICE, Sources, Wait, Waiter,
+    Answer, CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, SLICE, Sources, Wait,
+    Waiter, answer,
 };
 use fibp_proto::fault::Fault;
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::machine::{ChannelId, DialId};
-use fibp_proto::requests::Requests;
+use fibp_proto::requests::{Requests, Settle};
 use fibp_proto::response::ServerError;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Request, Response, Shared};
+use fibp_proto::{AdminRevision, Config, Dialect, Error, ErrorKind, Message, MessageId, Request, Response, Shared};
 
 type Worker<'a> = fibp_proto::client::Worker<'a, Requests<Waiter>, Wire>;
 
@@ -109,17 +110,21 @@ impl Wire {
         }
     }
 
-    /// The server confirms all messages of the oldest request; how many there were.
+    /// The server confirms all items of the oldest request; how many there were.
     fn answer(&self) -> usize {
         let (id, request) = self.asked.lock().unwrap().pop_front().unwrap();
-        let Request::Enqueue(messages) = request else {
-            panic!("{request:?}")
+        let (items, response) = match request {
+            Request::Enqueue(messages) => {
+                let results = messages.iter().map(|_| Ok(MessageId::from("id"))).collect();
+                (messages.len(), Response::Enqueue(results))
+            }
+            Request::Ack(acks) => (acks.len(), Response::Ack(acks.iter().map(|_| Ok(())).collect())),
+            other => panic!("{other:?}"),
         };
-        let results = messages.iter().map(|_| Ok(MessageId::from("id"))).collect();
         let mut server = self.server.lock().unwrap();
-        server.respond(id, &Response::Enqueue(results)).unwrap();
+        server.respond(id, &response).unwrap();
         self.flush(&mut server);
-        messages.len()
+        items
     }
 
     /// The server refers the oldest request to another node.
@@ -171,7 +176,7 @@ struct World {
     cell: Arc<RequestsCell<Wire>>,
     /// All channels that were opened, the main one first.
     channels: Arc<Mutex<Vec<ChannelId>>>,
-    opened: Cell<Option<Wait>>,
+    opened: Cell<Option<Wait<Result<(), Error>>>>,
     now: Cell<Instant>,
 }
 
@@ -241,15 +246,18 @@ impl World {
         Worker::caller(&self.clients, &self.cell, Input::Answer, until)
     }
 
-    fn enqueue(&self) -> RequestCall<Wire> {
+    fn enqueue(&self) -> RequestCall<Wire, answer::Enqueued> {
         self.enqueue_within(None, "m")
     }
 
-    fn enqueue_within(&self, timeout: Option<Duration>, payload: impl Into<Vec<u8>>) -> RequestCall<Wire> {
+    fn enqueue_within(
+        &self,
+        timeout: Option<Duration>,
+        payload: impl Into<Vec<u8>>,
+    ) -> RequestCall<Wire, answer::Enqueued> {
         let now = self.now.get();
         let message = Message::new("q", payload.into());
-        self.cell
-            .submit(now, |requests, waiter| requests.enqueue(now, message, timeout, waiter))
+        self.cell.enqueue(now, message, timeout)
     }
 
     /// Drives on until `ends` says so of a job, each write taking as long as it may: that job, and the time that passes.
@@ -304,7 +312,7 @@ fn is_patient(job: &Job<Wire>) -> bool {
     matches!(job, Job::Read { patient: true, .. })
 }
 
-fn is_done(call: &mut RequestCall<Wire>, waker: &Waker) -> bool {
+fn is_done<A: Answer>(call: &mut RequestCall<Wire, A>, waker: &Waker) -> bool {
     Pin::new(call).poll(&mut Context::from_waker(waker)).is_ready()
 }
 
@@ -457,10 +465,8 @@ fn a_silent_leader_makes_room_for_the_reader() {
 fn an_unattended_call_gets_the_reader() {
     in_open_world(|world, wire, driver, reader, driver_notifier, reader_notifier| {
         let now = world.now.get();
-        let call = world
-            .cell
-            .queue(|requests, waiter| requests.enqueue(now, Message::new("q", "m"), None, waiter));
-        let mut call = call.detached();
+        let ack = Settle::ack("q", &MessageId::from("m"));
+        let mut call = world.cell.settle_queued(now, ack, None);
         assert_eq!(driver_notifier.wakes(), 1);
         assert!(matches!(world.work(driver, News::Nothing), Job::Sleep(_)));
         assert_eq!(wire.answer(), 1, "written by the driver");

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Handle, RequestCall, Subscription, Waiter};
+use fibp_proto::client::{Handle, Subscription};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
-use fibp_proto::machine::{CallId, CloseReport};
+use fibp_proto::machine::CloseReport;
 use fibp_proto::operation::Operation;
 use fibp_proto::request::{AckItem, NackItem};
-use fibp_proto::requests::{Requests, Settle};
+use fibp_proto::requests::Settle;
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
@@ -78,14 +78,13 @@ impl Client {
     /// Why the message is not confirmed, with the message. [`SendError::outcome`] says whether it may be in the
     /// queue nevertheless.
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        let call = self.submit(|requests, now, timeout, waiter| requests.enqueue(now, message, timeout, waiter));
-        self.wait(call.enqueued())
+        let call = self.handle.main().enqueue(Instant::now(), message, self.timeout);
+        self.wait(call).map_err(|failed| *failed)
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
     pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        let call = self.submit(|requests, now, timeout, waiter| requests.enqueue_many(now, messages, timeout, waiter));
-        self.wait(call.enqueued_many())
+        self.wait(self.handle.main().enqueue_many(Instant::now(), messages, self.timeout))
     }
 
     /// Acks a message by its id. [`Delivery::ack`](crate::Delivery::ack) is the usual way.
@@ -181,28 +180,17 @@ impl Client {
     }
 
     pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
-        let request = operation.into_request();
-        let call = self.submit(|requests, now, timeout, waiter| requests.call(now, request, timeout, waiter));
-        O::output(self.wait(call.response())?)
+        let main = self.handle.main();
+        let call = main.call(Instant::now(), operation.into_request(), self.timeout);
+        O::output(*self.wait(call)?)
     }
 
     pub(crate) fn settle(&self, settle: Settle) -> Result<(), Error> {
-        let call = self.submit(|requests, now, timeout, waiter| requests.settle(now, settle, timeout, waiter));
-        self.wait(call.settled())
+        self.wait(self.handle.main().settle(Instant::now(), settle, self.timeout))
     }
 
     fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        let call = self.submit(|requests, now, timeout, waiter| requests.settle_many(now, settles, timeout, waiter));
-        self.wait(call.settled_many())
-    }
-
-    pub(crate) fn submit(
-        &self,
-        call: impl FnOnce(&mut Requests<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
-    ) -> RequestCall<Stream> {
-        let main = self.handle.main();
-        let now = Instant::now();
-        main.submit(now, |requests, waiter| call(requests, now, self.timeout, waiter))
+        self.wait(self.handle.main().settle_many(Instant::now(), settles, self.timeout))
     }
 
     pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {

@@ -4,7 +4,7 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Deliveries, Input, settled};
+use fibp_proto::client::{Deliveries, Input, answer};
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::consumer::{Lease, LeaseGuard};
 use fibp_proto::request::AckItem;
@@ -273,13 +273,13 @@ pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 /// A queued ack or nack. Keeps the client alive; if it is dropped, the ack still goes.
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed ack goes unnoticed"]
-pub struct AckReceipt(Pending<Result<(), Error>>);
+pub struct AckReceipt(Pending<answer::Settled>);
 
 impl AckReceipt {
     fn new(client: Client, settle: Settle) -> Self {
-        let (now, timeout, main) = (Instant::now(), client.timeout, client.handle.main());
-        let call = main.queue(|requests, waiter| requests.settle(now, settle, timeout, waiter));
-        Self(Pending::new(client, call.detached(), settled))
+        let main = client.handle.main();
+        let call = main.settle_queued(Instant::now(), settle, client.timeout);
+        Self(Pending::new(client, call))
     }
 
     /// Waits until the server has answered.

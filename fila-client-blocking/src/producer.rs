@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{RequestCall, enqueued};
+use fibp_proto::client::{RequestCall, answer};
 use fibp_proto::config::ProducerSettings;
 use fibp_proto::requests::ProducerId;
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
@@ -95,13 +95,12 @@ impl Producer {
     /// The first failure among these messages, and those before that no other flush reported.
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
-        let call = client.submit(|requests, now, timeout, waiter| requests.flush(now, *id, timeout, waiter));
-        client.wait(call.flushed())
+        client.wait(client.handle.main().flush(Instant::now(), *id, client.timeout))
     }
 
-    fn receipt(&self, call: RequestCall<Stream>) -> Receipt {
+    fn receipt(&self, call: RequestCall<Stream, answer::Enqueued>) -> Receipt {
         let client = self.0.client.clone();
-        Receipt(Pending::new(client, call, enqueued))
+        Receipt(Pending::new(client, call))
     }
 }
 
@@ -118,7 +117,7 @@ impl Drop for Inner {
 /// event.
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
-pub struct Receipt(Pending<Result<MessageId, SendError>>);
+pub struct Receipt(Pending<answer::Enqueued>);
 
 impl Receipt {
     /// Waits until the broker has answered.
@@ -127,16 +126,17 @@ impl Receipt {
     ///
     /// Why the message is not confirmed, with the message.
     pub fn wait(self) -> Result<MessageId, SendError> {
-        self.0.wait()
+        self.0.wait().map_err(|failed| *failed)
     }
 
     /// Waits until the broker has answered, for `timeout` at most; `None` if it has not. The message goes on.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<MessageId, SendError>> {
-        self.0.wait_timeout(timeout)
+        let result = self.0.wait_timeout(timeout)?;
+        Some(result.map_err(|failed| *failed))
     }
 
     /// The result, if the broker has answered.
     pub fn try_wait(&mut self) -> Option<Result<MessageId, SendError>> {
-        self.0.wait_timeout(Duration::ZERO)
+        self.wait_timeout(Duration::ZERO)
     }
 }

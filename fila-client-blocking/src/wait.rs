@@ -9,9 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use fibp_proto::Error;
-use fibp_proto::client::{Cell, Clients, Driven, Input, Job, News, RequestCall, Waiter, Worker};
-use fibp_proto::machine::Reply;
+use fibp_proto::client::{Answer, Cell, Clients, Driven, Input, Job, News, RequestCall, Worker};
 
 use crate::client::Client;
 use crate::connect::Stream;
@@ -136,24 +134,22 @@ pub(crate) fn wait<M: Driven, T>(
 
 /// A call to a client's requests whose result is waited for later, if at all.
 #[derive(Debug)]
-pub(crate) struct Pending<R> {
+pub(crate) struct Pending<A: Answer> {
     client: Client,
-    call: RequestCall<Stream>,
-    result: Option<R>,
-    read: fn(Result<Reply<Waiter>, Error>) -> R,
+    call: RequestCall<Stream, A>,
+    result: Option<A::Output>,
 }
 
-impl<R: Clone> Pending<R> {
-    pub(crate) fn new(client: Client, call: RequestCall<Stream>, read: fn(Result<Reply<Waiter>, Error>) -> R) -> Self {
+impl<A: Answer<Output: Clone>> Pending<A> {
+    pub(crate) fn new(client: Client, call: RequestCall<Stream, A>) -> Self {
         Self {
             client,
             call,
             result: None,
-            read,
         }
     }
 
-    pub(crate) fn wait(mut self) -> R {
+    pub(crate) fn wait(mut self) -> A::Output {
         loop {
             if let Some(result) = self.wait_until(None) {
                 return result;
@@ -161,18 +157,18 @@ impl<R: Clone> Pending<R> {
         }
     }
 
-    pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> Option<R> {
+    pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> Option<A::Output> {
         self.wait_until(Instant::now().checked_add(timeout))
     }
 
-    fn wait_until(&mut self, until: Option<Instant>) -> Option<R> {
+    fn wait_until(&mut self, until: Option<Instant>) -> Option<A::Output> {
         if self.result.is_none() {
             let Client { handle, .. } = &self.client;
             let call = &mut self.call;
             let reply = wait_until(handle.clients(), handle.main(), Input::Answer, until, |cx| {
                 pin!(&mut *call).poll(cx)
             })?;
-            self.result = Some((self.read)(reply));
+            self.result = Some(reply);
         }
         self.result.clone()
     }

@@ -11,15 +11,15 @@ use super::attention::Attention;
 use super::lock;
 use super::locked::Locked;
 use super::sync::{Mutex, MutexGuard};
-use super::waiter::{Wait, Waiter, complete};
+use super::waiter::{Answer, Wait, Waiter, answer, complete};
 use crate::consumer::{Consumer, Lease, LeaseGuard, ReleaseDelivery};
-use crate::error::{Error, ErrorKind, Outcome, SendError};
+use crate::error::{Error, SendError};
 use crate::fault::Fault;
 use crate::frame::Transmit;
-use crate::machine::{CallId, ChannelId, CloseReport, Machine, Reply};
-use crate::message::{Message, MessageId};
-use crate::requests::{ProducerId, Requests};
-use crate::response::Response;
+use crate::machine::{CallId, ChannelId, Machine};
+use crate::message::Message;
+use crate::request::Request;
+use crate::requests::{ProducerId, Requests, Settle};
 
 /// The most bytes that a caller encodes and writes itself.
 const CALLER_WRITE: usize = 16 * 1024;
@@ -115,13 +115,13 @@ impl<M: Machine<Token = Waiter>, S> Cell<M, S> {
     }
 
     /// Makes a call whose bytes travel in the next frame.
-    pub fn queue(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<M, S> {
-        let (waiter, wait) = Waiter::pair();
+    pub(super) fn queue<A: Answer>(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<M, S, A> {
+        let (waiter, wait) = Waiter::pair::<A>();
         let id = self.with(|machine| call(machine, waiter));
-        self.call(id, wait)
+        self.under_way(id, wait)
     }
 
-    fn call(self: &Arc<Self>, id: CallId, wait: Wait) -> Call<M, S> {
+    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, wait: Wait<A::Output>) -> Call<M, S, A> {
         Call {
             cell: Arc::clone(self),
             wait,
@@ -144,14 +144,89 @@ impl<M: Machine<Token = Waiter>, S> Cell<M, S> {
 }
 
 impl<S> RequestsCell<S> {
+    /// One request; see [`Requests::call`].
+    pub fn call(
+        self: &Arc<Self>,
+        now: Instant,
+        request: Request,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::Answered> {
+        self.submit(now, |requests, waiter| requests.call(now, request, timeout, waiter))
+    }
+
+    /// One message; see [`Requests::enqueue`].
+    pub fn enqueue(
+        self: &Arc<Self>,
+        now: Instant,
+        message: Message,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::Enqueued> {
+        self.submit(now, |requests, waiter| requests.enqueue(now, message, timeout, waiter))
+    }
+
+    /// Many messages; see [`Requests::enqueue_many`].
+    pub fn enqueue_many(
+        self: &Arc<Self>,
+        now: Instant,
+        messages: Vec<Message>,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::EnqueuedMany> {
+        self.submit(now, |requests, waiter| {
+            requests.enqueue_many(now, messages, timeout, waiter)
+        })
+    }
+
+    /// One ack or nack; see [`Requests::settle`].
+    pub fn settle(
+        self: &Arc<Self>,
+        now: Instant,
+        settle: Settle,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::Settled> {
+        self.submit(now, |requests, waiter| requests.settle(now, settle, timeout, waiter))
+    }
+
+    /// One ack or nack that goes out in the next frame, even if the call is dropped.
+    pub fn settle_queued(
+        self: &Arc<Self>,
+        now: Instant,
+        settle: Settle,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::Settled> {
+        self.queue(|requests, waiter| requests.settle(now, settle, timeout, waiter))
+            .detached()
+    }
+
+    /// Many acks and nacks; see [`Requests::settle_many`].
+    pub fn settle_many(
+        self: &Arc<Self>,
+        now: Instant,
+        settles: Vec<Settle>,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::SettledMany> {
+        self.submit(now, |requests, waiter| {
+            requests.settle_many(now, settles, timeout, waiter)
+        })
+    }
+
+    /// Sends what a producer holds; see [`Requests::flush`].
+    pub fn flush(
+        self: &Arc<Self>,
+        now: Instant,
+        producer: ProducerId,
+        timeout: Option<Duration>,
+    ) -> RequestCall<S, answer::Flushed> {
+        self.submit(now, |requests, waiter| requests.flush(now, producer, timeout, waiter))
+    }
+
     /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver. Threads
     /// write them at once whenever they can.
-    pub fn submit(
+    fn submit<A: Answer>(
         self: &Arc<Self>,
         now: Instant,
         call: impl FnOnce(&mut Requests<Waiter>, Waiter) -> CallId,
-    ) -> RequestCall<S> {
-        let (waiter, wait) = Waiter::pair();
+    ) -> RequestCall<S, A> {
+        let (waiter, wait) = Waiter::pair::<A>();
         let mut completions = Vec::new();
         let mut locked = self.lock();
         let is_quiet = locked.machine.in_flight(ChannelId::MAIN) == 0 && !self.driver.is_awake();
@@ -174,7 +249,7 @@ impl<S> RequestsCell<S> {
             self.driver.kick();
         }
         others.iter().for_each(|driver| driver.kick());
-        self.call(id, wait)
+        self.under_way(id, wait)
     }
 
     /// Waits for room for a producer's message, which the caller keeps until then.
@@ -184,7 +259,7 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         message: &Message,
         timeout: Option<Duration>,
-    ) -> RequestCall<S> {
+    ) -> RequestCall<S, answer::Room> {
         self.queue(|requests, waiter| requests.reserve(now, producer, message, timeout, waiter))
     }
 
@@ -199,10 +274,10 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         room: CallId,
         message: Message,
-    ) -> Result<RequestCall<S>, SendError> {
-        let (receipt, confirmation) = Waiter::pair();
+    ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+        let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
         match self.with(|requests| requests.send_reserved(now, producer, room, message, receipt)) {
-            Ok(id) => Ok(self.call(id, confirmation)),
+            Ok(id) => Ok(self.under_way(id, confirmation)),
             Err((error, _receipt)) => Err(error),
         }
     }
@@ -218,10 +293,10 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         message: Message,
         timeout: Option<Duration>,
-    ) -> Result<RequestCall<S>, SendError> {
-        let (receipt, confirmation) = Waiter::pair();
+    ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+        let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
         match self.with(|requests| requests.try_send(now, producer, message, timeout, receipt)) {
-            Ok(id) => Ok(self.call(id, confirmation)),
+            Ok(id) => Ok(self.under_way(id, confirmation)),
             Err((error, _receipt)) => Err(error),
         }
     }
@@ -237,9 +312,9 @@ impl<S: Send + Sync + 'static> ConsumerCell<S> {
             if let Some(end) = consumer.poll_end() {
                 return Taken::Ended(end);
             }
-            let (waiter, wait) = Waiter::pair();
+            let (waiter, wait) = Waiter::pair::<answer::Ready>();
             let id = consumer.wait_delivery(now, waiter);
-            Taken::Later(self.call(id, wait))
+            Taken::Later(self.under_way(id, wait))
         });
         for lease in into
             .iter_mut()
@@ -264,7 +339,7 @@ pub enum Taken<S> {
     /// Deliveries.
     Some,
     /// None yet: look again after this wait.
-    Later(Call<Consumer<Waiter>, S>),
+    Later(Call<Consumer<Waiter>, S, answer::Ready>),
     /// The consumer's end, and the error that ended it.
     Ended(Option<Error>),
 }
@@ -276,72 +351,27 @@ impl<M, S> fmt::Debug for Cell<M, S> {
 }
 
 /// A call to a client's requests.
-pub type RequestCall<S> = Call<Requests<Waiter>, S>;
+pub type RequestCall<S, A> = Call<Requests<Waiter>, S, A>;
 
-/// A call under way. Dropping it abandons the call.
+/// A call under way, which is answered with `A`. Dropping it abandons the call. Like most futures it panics if it is
+/// polled again after it was ready.
 #[must_use]
-pub struct Call<M: Machine<Token = Waiter>, S> {
+pub struct Call<M: Machine<Token = Waiter>, S, A: Answer> {
     cell: Arc<Cell<M, S>>,
-    wait: Wait,
+    wait: Wait<A::Output>,
     id: CallId,
     open: bool,
 }
 
-impl<M: Machine<Token = Waiter>, S> Call<M, S> {
+impl<M: Machine<Token = Waiter>, S, A: Answer> Call<M, S, A> {
     /// Lets the call go on when this is dropped.
     pub fn detached(mut self) -> Self {
         self.open = false;
         self
     }
+}
 
-    /// Waits for a request's answer.
-    ///
-    /// # Errors
-    ///
-    /// Why there is none, or the server's refusal.
-    pub async fn response(self) -> Result<Response, Error> {
-        match self.await? {
-            Reply::Response(result) => result.map(|response| *response),
-            _ => Err(mismatch()),
-        }
-    }
-
-    /// Waits for one message's result.
-    ///
-    /// # Errors
-    ///
-    /// Why the message is not confirmed, with the message.
-    pub async fn enqueued(self) -> Result<MessageId, SendError> {
-        enqueued(self.await)
-    }
-
-    /// Waits for the results of many messages.
-    pub async fn enqueued_many(self) -> Vec<Result<MessageId, SendError>> {
-        match self.await {
-            Ok(Reply::EnqueuedMany(results)) => results,
-            Ok(_) => vec![Err(without_message(mismatch()))],
-            Err(error) => vec![Err(without_message(error))],
-        }
-    }
-
-    /// Waits for one ack's or nack's result.
-    ///
-    /// # Errors
-    ///
-    /// Why it is not done.
-    pub async fn settled(self) -> Result<(), Error> {
-        settled(self.await)
-    }
-
-    /// Waits for the results of many acks or nacks.
-    pub async fn settled_many(self) -> Vec<Result<(), Error>> {
-        match self.await {
-            Ok(Reply::SettledMany(results)) => results,
-            Ok(_) => vec![Err(mismatch())],
-            Err(error) => vec![Err(error)],
-        }
-    }
-
+impl<S> RequestCall<S, answer::Room> {
     /// Waits for room. It is kept for [`Cell::send_reserved`], to be called with no wait in between.
     ///
     /// # Errors
@@ -349,47 +379,23 @@ impl<M: Machine<Token = Waiter>, S> Call<M, S> {
     /// Why there is none.
     pub async fn room(self) -> Result<CallId, Error> {
         let id = self.id;
-        match self.await? {
-            Reply::Room(result) => result.map(|()| id),
-            _ => Err(mismatch()),
-        }
-    }
-
-    /// Waits until a producer's messages are settled.
-    ///
-    /// # Errors
-    ///
-    /// The first failure among them.
-    pub async fn flushed(self) -> Result<(), Error> {
-        match self.await? {
-            Reply::Flushed(result) => result,
-            _ => Err(mismatch()),
-        }
-    }
-
-    /// Waits until the machine is closed.
-    pub async fn closed(self) -> CloseReport {
-        match self.await {
-            Ok(Reply::Closed(report)) => report,
-            _ => CloseReport::default(),
-        }
+        self.await.map(|()| id)
     }
 }
 
-impl<M: Machine<Token = Waiter>, S> Future for Call<M, S> {
-    /// An error only if the machine is gone.
-    type Output = Result<Reply<Waiter>, Error>;
+impl<M: Machine<Token = Waiter>, S, A: Answer> Future for Call<M, S, A> {
+    type Output = A::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = ready!(Pin::new(&mut self.wait).poll(cx));
         self.open = false;
-        Poll::Ready(
-            reply.ok_or_else(|| Error::new(ErrorKind::Closed, "the client is gone").with_outcome(Outcome::Unknown)),
-        )
+        // Invariant: a machine gives every token back, and `cell` keeps the machine. No reply means that it was taken.
+        #[expect(clippy::expect_used, reason = "the caller's mistake, as for other futures")]
+        Poll::Ready(reply.expect("a call is not polled again after it was ready"))
     }
 }
 
-impl<M: Machine<Token = Waiter>, S> Drop for Call<M, S> {
+impl<M: Machine<Token = Waiter>, S, A: Answer> Drop for Call<M, S, A> {
     fn drop(&mut self) {
         if self.open {
             let waiter = self.cell.with(|machine| machine.abandon(self.id));
@@ -398,45 +404,8 @@ impl<M: Machine<Token = Waiter>, S> Drop for Call<M, S> {
     }
 }
 
-impl<M: Machine<Token = Waiter>, S> fmt::Debug for Call<M, S> {
+impl<M: Machine<Token = Waiter>, S, A: Answer> fmt::Debug for Call<M, S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// One message's result, out of what a [`Call`] ended with.
-///
-/// # Errors
-///
-/// Why the message is not confirmed, with the message.
-pub fn enqueued(reply: Result<Reply<Waiter>, Error>) -> Result<MessageId, SendError> {
-    match reply {
-        Ok(Reply::Enqueued(result)) => result.map_err(|failed| *failed),
-        Ok(_) => Err(without_message(mismatch())),
-        Err(error) => Err(without_message(error)),
-    }
-}
-
-/// One ack's or nack's result, out of what a [`Call`] ended with.
-///
-/// # Errors
-///
-/// Why it is not done.
-pub fn settled(reply: Result<Reply<Waiter>, Error>) -> Result<(), Error> {
-    match reply? {
-        Reply::Settled(result) => result,
-        _ => Err(mismatch()),
-    }
-}
-
-fn mismatch() -> Error {
-    Error::new(ErrorKind::Protocol, "the client answered another question").with_outcome(Outcome::Unknown)
-}
-
-/// For a wait whose machine is gone, and the message with it.
-fn without_message(error: Error) -> SendError {
-    SendError {
-        message: Message::new("", ""),
-        error,
     }
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::cell::{CallerWrites, Cell, ConsumerCell, RequestsCell};
 use super::lock;
 use super::sync::{AtomicBool, Mutex, Ordering};
-use super::waiter::{Wait, Waiter};
+use super::waiter::{Wait, Waiter, answer};
 use super::watchers::Watchers;
 use crate::config::ConsumerSettings;
 use crate::consumer::Consumer;
+use crate::error::Error;
 use crate::machine::{ChannelId, CloseReport, Machine};
 use crate::message::QueueName;
 use crate::requests::Requests;
@@ -83,7 +84,7 @@ struct Owner<S> {
 
 impl<S> Handle<S> {
     /// Opens a client's requests, and the wait until they are ready.
-    pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, Wait) {
+    pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, Wait<Result<(), Error>>) {
         let clients = Arc::new(Clients {
             shared,
             watchers: Arc::default(),
@@ -92,7 +93,7 @@ impl<S> Handle<S> {
             consumers: Mutex::default(),
             closed: AtomicBool::new(false),
         });
-        let (waiter, wait) = Waiter::pair();
+        let (waiter, wait) = Waiter::pair::<answer::Opened>();
         let requests = Requests::new(&clients.shared, (sources.now)(), (sources.seed)(), Some(waiter));
         let main = clients.start(requests, None);
         (Self(Arc::new(Owner { clients, main })), wait)
@@ -116,11 +117,11 @@ impl<S> Handle<S> {
         let Owner { clients, main } = &*self.0;
         clients.closed.store(true, Ordering::Release);
         let now = (clients.sources.now)();
-        let requests = main.queue(|requests, waiter| requests.close(now, deadline, waiter));
+        let closed = main.queue::<answer::Closed>(|requests, waiter| requests.close(now, deadline, waiter));
         for consumer in clients.take_consumers() {
             consumer.with(|consumer| consumer.abort(now));
         }
-        requests.closed().await
+        closed.await
     }
 }
 
@@ -142,9 +143,9 @@ impl<S> Clients<S> {
         self: &Arc<Self>,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> (Arc<ConsumerCell<S>>, Wait) {
+    ) -> (Arc<ConsumerCell<S>>, Wait<Result<(), Error>>) {
         let Sources { now, seed } = self.sources;
-        let (waiter, wait) = Waiter::pair();
+        let (waiter, wait) = Waiter::pair::<answer::Opened>();
         let consumer = Consumer::new(&self.shared, queue, settings, now(), seed(), Some(waiter));
         let cell = self.start(consumer, settings.receive_buffer);
         let mut consumers = lock(&self.consumers);
@@ -178,7 +179,7 @@ impl<S> Drop for Owner<S> {
             consumer.with(|consumer| consumer.abort(now));
         }
         // The driver finishes and closes, with nobody waiting for it.
-        main.with(|requests| requests.close(now, GRACE, Waiter::detached()));
+        main.with(|requests| requests.close(now, GRACE, Waiter::Detached));
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::cell::{Call, ConsumerCell, Taken};
-use super::waiter::Waiter;
+use super::waiter::{Waiter, answer};
 use crate::consumer::{Consumer, Lease};
 use crate::error::Error;
 
@@ -18,7 +18,7 @@ pub struct Deliveries<S> {
     /// How many are taken at a time.
     batch: usize,
     taken: VecDeque<Lease>,
-    waiting: Option<Call<Consumer<Waiter>, S>>,
+    waiting: Option<Call<Consumer<Waiter>, S, answer::Ready>>,
     ended: bool,
 }
 
@@ -50,8 +50,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
                 return Poll::Ready(None);
             }
             if let Some(waiting) = &mut self.waiting {
-                // Whatever the reply: look again.
-                let _reply = ready!(Pin::new(waiting).poll(cx));
+                ready!(Pin::new(waiting).poll(cx));
                 self.waiting = None;
             }
             match self.cell.take_deliveries(now(), self.batch, &mut self.taken) {
@@ -73,9 +72,10 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
 
     /// Stops receiving. Once polled, that happens even if the future is dropped.
     pub async fn drain(&mut self, now: Instant) {
-        let stop = self.cell.queue(|consumer, waiter| consumer.stop_consuming(now, waiter));
-        // Completes, whatever happens.
-        let _reply = stop.detached().await;
+        let stop = self
+            .cell
+            .queue::<answer::Drained>(|consumer, waiter| consumer.stop_consuming(now, waiter));
+        stop.detached().await;
     }
 
     /// Closes the connection. What was not taken comes back to the queue when its lease expires.

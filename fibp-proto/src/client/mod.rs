@@ -42,12 +42,12 @@ pub use asynchronous::{
     Runtime, SocketOptions,
 };
 pub use attention::Attention;
-pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite, enqueued, settled};
+pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
 pub use clients::{Clients, Driven, Drivers, Handle, Sources, StartDriver};
 pub use deliveries::Deliveries;
 pub use locked::Locked;
 pub use transport::{fault, presented_key};
-pub use waiter::{Wait, Waiter, complete};
+pub use waiter::{Answer, Slot, Wait, Waiter, answer, complete};
 pub use watchers::{Subscription, Watchers};
 pub use worker::{Dialed, Input, Job, News, SLICE, Worker};
 

@@ -23,7 +23,7 @@ use shuttle::thread;
 use super::attention::Attention;
 use super::{
     CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, Sources, Subscription, Wait,
-    Waiter, Watchers, complete,
+    Waiter, Watchers, answer, complete,
 };
 use crate::dialect::{AdminRevision, Dialect};
 use crate::event::{ConnectionRole, Event, State};
@@ -90,7 +90,7 @@ fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     }
 }
 
-fn wait_for(mut wait: Wait) -> Option<Reply<Waiter>> {
+fn wait_for<R>(mut wait: Wait<R>) -> Option<R> {
     block_on(|cx| Pin::new(&mut wait).poll(cx))
 }
 
@@ -100,17 +100,17 @@ fn every_wait_ends_once() {
         let mut waits = Vec::new();
         let mut completions = Vec::new();
         for _ in 0..3 {
-            let (token, wait) = Waiter::pair();
+            let (token, wait) = Waiter::pair::<answer::Ready>();
             waits.push(thread::spawn(move || wait_for(wait)));
             let reply = Reply::Ready;
             completions.push(Completion { token, reply });
         }
-        let (dropped, wait) = Waiter::pair();
+        let (dropped, wait) = Waiter::pair::<answer::Ready>();
         let gone = thread::spawn(move || wait_for(wait));
         let dropping = thread::spawn(move || drop(dropped));
         let completing = thread::spawn(move || complete(&mut completions));
         for wait in waits {
-            assert!(matches!(wait.join().unwrap(), Some(Reply::Ready)));
+            assert!(matches!(wait.join().unwrap(), Some(())));
         }
         assert!(gone.join().unwrap().is_none());
         dropping.join().unwrap();
@@ -122,11 +122,11 @@ fn every_wait_ends_once() {
 #[test]
 fn a_wait_moves_between_tasks() {
     check(SMALL, || {
-        let (token, mut wait) = Waiter::pair();
+        let (token, mut wait) = Waiter::pair::<answer::Ready>();
         let completing = thread::spawn(move || token.complete(Reply::Ready));
         let first = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
         if first.is_pending() {
-            assert!(matches!(wait_for(wait), Some(Reply::Ready)));
+            assert!(matches!(wait_for(wait), Some(())));
         }
         completing.join().unwrap();
     });
@@ -433,16 +433,14 @@ impl Threads {
         }
     }
 
-    fn enqueue(&self, payload: &'static str) -> RequestCall<Wire> {
+    fn enqueue(&self, payload: &'static str) -> RequestCall<Wire, answer::Enqueued> {
         let message = Message::new("q", payload);
-        self.cell.submit(epoch(), |requests, waiter| {
-            requests.enqueue(epoch(), message, None, waiter)
-        })
+        self.cell.enqueue(epoch(), message, None)
     }
 
     /// Waits as a caller's thread does, one that is close to its own limit if `until` says so: it sleeps rather than reads.
-    fn confirm(&self, call: RequestCall<Wire>, until: Option<Instant>) -> MessageId {
-        let mut call = pin!(call.enqueued());
+    fn confirm(&self, call: RequestCall<Wire, answer::Enqueued>, until: Option<Instant>) -> MessageId {
+        let mut call = pin!(call);
         let mut worker = Worker::caller(&self.clients, &self.cell, Input::Answer, until);
         let notifier = Arc::new(Notifier::default());
         let waker = Waker::from(Arc::clone(&notifier));

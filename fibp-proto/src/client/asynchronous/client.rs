@@ -1,6 +1,6 @@
 //! The client.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::admin::Admin;
 use super::consumer::{Consumer, ConsumerBuilder};
@@ -8,18 +8,16 @@ use super::driver::drivers;
 use super::events::Events;
 use super::producer::ProducerBuilder;
 use super::runtime::Runtime;
-use crate::client::cell::RequestCall;
 use crate::client::clients::{Handle, Sources};
-use crate::client::waiter::Waiter;
 use crate::client::watchers::Subscription;
 use crate::config::Config;
 use crate::error::{Error, SendError};
 use crate::event::{State, Stats};
-use crate::machine::{CallId, CloseReport};
+use crate::machine::CloseReport;
 use crate::message::{Message, MessageId};
 use crate::operation::Operation;
 use crate::request::{AckItem, NackItem};
-use crate::requests::{Requests, Settle};
+use crate::requests::Settle;
 use crate::shared::Shared;
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
@@ -105,9 +103,8 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future withdraws a message that is not sent yet. One that is sent may be in the queue.
     pub async fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        self.submit(|requests, now, timeout, waiter| requests.enqueue(now, message, timeout, waiter))
-            .enqueued()
-            .await
+        let call = self.handle.main().enqueue(R::now(), message, self.timeout);
+        call.await.map_err(|failed| *failed)
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
@@ -116,9 +113,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// As for [`enqueue`](Self::enqueue), for each message.
     pub async fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.submit(|requests, now, timeout, waiter| requests.enqueue_many(now, messages, timeout, waiter))
-            .enqueued_many()
-            .await
+        self.handle.main().enqueue_many(R::now(), messages, self.timeout).await
     }
 
     /// Acks a message by its id. [`Delivery::ack`](super::Delivery::ack) is the usual way.
@@ -236,30 +231,19 @@ impl<R: Runtime> Client<R> {
     }
 
     pub(super) async fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
-        let request = operation.into_request();
-        let call = self.submit(|requests, now, timeout, waiter| requests.call(now, request, timeout, waiter));
-        O::output(call.response().await?)
+        let call = self
+            .handle
+            .main()
+            .call(R::now(), operation.into_request(), self.timeout);
+        O::output(*call.await?)
     }
 
     pub(super) async fn settle(&self, settle: Settle) -> Result<(), Error> {
-        self.submit(|requests, now, timeout, waiter| requests.settle(now, settle, timeout, waiter))
-            .settled()
-            .await
+        self.handle.main().settle(R::now(), settle, self.timeout).await
     }
 
     async fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        self.submit(|requests, now, timeout, waiter| requests.settle_many(now, settles, timeout, waiter))
-            .settled_many()
-            .await
-    }
-
-    fn submit(
-        &self,
-        call: impl FnOnce(&mut Requests<Waiter>, Instant, Option<Duration>, Waiter) -> CallId,
-    ) -> RequestCall<R::Writer> {
-        let now = R::now();
-        let main = self.handle.main();
-        main.submit(now, |requests, waiter| call(requests, now, self.timeout, waiter))
+        self.handle.main().settle_many(R::now(), settles, self.timeout).await
     }
 }
 

@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 
 use super::client::Client;
 use super::runtime::Runtime;
-use crate::client::cell::{RequestCall, settled};
+use crate::client::cell::RequestCall;
+use crate::client::waiter::answer;
 use crate::consumer::{Lease, LeaseGuard};
 use crate::error::{AckError, Error};
 use crate::message::Received;
@@ -157,16 +158,14 @@ impl<R: Runtime> Acker<R> {
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed ack goes unnoticed"]
 pub struct AckReceipt<R: Runtime> {
-    call: RequestCall<R::Writer>,
+    call: RequestCall<R::Writer, answer::Settled>,
     _client: Client<R>,
 }
 
 impl<R: Runtime> AckReceipt<R> {
     fn new(client: Client<R>, settle: Settle) -> Self {
-        let main = client.handle.main();
-        let call = main.queue(|requests, waiter| requests.settle(R::now(), settle, client.timeout, waiter));
         Self {
-            call: call.detached(),
+            call: client.handle.main().settle_queued(R::now(), settle, client.timeout),
             _client: client,
         }
     }
@@ -176,6 +175,6 @@ impl<R: Runtime> Future for AckReceipt<R> {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.call).poll(cx).map(settled)
+        Pin::new(&mut self.call).poll(cx)
     }
 }

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use super::client::Client;
 use super::runtime::Runtime;
-use crate::client::cell::{RequestCall, enqueued};
+use crate::client::cell::RequestCall;
+use crate::client::waiter::answer;
 use crate::config::ProducerSettings;
 use crate::error::{Error, ErrorKind, SendError};
 use crate::message::{Message, MessageId};
@@ -103,14 +104,10 @@ impl<R: Runtime> Producer<R> {
     /// Dropping the future stops the waiting; the messages still go.
     pub async fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
-        let main = client.handle.main();
-        let now = R::now();
-        main.queue(|requests, waiter| requests.flush(now, *id, client.timeout, waiter))
-            .flushed()
-            .await
+        client.handle.main().flush(R::now(), *id, client.timeout).await
     }
 
-    fn receipt(&self, call: RequestCall<R::Writer>) -> Receipt<R> {
+    fn receipt(&self, call: RequestCall<R::Writer, answer::Enqueued>) -> Receipt<R> {
         Receipt {
             call,
             _client: self.0.client.clone(),
@@ -132,7 +129,7 @@ impl<R: Runtime> Drop for Inner<R> {
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
 pub struct Receipt<R: Runtime> {
-    call: RequestCall<R::Writer>,
+    call: RequestCall<R::Writer, answer::Enqueued>,
     _client: Client<R>,
 }
 
@@ -141,6 +138,6 @@ impl<R: Runtime> Future for Receipt<R> {
     type Output = Result<MessageId, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.call).poll(cx).map(enqueued)
+        Pin::new(&mut self.call).poll(cx).map_err(|failed| *failed)
     }
 }
