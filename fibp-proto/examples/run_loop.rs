@@ -103,7 +103,7 @@ fn run(requests: &mut Requests<Waiter>, shared: &Shared) -> Result<std::result::
             match stream.write(transmit.chunk()) {
                 Ok(n) => requests.transmitted(Instant::now(), MAIN, &mut transmit, n),
                 Err(error) => {
-                    requests.transmit_failed(Instant::now(), MAIN, std::mem::take(&mut transmit), fault(&error))
+                    requests.transmit_failed(Instant::now(), MAIN, std::mem::take(&mut transmit), fault(&error));
                 }
             }
             continue;

@@ -264,7 +264,7 @@ impl<T> Machine for Requests<T> {
 
     fn transmit_failed(&mut self, now: Instant, channel: ChannelId, transmit: Transmit, fault: Fault) {
         self.with_channel(now, channel, |route| {
-            route.channel.transmit_failed(now, &transmit, fault)
+            route.channel.transmit_failed(now, &transmit, fault);
         });
     }
 

@@ -50,7 +50,7 @@ fn ack(queue: &str, id: &str) -> Vec<u8> {
 }
 
 fn create(name: &str, on_enqueue: Option<&str>, visibility_ms: u64) -> Vec<u8> {
-    let script = on_enqueue.map_or(hex("00"), |script| [hex("01"), str16(script)].concat());
+    let script = on_enqueue.map_or_else(|| hex("00"), |script| [hex("01"), str16(script)].concat());
     [str16(name), script, hex("00"), visibility_ms.to_be_bytes().to_vec()].concat()
 }
 
