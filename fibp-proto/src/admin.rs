@@ -1,9 +1,10 @@
 //! Arguments and results of administrative operations, free of any dialect.
 
-use std::fmt;
-use std::time::Duration;
+use core::fmt;
+use core::time::Duration;
 
 use crate::message::{QueueName, Secret};
+use crate::prelude::*;
 
 /// A queue to create.
 #[derive(Debug, Clone, PartialEq, Eq)]

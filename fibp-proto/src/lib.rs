@@ -1,52 +1,83 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// Without `std` there is the codec alone; what only the machines above it use then lies idle.
+#![cfg_attr(not(feature = "std"), no_std, allow(dead_code, unused_imports, unreachable_pub))]
+
+#[macro_use]
+extern crate alloc;
 
 pub mod admin;
+#[cfg(feature = "std")]
 mod channel;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "std")]
 mod common;
+#[cfg(feature = "std")]
 pub mod config;
+#[cfg(feature = "std")]
 mod connection;
+#[cfg(feature = "std")]
 pub mod consumer;
+#[cfg(feature = "std")]
 pub mod dial;
 pub mod dialect;
+#[cfg(feature = "std")]
 mod directory;
+#[cfg(feature = "std")]
 mod earliest_deadline;
+mod endpoint;
 pub mod error;
+#[cfg(feature = "std")]
 pub mod event;
+#[cfg(feature = "std")]
 pub mod fault;
 pub mod frame;
+#[cfg(feature = "std")]
 pub mod machine;
 pub mod message;
 pub mod observe;
 pub mod operation;
+mod prelude;
+#[cfg(feature = "std")]
 mod random;
 pub mod request;
+#[cfg(feature = "std")]
 pub mod requests;
 pub mod response;
 pub mod server;
+#[cfg(feature = "std")]
 pub mod shared;
-#[cfg(not(feature = "simulation"))]
+#[cfg(all(feature = "std", not(feature = "simulation")))]
 mod simulation;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation;
+#[cfg(feature = "std")]
 pub mod tls;
+#[cfg(feature = "std")]
 mod trace;
 
 #[doc(hidden)]
 pub use bytes::Bytes;
-pub use config::{Config, Credit, Endpoint};
+#[cfg(feature = "std")]
+pub use config::{Config, Credit};
+#[cfg(feature = "std")]
 pub use connection::{ClientConfig, ClientConnection, ClientEvent};
 pub use dialect::{AdminRevision, Dialect};
+pub use endpoint::Endpoint;
 pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
+#[cfg(feature = "std")]
 pub use event::{ConnectionRole, Event, State, Stats};
+#[cfg(feature = "std")]
 pub use fault::{Fault, FaultKind};
 pub use message::{Headers, Message, MessageId, QueueName, Received, Secret};
 pub use operation::Operation;
 pub use request::{Op, Request};
 pub use response::{Push, Response, ServerError};
+#[cfg(feature = "std")]
 pub use shared::Shared;
+#[cfg(feature = "std")]
 pub use tls::Tls;
 
 /// An instant to count from.

@@ -3,6 +3,7 @@
 use crate::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::message::QueueName;
+use crate::prelude::*;
 use crate::request::Request;
 use crate::response::Response;
 

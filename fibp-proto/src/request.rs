@@ -2,6 +2,7 @@
 
 use crate::admin::{ApiKeySpec, Permission, QueueSpec};
 use crate::message::{Message, MessageId, QueueName, Secret};
+use crate::prelude::*;
 
 /// Everything a client can ask.
 ///

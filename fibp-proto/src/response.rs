@@ -1,11 +1,12 @@
 //! Typed answers and pushes, free of any dialect.
 
-use std::fmt;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::fmt;
 
 use crate::admin::{Acl, ApiKeyInfo, CreatedApiKey, QueueList, QueueStats};
 use crate::error::{ErrorKind, quoted};
 use crate::message::{MessageId, Received};
+use crate::prelude::*;
 use crate::request::Op;
 
 /// The result of one item of a batched request.

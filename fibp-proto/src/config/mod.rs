@@ -1,6 +1,5 @@
 //! Configuration of a client: a builder, a URL, or variables of the environment.
 
-mod endpoint;
 mod environment;
 mod options;
 mod settings;
@@ -12,7 +11,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use endpoint::{DEFAULT_PORT, Endpoint, IntoEndpoints};
+pub use crate::endpoint::{DEFAULT_PORT, Endpoint, IntoEndpoints};
 pub use settings::{
     Backoff, Batching, ConsumerSettings, Credentials, Credit, Expired, Heartbeat, InFlight, OnFull, ProducerSettings,
     Reconnect, Replay, Settings,

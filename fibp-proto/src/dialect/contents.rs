@@ -4,14 +4,15 @@
 //! Small parts are therefore copied, all of one frame together into one arena of exactly their size; only large
 //! payloads stay slices.
 
-use std::ops::Range;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::ops::Range;
 
 use bytes::Bytes;
 
 use super::records::shared_len;
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, WireHeaders};
+use crate::prelude::*;
 
 /// Payloads from this size on stay slices of the read buffer: they make up a good part of it.
 const SLICE_FROM: usize = 64 * 1024;
@@ -89,7 +90,7 @@ impl Contents {
 fn take(arena: &mut Bytes, len: usize) -> Bytes {
     match len {
         0 => Bytes::new(),
-        _ if len >= arena.len() => std::mem::take(arena),
+        _ if len >= arena.len() => core::mem::take(arena),
         _ => arena.split_to(len),
     }
 }

@@ -22,13 +22,14 @@ pub(crate) mod opening;
 pub(crate) mod preamble;
 pub(crate) mod records;
 
-use std::fmt;
+use core::fmt;
 
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind};
 use crate::frame::{CONTINUATION, DecodeError, Frame, FrameHeader, Layout, Limits, OutBuf};
 use crate::message::{Message, QueueName};
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
 
@@ -99,38 +100,51 @@ impl Dialect {
     }
 }
 
+/// What each dialect is called in settings (docs/dialects.md): first the name that is printed, then the other spellings.
+const NAMES: [(Dialect, &[&str]); 6] = [
+    (Dialect::Auto, &["auto"]),
+    (
+        Dialect::Preamble(AdminRevision::P1),
+        &["preamble-p1", "preamble", "preamble-protobuf", "protobuf", "p1"],
+    ),
+    (
+        Dialect::Preamble(AdminRevision::P2),
+        &[
+            "preamble-p2",
+            "preamble-protobuf-renumbered",
+            "protobuf-renumbered",
+            "p2",
+        ],
+    ),
+    (
+        Dialect::Preamble(AdminRevision::P3),
+        &["preamble-p3", "preamble-binary", "binary", "p3"],
+    ),
+    (Dialect::Framed, &["framed", "handshake", "f2"]),
+    (Dialect::FramedF1, &["framed-f1", "handshake-f1", "f1"]),
+];
+
 impl fmt::Display for Dialect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Preamble(AdminRevision::P1) => "preamble-p1",
-            Self::Preamble(AdminRevision::P2) => "preamble-p2",
-            Self::Preamble(AdminRevision::P3) => "preamble-p3",
-            Self::Framed => "framed",
-            Self::FramedF1 => "framed-f1",
-        })
+        let named = NAMES.iter().find(|(dialect, _)| dialect == self);
+        f.write_str(named.and_then(|(_, names)| names.first()).copied().unwrap_or_default())
     }
 }
 
-impl std::str::FromStr for Dialect {
+/// Reads what `Display` writes, and the descriptive names: `protobuf`, `protobuf-renumbered` and `binary` for P1, P2 and P3
+/// (with or without `preamble-` before them), `handshake` for the framed dialect.
+impl core::str::FromStr for Dialect {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Ok(match name {
-            "auto" => Self::Auto,
-            "preamble" | "preamble-p1" => Self::Preamble(AdminRevision::P1),
-            "preamble-p2" => Self::Preamble(AdminRevision::P2),
-            "preamble-p3" => Self::Preamble(AdminRevision::P3),
-            "framed" => Self::Framed,
-            "framed-f1" => Self::FramedF1,
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    format!(
-                        "unknown dialect \"{name}\": expected auto, preamble-p1, preamble-p2, preamble-p3, framed or framed-f1"
-                    ),
-                ));
-            }
+        let named = NAMES.iter().find(|(_, names)| names.contains(&name));
+        named.map(|(dialect, _)| *dialect).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Config,
+                format!(
+                    "unknown dialect \"{name}\": expected auto, preamble-p1, preamble-p2, preamble-p3, framed or framed-f1"
+                ),
+            )
         })
     }
 }
@@ -209,8 +223,6 @@ pub(crate) enum Incoming {
 /// What the machines must know of a dialect to batch, split and pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// An enqueue frame carries one queue only.
-    pub(crate) one_queue_per_enqueue: bool,
     /// The most items in one batched frame.
     pub(crate) max_items: usize,
     /// A body larger than a frame may be continued in further frames.
@@ -440,6 +452,41 @@ impl Push {
         match dialect.codec() {
             Some(codec) => codec.decode_push(queue, frame),
             None => Err(DecodeError::Invalid("dialect")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_a_dialect_is_read_and_none_names_two() {
+        let mut seen = Vec::new();
+        for (dialect, names) in NAMES {
+            assert_eq!(dialect.to_string(), names[0]);
+            for name in names {
+                assert_eq!(name.parse::<Dialect>().expect("a name"), dialect);
+                assert!(!seen.contains(name), "{name}");
+                seen.push(*name);
+            }
+        }
+        for name in ["", "P1", "preamble-p4", "handshake-f2", "protobuf ", "preamble-"] {
+            let error = name.parse::<Dialect>().expect_err("no name");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(error.to_string().contains(&format!("\"{name}\"")), "{error}");
+        }
+    }
+
+    #[test]
+    fn descriptive_names_mean_the_revisions_of_the_specification() {
+        for (name, dialect) in [
+            ("protobuf", Dialect::Preamble(AdminRevision::P1)),
+            ("protobuf-renumbered", Dialect::Preamble(AdminRevision::P2)),
+            ("binary", Dialect::Preamble(AdminRevision::P3)),
+            ("handshake", Dialect::Framed),
+        ] {
+            assert_eq!(name.parse::<Dialect>().expect("a name"), dialect);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A client that opens with one of the two dialects may meet the other, a gRPC-only Fila, a server that
 //! wants TLS, or something else altogether. Each is recognised from the fewest bytes that suffice.
 
-use std::fmt::Write;
+use core::fmt::Write;
 
 use bytes::Bytes;
 
@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::frame::{
     DEFAULT_MAX_LENGTH, DecodeError, Decoder, Frame, FrameHeader, HEADER_LEN, Limits, PREFIX_LEN, Reader,
 };
+use crate::prelude::*;
 use crate::request::Op;
 use crate::response::{Response, ServerError};
 
@@ -274,7 +275,7 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
         // Writing to a string cannot fail.
         let _ = write!(shown, "{}{byte:02x}", if at > 0 { " " } else { "" });
     }
-    match std::str::from_utf8(bytes) {
+    match core::str::from_utf8(bytes) {
         Ok(text) if bytes.iter().any(u8::is_ascii_alphanumeric) => {
             let _ = write!(shown, " ({text:?})");
         }

@@ -6,6 +6,7 @@ use super::encode::Encoder;
 use crate::admin::{ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, QueueInfo, ThrottleStats};
 use crate::frame::{DecodeError, Reader};
 use crate::message::MessageId;
+use crate::prelude::*;
 use crate::request::{AckItem, NackItem, Op, Request};
 
 /// One item of a list.

@@ -1,7 +1,7 @@
 //! What an error was about: the operation, its object and the server.
 
-use std::fmt;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::fmt;
 
 use super::text::quoted;
 use crate::message::{MessageId, QueueName};

@@ -1,9 +1,10 @@
 //! The words of an error: what was done, where, what happened, and what to do about it, each once.
 
-use std::fmt;
+use core::fmt;
 
 use super::text::{escaped, quoted};
 use super::{Error, ErrorKind, Outcome};
+use crate::prelude::*;
 use crate::request::Op;
 use crate::response::ServerError;
 

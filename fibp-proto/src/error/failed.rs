@@ -1,6 +1,6 @@
 //! Errors that give back what failed.
 
-use std::fmt;
+use core::fmt;
 
 use super::{Error, ErrorKind, Outcome};
 
@@ -42,8 +42,8 @@ impl fmt::Display for SendError {
 }
 
 /// The chain of the error itself, whose text is this one's.
-impl std::error::Error for SendError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl core::error::Error for SendError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         self.error.source()
     }
 }
@@ -91,8 +91,8 @@ impl<D> fmt::Display for AckError<D> {
 }
 
 /// The chain of the error itself, whose text is this one's.
-impl<D: fmt::Debug> std::error::Error for AckError<D> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl<D: fmt::Debug> core::error::Error for AckError<D> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         self.error.source()
     }
 }

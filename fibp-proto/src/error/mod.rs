@@ -5,12 +5,13 @@ mod display;
 mod failed;
 mod text;
 
-use std::borrow::Cow;
-use std::fmt;
-use std::sync::Arc;
+use alloc::borrow::Cow;
+use alloc::sync::Arc;
+use core::fmt;
 
-use crate::config::Endpoint;
+use crate::endpoint::Endpoint;
 use crate::message::MessageId;
+use crate::prelude::*;
 use crate::request::Op;
 use crate::response::ServerError;
 
@@ -140,7 +141,7 @@ struct Inner {
     outcome: Outcome,
     message: Arc<str>,
     server: Option<ServerError>,
-    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn core::error::Error + Send + Sync>>,
     /// What was being done, as far as it is known.
     doing: Option<Doing>,
     /// With whom.
@@ -299,7 +300,7 @@ impl Error {
 
     /// The same error with the error that caused it, whose text the message includes: see [`get_ref`](Self::get_ref).
     #[must_use]
-    pub fn with_source(mut self, source: Arc<dyn std::error::Error + Send + Sync>) -> Self {
+    pub fn with_source(mut self, source: Arc<dyn core::error::Error + Send + Sync>) -> Self {
         Arc::make_mut(&mut self.0).source = Some(source);
         self
     }
@@ -359,7 +360,7 @@ impl Error {
     /// The operating system's or a library's own error that caused this one, for downcasting. Its text is part of this
     /// error's text.
     #[must_use]
-    pub fn get_ref(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+    pub fn get_ref(&self) -> Option<&(dyn core::error::Error + Send + Sync + 'static)> {
         self.0.source.as_deref()
     }
 
@@ -408,9 +409,9 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {
+impl core::error::Error for Error {
     /// What caused [`get_ref`](Self::get_ref), whose own text is part of this error's.
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.get_ref().and_then(std::error::Error::source)
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        self.get_ref().and_then(core::error::Error::source)
     }
 }

@@ -1,6 +1,6 @@
 //! Texts of others within ours: escaped and of bounded length, so that none of them forges or floods a log.
 
-use std::fmt::{self, Write as _};
+use core::fmt::{self, Write as _};
 
 /// About how many characters of a text of the server's are shown.
 const SHOWN: usize = 500;

@@ -1,9 +1,11 @@
 //! Owned buffers that change hands between the core and its driver.
 
-use std::collections::VecDeque;
-use std::fmt;
+use alloc::collections::VecDeque;
+use core::fmt;
+#[cfg(feature = "std")]
 use std::io::IoSlice;
 
+use crate::prelude::*;
 use bytes::{Bytes, BytesMut};
 
 /// Payloads from this size on are passed on as shared slices; smaller ones are copied into one
@@ -127,11 +129,6 @@ impl OutBuf {
         self.len == 0
     }
 
-    /// Appends a byte.
-    pub fn put_u8(&mut self, value: u8) {
-        self.put_slice(&[value]);
-    }
-
     /// Appends a big-endian number.
     pub fn put_u16(&mut self, value: u16) {
         self.put_slice(&value.to_be_bytes());
@@ -139,11 +136,6 @@ impl OutBuf {
 
     /// Appends a big-endian number.
     pub fn put_u32(&mut self, value: u32) {
-        self.put_slice(&value.to_be_bytes());
-    }
-
-    /// Appends a big-endian number.
-    pub fn put_u64(&mut self, value: u64) {
         self.put_slice(&value.to_be_bytes());
     }
 
@@ -190,7 +182,7 @@ impl OutBuf {
     pub fn take_bytes(&mut self) -> Bytes {
         if self.chunks.is_empty() {
             self.len = 0;
-            return std::mem::take(&mut self.tail).into();
+            return core::mem::take(&mut self.tail).into();
         }
         self.close_tail();
         let mut all = Vec::with_capacity(self.len);
@@ -215,7 +207,7 @@ impl OutBuf {
 
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.chunks.push_back(Chunk::Owned(std::mem::take(&mut self.tail)));
+            self.chunks.push_back(Chunk::Owned(core::mem::take(&mut self.tail)));
         }
     }
 }
@@ -263,6 +255,7 @@ impl Transmit {
     }
 
     /// Fills `slices` for a vectored write and returns the part that was filled.
+    #[cfg(feature = "std")]
     pub fn slices<'a, 's>(&'a self, slices: &'s mut [IoSlice<'a>]) -> &'s [IoSlice<'a>] {
         let mut skip = self.offset;
         let mut count = 0;

@@ -1,12 +1,13 @@
 //! Bodies that go on in further frames (docs/protocol/framed.md 1).
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::fmt;
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
+use core::fmt;
 
 use bytes::Bytes;
 
 use super::{Frame, FrameHeader, HEADER_LEN, Layout, OutBuf, encode_header};
+use crate::prelude::*;
 
 /// Flag bit 0: the body goes on in the next frame with the same opcode and id.
 pub const CONTINUATION: u8 = 0x01;

@@ -153,11 +153,11 @@ impl Decoder {
 
     /// The buffer to read into, or `None` while it is out. It holds what is pending and free space.
     pub fn take_buffer(&mut self) -> Option<ReadBuffer> {
-        if std::mem::replace(&mut self.taken, true) {
+        if core::mem::replace(&mut self.taken, true) {
             return None;
         }
         self.make_room();
-        Some(std::mem::take(&mut self.buffer))
+        Some(core::mem::take(&mut self.buffer))
     }
 
     /// The connection has been quiet for long: gives the memory of its busy times back when the buffer is there.
@@ -173,7 +173,7 @@ impl Decoder {
             self.buffer = buffer;
         } else {
             // Bytes were fed while the buffer was out: those arrived later.
-            let late = std::mem::replace(&mut self.buffer, buffer);
+            let late = core::mem::replace(&mut self.buffer, buffer);
             self.feed(late.filled());
         }
     }
@@ -275,7 +275,7 @@ impl Decoder {
     /// Sees to it that some of the buffer is free.
     fn make_room(&mut self) {
         let filled = self.buffer.filled;
-        if std::mem::take(&mut self.quiet) && filled == 0 {
+        if core::mem::take(&mut self.quiet) && filled == 0 {
             self.buffer.storage = BytesMut::new();
         }
         let spare = self.buffer.storage.len() - filled;

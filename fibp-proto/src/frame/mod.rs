@@ -20,7 +20,7 @@ pub use decoder::{Decoder, FrameError, Item, Oversize};
 pub use reader::DecodeError;
 pub(crate) use reader::{Budget, Reader};
 
-use std::fmt;
+use core::fmt;
 
 use bytes::Bytes;
 

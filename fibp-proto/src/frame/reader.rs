@@ -1,5 +1,6 @@
 //! Bounds-checked reading of frame bodies.
 
+use crate::prelude::*;
 use bytes::Bytes;
 
 /// Why a body could not be decoded.
@@ -18,10 +19,10 @@ pub enum DecodeError {
     },
     /// Text is not UTF-8.
     #[error("text is not UTF-8: {0}")]
-    Utf8(#[from] std::str::Utf8Error),
-    /// A protobuf body is malformed.
+    Utf8(#[from] core::str::Utf8Error),
+    /// A protobuf body is malformed, in the words of the protobuf decoder.
     #[error("{0}")]
-    Protobuf(#[from] prost::DecodeError),
+    Protobuf(String),
     /// The opcode is not what the exchange calls for.
     #[error("unexpected opcode 0x{opcode:02x}")]
     UnexpectedOpcode {
@@ -154,11 +155,11 @@ impl<'a> Reader<'a> {
     /// `u16` length and UTF-8.
     pub(crate) fn str16(&mut self) -> Result<&'a str, DecodeError> {
         let len = usize::from(self.u16()?);
-        Ok(std::str::from_utf8(self.take("string", len)?)?)
+        Ok(core::str::from_utf8(self.take("string", len)?)?)
     }
 
     /// `count` pairs of `str16`, validated, as a range of the body.
-    pub(crate) fn str16_pairs(&mut self, count: usize) -> Result<std::ops::Range<usize>, DecodeError> {
+    pub(crate) fn str16_pairs(&mut self, count: usize) -> Result<core::ops::Range<usize>, DecodeError> {
         let start = self.at;
         for _ in 0..count {
             self.str16()?;
@@ -168,7 +169,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `u32` length and raw bytes, as a range of the body.
-    pub(crate) fn bytes32(&mut self) -> Result<std::ops::Range<usize>, DecodeError> {
+    pub(crate) fn bytes32(&mut self) -> Result<core::ops::Range<usize>, DecodeError> {
         // A length beyond usize cannot fit the body either.
         let len = usize::try_from(self.u32()?).unwrap_or(usize::MAX);
         let start = self.at;

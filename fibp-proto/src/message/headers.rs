@@ -1,7 +1,8 @@
 //! Header maps: owned when built by a caller, a validated slice of the wire when received.
 
-use std::fmt;
+use core::fmt;
 
+use crate::prelude::*;
 use bytes::{Buf, Bytes};
 
 /// Header keys and values of a message.
@@ -118,7 +119,7 @@ pub struct Iter<'a>(IterRepr<'a>);
 
 #[derive(Debug, Clone)]
 enum IterRepr<'a> {
-    Owned(std::slice::Iter<'a, (String, String)>),
+    Owned(core::slice::Iter<'a, (String, String)>),
     Wire(&'a [u8]),
 }
 
@@ -140,7 +141,7 @@ fn take_str16<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     let len = usize::from(rest.get_u16());
     let (text, after) = rest.split_at_checked(len)?;
     *rest = after;
-    std::str::from_utf8(text).ok()
+    core::str::from_utf8(text).ok()
 }
 
 impl<'a> IntoIterator for &'a Headers {

@@ -1,8 +1,9 @@
 //! Message ids.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use crate::prelude::*;
+use alloc::sync::Arc;
+use core::fmt;
+use core::hash::{Hash, Hasher};
 
 /// Ids of real servers are hyphenated UUIDs of 36 bytes; those need no allocation.
 const INLINE: usize = 38;
@@ -25,7 +26,7 @@ impl MessageId {
             // Only whole strings are ever stored.
             Repr::Inline { len, bytes } => bytes
                 .get(..usize::from(*len))
-                .and_then(|bytes| std::str::from_utf8(bytes).ok())
+                .and_then(|bytes| core::str::from_utf8(bytes).ok())
                 .unwrap_or_default(),
             Repr::Shared(id) => id,
         }
@@ -73,13 +74,13 @@ impl PartialEq for MessageId {
 impl Eq for MessageId {}
 
 impl PartialOrd for MessageId {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Ord for MessageId {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
         self.as_str().cmp(other.as_str())
     }
 }

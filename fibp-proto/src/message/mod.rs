@@ -4,11 +4,12 @@ mod headers;
 mod id;
 mod secret;
 
-use std::fmt;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use core::fmt;
 
 use bytes::Bytes;
 
+use crate::prelude::*;
 pub(crate) use headers::WireHeaders;
 pub use headers::{Headers, Iter as HeaderIter};
 pub use id::MessageId;

@@ -1,6 +1,7 @@
 //! Values that must never be printed.
 
-use std::fmt;
+use crate::prelude::*;
+use core::fmt;
 
 /// An API key. Its `Debug` is redacted in every build, and its buffer is overwritten when dropped.
 ///
@@ -14,7 +15,7 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         // Only built from text.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        core::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// A secret that need not be text, as the PEM of a private key.
@@ -56,7 +57,7 @@ impl Drop for Secret {
     fn drop(&mut self) {
         self.0.fill(0);
         // Keeps the compiler from proving the store dead.
-        std::hint::black_box(&self.0);
+        core::hint::black_box(&self.0);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Both directions together: the opening, the dialect, and which answer belongs to which request.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use core::time::Duration;
 
 use super::stream::{Hole, Piece, Stream};
 use super::{Event, Greeting, Observed, ObserverConfig, Offered, Opening, Side, recognise_client, recognise_server};
@@ -9,6 +9,7 @@ use crate::dialect::opening::{ClientOpening, shown};
 use crate::dialect::{AdminRevision, Codec, Dialect, Incoming, Malformed, framed};
 use crate::frame::{CONTINUATION, Frame, Layout, Limits, Reassembler};
 use crate::message::QueueName;
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
 
@@ -137,7 +138,7 @@ impl Conversation {
     pub fn end(&mut self, from: Side, now: Duration) {
         self.now = now;
         let half = self.half(from);
-        if std::mem::replace(&mut half.ended, true) {
+        if core::mem::replace(&mut half.ended, true) {
             return;
         }
         // What a server said before its client spoke has to be read as it is.

@@ -16,14 +16,15 @@
 mod conversation;
 mod stream;
 
-use std::fmt;
-use std::time::Duration;
+use core::fmt;
+use core::time::Duration;
 
 use crate::dialect::Dialect;
 pub use crate::dialect::opening::{ClientOpening, Greeting, Offered, recognise_client, recognise_server};
 use crate::error::Error;
 use crate::frame::{DEFAULT_MAX_LENGTH, FrameError, FrameHeader};
 use crate::message::Secret;
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
 pub use conversation::Conversation;

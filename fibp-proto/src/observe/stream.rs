@@ -6,6 +6,7 @@ use super::Side;
 use crate::dialect::{Dialect, Incoming};
 use crate::frame::{self, Frame, FrameError, FrameHeader, HEADER_LEN, Layout, PREFIX_LEN};
 use crate::message::QueueName;
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
 

@@ -8,6 +8,7 @@ use crate::frame::{
     Reassembler, Transmit,
 };
 use crate::message::Secret;
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
 
@@ -202,7 +203,7 @@ impl ServerConnection {
                 self.end();
             }
         }
-        if self.state != State::Over || std::mem::replace(&mut self.reported, true) {
+        if self.state != State::Over || core::mem::replace(&mut self.reported, true) {
             return None;
         }
         Some(ServerEvent::Closed)

@@ -430,9 +430,10 @@ fn a_preamble_cluster_is_known_by_what_its_nodes_say() {
 type Asking = fn(&mut Sim) -> crate::harness::Token;
 
 pub(crate) fn cluster_of(nodes: u32) -> QueueList {
-    let mut list = QueueList::default();
-    list.cluster_node_count = nodes;
-    list
+    QueueList {
+        cluster_node_count: nodes,
+        ..QueueList::default()
+    }
 }
 
 #[test]

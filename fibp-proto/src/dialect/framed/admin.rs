@@ -6,6 +6,7 @@ use crate::dialect::EncodeError;
 use crate::dialect::encode::Encoder;
 use crate::dialect::records::{encode_list16, read_list16};
 use crate::frame::{DecodeError, Reader};
+use crate::prelude::*;
 
 pub(super) fn encode_queue_spec<E: Encoder>(to: &mut E, spec: &QueueSpec) -> Result<(), EncodeError> {
     to.str16("queue name", &spec.name)?;

@@ -9,6 +9,7 @@ use crate::dialect::encode::Encoder;
 use crate::dialect::records::{Record, id_len, read_items};
 use crate::frame::{DecodeError, Frame, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
+use crate::prelude::*;
 use crate::response::{ItemResult, Push, ServerError};
 
 /// The most items that a batch may have.

@@ -7,6 +7,7 @@ use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::read_list16;
 use crate::error::ErrorKind;
 use crate::frame::{DecodeError, Reader};
+use crate::prelude::*;
 use crate::request::Op;
 use crate::response::ServerError;
 

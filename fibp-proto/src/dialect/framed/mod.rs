@@ -16,6 +16,7 @@ use super::opening::FRAMED_VERSION;
 use super::records::encode_settled;
 use super::*;
 use crate::frame::{HEADER_LEN, MAX_REASSEMBLED, Splitter, max_body};
+use crate::prelude::*;
 use errors::{INVALID_FRAME, UNKNOWN_OPCODE, UNSUPPORTED_VERSION};
 use handshake::Handshake;
 use opcode::{DISCONNECT, HANDSHAKE, HANDSHAKE_OK, PING, PONG};
@@ -54,7 +55,6 @@ impl Codec for Framed {
 
     fn rules(&self) -> Rules {
         Rules {
-            one_queue_per_enqueue: false,
             max_items: data::MAX_ITEMS as usize,
             continuation: true,
             credit: false,

@@ -7,6 +7,7 @@ use crate::dialect::EncodeError;
 use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::{Record, encode_list16, read_list16};
 use crate::frame::{DecodeError, Frame, Reader};
+use crate::prelude::*;
 use crate::request::Op;
 use crate::response::{Response, ServerError};
 

@@ -7,6 +7,7 @@ use crate::dialect::EncodeError;
 use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::{Record, encode_admin_request, encode_list16, read_admin_request, read_list16};
 use crate::frame::{DecodeError, Reader};
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::Response;
 

@@ -12,6 +12,7 @@ use crate::admin::{
 use crate::dialect::EncodeError;
 use crate::dialect::records::Record;
 use crate::frame::{Budget, DecodeError};
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::Response;
 
@@ -59,39 +60,39 @@ pub(super) fn encode_request(request: &Request) -> Result<Vec<u8>, EncodeError> 
 pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeError> {
     let body = body.as_ref();
     Ok(match op {
-        Op::CreateQueue => Request::CreateQueue(pb::CreateQueueRequest::decode(body)?.into()),
+        Op::CreateQueue => Request::CreateQueue(decode::<pb::CreateQueueRequest>(body)?.into()),
         Op::DeleteQueue => Request::DeleteQueue {
-            queue: pb::DeleteQueueRequest::decode(body)?.queue.into(),
+            queue: decode::<pb::DeleteQueueRequest>(body)?.queue.into(),
         },
         Op::QueueStats => Request::QueueStats {
-            queue: pb::GetStatsRequest::decode(body)?.queue.into(),
+            queue: decode::<pb::GetStatsRequest>(body)?.queue.into(),
         },
         Op::ListQueues => {
-            pb::Empty::decode(body)?;
+            decode::<pb::Empty>(body)?;
             Request::ListQueues
         }
         Op::Redrive => {
-            let redrive = pb::RedriveRequest::decode(body)?;
+            let redrive = decode::<pb::RedriveRequest>(body)?;
             Request::Redrive {
                 dlq: redrive.dlq_queue.into(),
                 count: redrive.count,
             }
         }
         Op::SetConfig => {
-            let entry = pb::SetConfigRequest::decode(body)?;
+            let entry = decode::<pb::SetConfigRequest>(body)?;
             Request::SetConfig {
                 key: entry.key,
                 value: entry.value,
             }
         }
         Op::GetConfig => Request::GetConfig {
-            key: pb::GetConfigRequest::decode(body)?.key,
+            key: decode::<pb::GetConfigRequest>(body)?.key,
         },
         Op::ListConfig => Request::ListConfig {
-            prefix: pb::ListConfigRequest::decode(body)?.prefix,
+            prefix: decode::<pb::ListConfigRequest>(body)?.prefix,
         },
         Op::CreateApiKey => {
-            let spec = pb::CreateApiKeyRequest::decode(body)?;
+            let spec = decode::<pb::CreateApiKeyRequest>(body)?;
             Request::CreateApiKey(
                 ApiKeySpec::new(spec.name)
                     .expires_at_ms(spec.expires_at_ms)
@@ -99,10 +100,10 @@ pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeErro
             )
         }
         Op::RevokeApiKey => Request::RevokeApiKey {
-            key_id: pb::RevokeApiKeyRequest::decode(body)?.key_id,
+            key_id: decode::<pb::RevokeApiKeyRequest>(body)?.key_id,
         },
         Op::ListApiKeys => {
-            pb::Empty::decode(body)?;
+            decode::<pb::Empty>(body)?;
             Request::ListApiKeys
         }
         Op::SetAcl => {
@@ -113,7 +114,7 @@ pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeErro
             }
         }
         Op::GetAcl => Request::GetAcl {
-            key_id: pb::GetAclRequest::decode(body)?.key_id,
+            key_id: decode::<pb::GetAclRequest>(body)?.key_id,
         },
         _ => return Err(DecodeError::Invalid("admin operation")),
     })
@@ -171,7 +172,7 @@ pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeEr
     let body = body.as_ref();
     Ok(match op {
         Op::CreateQueue => Response::CreateQueue {
-            queue_id: pb::CreateQueueResponse::decode(body)?.queue_id,
+            queue_id: decode::<pb::CreateQueueResponse>(body)?.queue_id,
         },
         Op::DeleteQueue => Response::DeleteQueue,
         Op::QueueStats => {
@@ -189,17 +190,17 @@ pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeEr
             })
         }
         Op::Redrive => Response::Redrive {
-            redriven: pb::RedriveResponse::decode(body)?.redriven,
+            redriven: decode::<pb::RedriveResponse>(body)?.redriven,
         },
         Op::SetConfig => Response::SetConfig,
         Op::GetConfig => Response::GetConfig {
-            value: pb::GetConfigResponse::decode(body)?.value,
+            value: decode::<pb::GetConfigResponse>(body)?.value,
         },
         Op::ListConfig => Response::ListConfig {
             entries: read_list::<pb::ListConfigResponse, _>(body, 1)?.1,
         },
         Op::CreateApiKey => {
-            let created = pb::CreateApiKeyResponse::decode(body)?;
+            let created = decode::<pb::CreateApiKeyResponse>(body)?;
             Response::CreateApiKey(CreatedApiKey::new(created.key_id, created.key, created.is_superadmin))
         }
         Op::RevokeApiKey => Response::RevokeApiKey,
@@ -215,6 +216,15 @@ pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeEr
         }
         _ => return Err(DecodeError::Invalid("admin operation")),
     })
+}
+
+fn decode<M: Message + Default>(body: &[u8]) -> Result<M, DecodeError> {
+    M::decode(body).map_err(malformed)
+}
+
+/// The error in protobuf's own words, which servers send on: no type of `prost` is part of the interface.
+fn malformed(error: prost::DecodeError) -> DecodeError {
+    DecodeError::Protobuf(error.to_string())
 }
 
 fn list<'a, T, M: From<&'a T>>(items: &'a [T]) -> Vec<M> {
@@ -275,7 +285,7 @@ impl<T: Wire> Elements for List<T> {
     }
 
     fn read(&mut self, element: &[u8], budget: &mut Budget) -> Result<(), DecodeError> {
-        let item = T::from(T::Message::decode(element)?);
+        let item = T::from(decode::<T::Message>(element)?);
         budget.hold(item.held())?;
         self.items.push(item);
         Ok(())
@@ -305,7 +315,7 @@ fn read_lists<M: Message + Default>(body: &[u8], lists: &mut [(u32, &mut dyn Ele
     while let Some(field) = next_field(&mut rest)? {
         match (lists.iter_mut().find(|(tag, _)| *tag == field.tag), field.element) {
             (Some((_, list)), Some(element)) => list.read(element, &mut budget)?,
-            _ => message.merge(field.whole)?,
+            _ => message.merge(field.whole).map_err(malformed)?,
         }
     }
     Ok(message)
@@ -325,13 +335,13 @@ fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<Field<'a>>, DecodeError>
         return Ok(None);
     }
     let whole = *rest;
-    let (tag, wire_type) = decode_key(rest)?;
+    let (tag, wire_type) = decode_key(rest).map_err(malformed)?;
     let mut content = *rest;
-    skip_field(wire_type, tag, rest, DecodeContext::default())?;
+    skip_field(wire_type, tag, rest, DecodeContext::default()).map_err(malformed)?;
     let used = whole.len().saturating_sub(rest.len());
     let element = match wire_type {
         WireType::LengthDelimited => {
-            let len = usize::try_from(decode_varint(&mut content)?).unwrap_or(usize::MAX);
+            let len = usize::try_from(decode_varint(&mut content).map_err(malformed)?).unwrap_or(usize::MAX);
             content.get(..len)
         }
         _ => None,

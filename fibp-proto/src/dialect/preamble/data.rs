@@ -9,6 +9,7 @@ use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::{encode_list16, id_len, read_list16};
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
+use crate::prelude::*;
 use crate::request::{AckItem, NackItem, Op, Request};
 use crate::response::{ItemResult, Push};
 

@@ -5,6 +5,7 @@
 
 use crate::error::ErrorKind;
 use crate::frame::DecodeError;
+use crate::prelude::*;
 use crate::request::Op;
 use crate::response::ServerError;
 

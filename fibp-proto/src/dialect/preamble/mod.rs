@@ -1,10 +1,12 @@
 //! The preamble dialect (docs/protocol/preamble.md): data operations in a binary form of their own, admin bodies by revision.
 
 mod admin_binary;
+#[cfg_attr(not(feature = "protobuf"), path = "admin_absent.rs")]
 mod admin_protobuf;
 mod data;
 mod errors;
 mod opcode;
+#[cfg(feature = "protobuf")]
 mod protobuf;
 
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use super::records::encode_settled;
 use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Malformed, MalformedRequest, Rules};
 use crate::frame::{self, DecodeError, Frame, FrameHeader, Layout, OutBuf};
 use crate::message::{Message, QueueName, Secret};
+use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
 
@@ -56,7 +59,7 @@ impl Preamble {
             Op::Ack => data::decode_ack(body),
             Op::Nack => data::decode_nack(body),
             Op::Heartbeat => Ok(Request::Heartbeat),
-            Op::Authenticate => Ok(Request::Authenticate(Secret::from(std::str::from_utf8(body)?))),
+            Op::Authenticate => Ok(Request::Authenticate(Secret::from(core::str::from_utf8(body)?))),
             Op::Goodbye => Ok(Request::Goodbye),
             op => match self.0 {
                 AdminRevision::P1 | AdminRevision::P2 => admin_protobuf::decode_request(op, body),
@@ -77,7 +80,6 @@ impl Codec for Preamble {
 
     fn rules(&self) -> Rules {
         Rules {
-            one_queue_per_enqueue: true,
             max_items: u16::MAX.into(),
             continuation: false,
             credit: true,

@@ -2,6 +2,8 @@
 //!
 //! Servers name message and field in the text of a decode error, so the names are those of the wire.
 
+use crate::prelude::*;
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CreateQueueRequest {
     #[prost(string, tag = "1")]

@@ -1,11 +1,12 @@
 //! Addresses of servers.
 
-use std::fmt;
-use std::str::FromStr;
+use core::fmt;
+use core::str::FromStr;
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::error::{Error, ErrorKind};
+use crate::prelude::*;
 
 /// The port of a Fila server unless another is given.
 pub const DEFAULT_PORT: u16 = 5555;
@@ -94,7 +95,7 @@ impl Endpoint {
         };
         endpoint.map_err(|error| {
             Error::new(ErrorKind::Protocol, "the server named a leader at an unusable address")
-                .with_source(std::sync::Arc::new(error))
+                .with_source(alloc::sync::Arc::new(error))
         })
     }
 }
@@ -192,7 +193,7 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// What [`Config::new`](super::Config::new) takes as the addresses of one server or of a cluster.
+/// What [`Config::new`](crate::Config::new) takes as the addresses of one server or of a cluster.
 ///
 /// Text may name several addresses with commas between them.
 pub trait IntoEndpoints {
