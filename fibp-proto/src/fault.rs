@@ -61,15 +61,24 @@ impl Fault {
         }
     }
 
-    /// A fault whose text is the source's own.
+    /// A fault whose text is the source's own, with what its causes add.
     #[must_use]
     pub fn from_source<E>(kind: FaultKind, source: E) -> Self
     where
         E: std::error::Error + Send + Sync + 'static,
     {
+        let mut text = source.to_string();
+        let mut cause = source.source();
+        while let Some(next) = cause {
+            let said = next.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = next.source();
+        }
         Self {
             kind,
-            text: source.to_string(),
+            text,
             source: Some(Arc::new(source)),
         }
     }

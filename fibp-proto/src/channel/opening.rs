@@ -143,7 +143,7 @@ impl<W> Channel<W> {
         if heard {
             self.dialer.forget_unanswered_tls();
         } else if self.dialer.note_unanswered_tls(known) {
-            return error;
+            return error.with_remedy("use fila:// if it does not");
         }
         error.with_kind(ErrorKind::Disconnected)
     }
@@ -239,7 +239,7 @@ impl<W> Channel<W> {
             return false;
         };
         if self.dialer.key_withheld {
-            self.break_off(now, Broken::new(plaintext_key_refusal(&endpoint)));
+            self.break_off(now, Broken::new(plaintext_key_refusal()));
             return false;
         }
         let dialect = connection.dialect();
@@ -278,13 +278,9 @@ impl<W> Channel<W> {
             return;
         }
         let withheld = std::mem::take(&mut self.dialer.key_withheld);
-        if withheld
-            && !try_other_dialect
-            && error.server_text().is_some()
-            && let Some(here) = &here
-        {
+        if withheld && !try_other_dialect && error.server_text().is_some() {
             // Framed servers alone refuse in the words of the framed dialect.
-            error = self.place(plaintext_key_refusal(here)).connecting();
+            error = self.place(plaintext_key_refusal()).connecting();
         }
         let guessed = self.dialer.other_dialect.take().is_some();
         // It speaks the first dialect after all, or its name is gone the moment after it was found: what counts is why
@@ -442,12 +438,14 @@ impl<W> Channel<W> {
         let handshaking = self.transport.tls.as_ref().map(|tls| tls.pipe.is_handshaking());
         let (text, remedy) = match (&self.dialer.phase, handshaking) {
             (Phase::Opening { .. }, Some(true)) => (
-                format!("TCP was accepted, but the TLS handshake not answered within the connect_timeout of {limit:?}"),
+                format!(
+                    "TCP was accepted, but the TLS handshake was not answered within the connect_timeout of {limit:?}"
+                ),
                 Some("check that the server speaks TLS on this port, or use fila:// if it does not"),
             ),
             (Phase::Opening { .. }, tls) => (
                 format!(
-                    "TCP was accepted, but the FIBP handshake not answered within the connect_timeout of {limit:?}"
+                    "TCP was accepted, but the FIBP handshake was not answered within the connect_timeout of {limit:?}"
                 ),
                 Some(if tls.is_some() {
                     "check that a Fila server listens on this port, and is not overloaded"
@@ -480,13 +478,10 @@ fn ended(now: Instant, since: Option<Instant>, error: &Error) -> Error {
     Error::new(ErrorKind::Closed, text).with_remedy("mend the cause, then connect a new client")
 }
 
-fn plaintext_key_refusal(endpoint: &Endpoint) -> Error {
+fn plaintext_key_refusal() -> Error {
     Error::new(
         ErrorKind::Config,
-        format!(
-            "{} speaks the framed dialect, whose handshake would carry the API key in plaintext: use TLS, or set the \
-             dialect to framed to allow it",
-            endpoint.host
-        ),
+        "the server speaks the framed dialect, whose handshake would carry the API key in plaintext over the network: use \
+         TLS, or set the dialect to framed to allow it",
     )
 }

@@ -94,7 +94,10 @@ impl Doing {
         match &self.object {
             Object::None => false,
             Object::Queue(queue) => text == &**queue,
-            Object::Message(queue, id) => text == &**queue || text == id.as_ref(),
+            Object::Message(queue, id) => {
+                let [name, id] = [&**queue, id.as_ref()];
+                [name, id].contains(&text) || text == format!("no lease for message {id} in queue {name}")
+            }
             Object::Named(name) => text == &**name,
         }
     }

@@ -60,6 +60,10 @@ impl Error {
                 "check the address and the firewalls between, or allow more time with connect_timeout"
             }
             ErrorKind::Timeout => "allow more time with request_timeout or with_timeout",
+            ErrorKind::Disconnected if op == Some(Op::Enqueue) && self.outcome() == Outcome::Unknown => {
+                "it may be stored: send it again only where a duplicate does no harm"
+            }
+            ErrorKind::TooLarge => "make it smaller, or raise max_frame_size on both sides",
             ErrorKind::Auth => "check the API key",
             ErrorKind::Forbidden => "use an API key that has the permission, or grant it with set_acl",
             ErrorKind::QueueNotFound if op == Some(Op::DeleteQueue) => "check the name with list_queues",
@@ -126,9 +130,10 @@ impl Cause<'_> {
         let inner = &*self.0.0;
         let text = server.text();
         let news = text.strip_prefix("invalid payload: ").unwrap_or(text);
-        let news = match news.strip_prefix(inner.kind.phrase()) {
-            Some(rest) => rest.strip_prefix(": ").unwrap_or(rest),
-            None => news,
+        let phrase = inner.kind.phrase();
+        let news = match news.split_at_checked(phrase.len()) {
+            Some((start, rest)) if start.eq_ignore_ascii_case(phrase) => rest.strip_prefix(": ").unwrap_or(rest),
+            _ => news,
         };
         if news.is_empty() {
             if let Some(meaning) = server.meaning() {

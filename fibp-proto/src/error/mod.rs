@@ -410,8 +410,74 @@ impl fmt::Debug for Error {
 }
 
 impl core::error::Error for Error {
-    /// What caused [`get_ref`](Self::get_ref), whose own text is part of this error's.
+    /// The first of the causes of [`get_ref`](Self::get_ref) that says something which this error's own text does not.
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
-        self.get_ref().and_then(core::error::Error::source)
+        let said = self.to_string();
+        let mut source = self.get_ref()?.source();
+        while let Some(cause) = source
+            && said.contains(&cause.to_string())
+        {
+            source = cause.source();
+        }
+        source
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use core::error::Error as _;
+
+    use super::*;
+
+    /// An error with the text of its cause in its own, as some libraries have, or without.
+    #[derive(Debug)]
+    struct Layer(&'static str, Option<Box<Layer>>);
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl core::error::Error for Layer {
+        fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+            let cause = self.1.as_ref()?;
+            Some(&**cause)
+        }
+    }
+
+    #[test]
+    fn the_chain_of_sources_repeats_nothing() {
+        let cause = Layer("no route", Some(Box::new(Layer("no route", None))));
+        let fault = crate::Fault::from_source(
+            crate::FaultKind::Other,
+            Layer("connect: no route", Some(Box::new(cause))),
+        );
+        assert_eq!(fault.text, "connect: no route");
+        assert!(fault.into_dial_error().source().is_none());
+        let cause = Layer("no such host", None);
+        let fault = crate::Fault::from_source(crate::FaultKind::Resolve, Layer("no address", Some(Box::new(cause))));
+        assert_eq!(fault.text, "no address: no such host");
+        assert!(fault.into_dial_error().source().is_none());
+
+        // A text of ours that leaves out what the cause says.
+        let news = Layer("cable unplugged", None);
+        let source = Arc::new(Layer("no route", Some(Box::new(news))));
+        let error = Error::new(ErrorKind::Connect, "no route").with_source(source);
+        assert_eq!(error.source().unwrap().to_string(), "cable unplugged");
+        let failed = SendError {
+            message: crate::Message::new("orders", ""),
+            error,
+        };
+        assert_eq!(failed.to_string(), failed.error.to_string());
+        assert_eq!(failed.source().unwrap().to_string(), "cable unplugged");
+    }
+
+    #[test]
+    fn errors_are_equal_when_they_say_the_same() {
+        let error = || Error::new(ErrorKind::Timeout, "late");
+        assert_eq!(error(), error().with_source(Arc::new(fmt::Error)));
+        assert_ne!(error(), error().with_outcome(Outcome::Unknown));
+        assert_ne!(error(), error().connecting());
     }
 }
