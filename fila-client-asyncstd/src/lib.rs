@@ -44,6 +44,7 @@
 //!   ready rustls configuration.
 //! * `tls-platform-roots` (default), `tls-webpki-roots`: what [`Tls::platform`] and [`Tls::webpki`] trust.
 //! * `tracing`: spans and events; never a payload or a key.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connect;
 mod runtime;

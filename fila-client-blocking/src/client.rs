@@ -77,12 +77,35 @@ impl Client {
     ///
     /// Why the message is not confirmed, with the message. [`SendError::outcome`] says whether it may be in the
     /// queue nevertheless.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Client, Message, Outcome};
+    /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// match client.enqueue(Message::new("orders", "two apples")) {
+    ///     Ok(id) => println!("stored as {id}"),
+    ///     Err(failed) if failed.outcome() == Outcome::Unknown => println!("perhaps stored: {failed}"),
+    ///     Err(failed) => println!("not stored: {failed}; here it is: {:?}", failed.message.payload),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
         let call = self.handle.main().enqueue(Instant::now(), message, self.timeout);
         self.wait(call).map_err(|failed| *failed)
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Client, Message};
+    /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let messages = vec![Message::new("orders", "two apples"), Message::new("audit", "an order came in")];
+    /// for result in client.enqueue_many(messages) {
+    ///     println!("stored as {}", result?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
         self.wait(self.handle.main().enqueue_many(Instant::now(), messages, self.timeout))
     }
@@ -109,6 +132,16 @@ impl Client {
     }
 
     /// Acks many messages, of any mix of queues; results in input order.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Client, Delivery};
+    /// # fn example(client: &Client, deliveries: Vec<Delivery>) -> Result<(), Box<dyn std::error::Error>> {
+    /// for result in client.ack_many(deliveries.iter().map(Into::into)) {
+    ///     result?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ack_many(&self, acks: impl IntoIterator<Item = AckItem>) -> Vec<Result<(), Error>> {
         self.settle_many(acks.into_iter().map(Settle::from).collect())
     }
@@ -120,6 +153,17 @@ impl Client {
 
     /// The same client, whose calls have this timeout instead of the configured one; so have those of the
     /// producers and consumers that are made with it.
+    ///
+    /// A call that is late ends with its [`Outcome`](crate::Outcome), and a message comes back in the error.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Client, Message};
+    /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let hasty = client.with_timeout(std::time::Duration::from_millis(200));
+    /// hasty.enqueue(Message::new("orders", "two apples"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
@@ -160,6 +204,18 @@ impl Client {
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Client, Event};
+    /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// for event in client.events() {
+    ///     if let Event::Disconnected { cause, .. } = event {
+    ///         println!("disconnected: {cause}");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         let clients = self.handle.clients();
@@ -167,6 +223,15 @@ impl Client {
     }
 
     /// The client's counters.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::Client;
+    /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let stats = client.stats();
+    /// println!("{} confirmed, {} times disconnected", stats.messages_confirmed, stats.disconnects);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.handle.clients().shared.stats()
@@ -175,6 +240,15 @@ impl Client {
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
     /// and reports what became of it. Returns by the deadline; later calls fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed).
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::Client;
+    /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = client.close(std::time::Duration::from_secs(5));
+    /// println!("{} flushed, {} failed, {} unknown", report.flushed, report.failed, report.unknown);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn close(&self, deadline: Duration) -> CloseReport {
         self.wait(self.handle.close(deadline))
     }

@@ -78,6 +78,15 @@ impl Consumer {
     /// # Errors
     ///
     /// What ended the consumer; [`ErrorKind::Closed`] from then on, and after [`drain`](Self::drain).
+    ///
+    /// ```no_run
+    /// # fn example(consumer: &mut fila_client_blocking::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(delivery) = consumer.recv_timeout(std::time::Duration::from_secs(1))? {
+    ///     delivery.ack()?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Delivery>, Error> {
         match self.recv_until(Instant::now().checked_add(timeout)) {
             Some(Some(delivery)) => delivery.map(Some),
@@ -96,6 +105,17 @@ impl Consumer {
     }
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::Consumer;
+    /// # fn example(consumer: &mut Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// consumer.drain();
+    /// for delivery in consumer {
+    ///     delivery?.ack()?; // what was received before
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn drain(&mut self) {
         let clients = self.client.handle.clients();
         wait(clients, &self.cell, self.deliveries.drain(Instant::now()));
@@ -169,6 +189,14 @@ impl Delivery {
     /// # Errors
     ///
     /// As for [`ack`](Self::ack).
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::Delivery;
+    /// # fn example(delivery: Delivery) -> Result<(), Box<dyn std::error::Error>> {
+    /// delivery.nack("the warehouse is closed")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn nack(self, why: &str) -> Result<(), AckError> {
         self.settle(Some(why))
     }
@@ -182,6 +210,15 @@ impl Delivery {
     }
 
     /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::Delivery;
+    /// # fn example(delivery: Delivery) -> Result<(), Box<dyn std::error::Error>> {
+    /// let receipt = delivery.ack_queued(); // the next delivery can be handled meanwhile
+    /// receipt.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ack_queued(self) -> AckReceipt {
         let settle = self.lease.settle(None);
         AckReceipt::new(self.client, settle)
@@ -194,6 +231,16 @@ impl Delivery {
     }
 
     /// The message, and what settles it: for handing them to different threads.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::Delivery;
+    /// # fn example(delivery: Delivery) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (received, acker) = delivery.into_parts();
+    /// println!("{} bytes", received.payload.len());
+    /// acker.ack()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn into_parts(self) -> (Received, Acker) {
         let Self { lease, client } = self;
         let ack = lease.settle(None);

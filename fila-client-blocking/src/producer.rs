@@ -61,6 +61,15 @@ impl Producer {
     /// [`ErrorKind::Overloaded`] when the buffer is full and [`OnFull::Fail`](crate::OnFull::Fail) is set, [`ErrorKind::Timeout`] if
     /// there is no room in time, [`ErrorKind::Closed`], and [`ErrorKind::TooLarge`] or
     /// [`ErrorKind::InvalidArgument`] for a message that cannot be sent; with the message.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Producer, Message};
+    /// # fn example(producer: &Producer) -> Result<(), Box<dyn std::error::Error>> {
+    /// let receipt = producer.send(Message::new("orders", "two apples"))?;
+    /// println!("stored as {}", receipt.wait()?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send(&self, message: Message) -> Result<Receipt, SendError> {
         // Nearly always there is room, and one place for a reply is enough.
         let message = match self.try_send(message) {
@@ -81,6 +90,18 @@ impl Producer {
     /// # Errors
     ///
     /// As for [`send`](Self::send); [`ErrorKind::Overloaded`] whenever the buffer is full.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Producer, ErrorKind, Message};
+    /// # fn example(producer: &Producer) -> Result<(), Box<dyn std::error::Error>> {
+    /// match producer.try_send(Message::new("orders", "two apples")) {
+    ///     Ok(receipt) => drop(receipt), // a failure is an event
+    ///     Err(failed) if failed.error.kind() == ErrorKind::Overloaded => println!("the buffer is full"),
+    ///     Err(failed) => return Err(failed.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
@@ -93,6 +114,17 @@ impl Producer {
     /// # Errors
     ///
     /// The first failure among these messages, and those before that no other flush reported.
+    ///
+    /// ```no_run
+    /// # use fila_client_blocking::{Producer, Message};
+    /// # fn example(producer: &Producer) -> Result<(), Box<dyn std::error::Error>> {
+    /// for n in 0..100 {
+    ///     drop(producer.send(Message::new("orders", format!("order {n}")))?);
+    /// }
+    /// producer.flush()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
         client.wait(client.handle.main().flush(Instant::now(), *id, client.timeout))

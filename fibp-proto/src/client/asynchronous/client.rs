@@ -102,6 +102,19 @@ impl<R: Runtime> Client<R> {
     /// # Cancel safety
     ///
     /// Dropping the future withdraws a message that is not sent yet. One that is sent may be in the queue.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Runtime};
+    /// # use fibp_proto::{Message, Outcome};
+    /// # async fn example<R: Runtime>(client: &Client<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// match client.enqueue(Message::new("orders", "two apples")).await {
+    ///     Ok(id) => println!("stored as {id}"),
+    ///     Err(failed) if failed.outcome() == Outcome::Unknown => println!("perhaps stored: {failed}"),
+    ///     Err(failed) => println!("not stored: {failed}; here it is: {:?}", failed.message.payload),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
         let call = self.handle.main().enqueue(R::now(), message, self.timeout);
         call.await.map_err(|failed| *failed)
@@ -112,6 +125,18 @@ impl<R: Runtime> Client<R> {
     /// # Cancel safety
     ///
     /// As for [`enqueue`](Self::enqueue), for each message.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Runtime};
+    /// # use fibp_proto::{Message};
+    /// # async fn example<R: Runtime>(client: &Client<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let messages = vec![Message::new("orders", "two apples"), Message::new("audit", "an order came in")];
+    /// for result in client.enqueue_many(messages).await {
+    ///     println!("stored as {}", result?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
         self.handle.main().enqueue_many(R::now(), messages, self.timeout).await
     }
@@ -149,6 +174,16 @@ impl<R: Runtime> Client<R> {
     /// # Cancel safety
     ///
     /// As for [`ack`](Self::ack), for each message.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Delivery, Runtime};
+    /// # async fn example<R: Runtime>(client: &Client<R>, deliveries: Vec<Delivery<R>>) -> Result<(), Box<dyn std::error::Error>> {
+    /// for result in client.ack_many(deliveries.iter().map(Into::into)).await {
+    ///     result?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn ack_many(&self, acks: impl IntoIterator<Item = AckItem>) -> Vec<Result<(), Error>> {
         self.settle_many(acks.into_iter().map(Settle::from).collect()).await
     }
@@ -164,6 +199,19 @@ impl<R: Runtime> Client<R> {
 
     /// The same client, whose calls have this timeout instead of the configured one; so have those of the producers
     /// and consumers that are made with it.
+    ///
+    /// A call that is late ends with its [`Outcome`](crate::Outcome), and a message comes back in the error. A timeout of the runtime drops the
+    /// future instead: the client stays usable, but message and outcome are lost.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Runtime};
+    /// # use fibp_proto::{Message};
+    /// # async fn example<R: Runtime>(client: &Client<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let hasty = client.with_timeout(std::time::Duration::from_millis(200));
+    /// hasty.enqueue(Message::new("orders", "two apples")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
@@ -208,6 +256,20 @@ impl<R: Runtime> Client<R> {
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Runtime};
+    /// # use fibp_proto::{Event};
+    /// # async fn example<R: Runtime>(client: &Client<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut events = client.events();
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::Disconnected { cause, .. } = event {
+    ///         println!("disconnected: {cause}");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         let clients = self.handle.clients();
@@ -215,6 +277,15 @@ impl<R: Runtime> Client<R> {
     }
 
     /// The client's counters.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Runtime};
+    /// # async fn example<R: Runtime>(client: &Client<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let stats = client.stats();
+    /// println!("{} confirmed, {} times disconnected", stats.messages_confirmed, stats.disconnects);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.handle.clients().shared.stats()
@@ -226,6 +297,15 @@ impl<R: Runtime> Client<R> {
     /// # Cancel safety
     ///
     /// Once polled, the client closes even if the future is dropped.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Client, Runtime};
+    /// # async fn example<R: Runtime>(client: &Client<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = client.close(std::time::Duration::from_secs(5)).await;
+    /// println!("{} flushed, {} failed, {} unknown", report.flushed, report.failed, report.unknown);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(&self, deadline: Duration) -> CloseReport {
         self.handle.close(deadline).await
     }

@@ -84,6 +84,18 @@ impl<R: Runtime> Consumer<R> {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Consumer, Runtime};
+    /// # async fn example<R: Runtime>(consumer: &mut Consumer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// while let Some(delivery) = consumer.next().await {
+    ///     let delivery = delivery?;
+    ///     println!("{:?}", delivery.payload());
+    ///     delivery.ack().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next(&mut self) -> Option<Result<Delivery<R>, Error>> {
         poll_fn(|cx| self.poll_delivery(cx)).await
     }
@@ -93,6 +105,17 @@ impl<R: Runtime> Consumer<R> {
     /// # Cancel safety
     ///
     /// Once polled, the consumer stops even if the future is dropped.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Consumer, Runtime};
+    /// # async fn example<R: Runtime>(consumer: &mut Consumer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// consumer.drain().await;
+    /// while let Some(delivery) = consumer.next().await {
+    ///     delivery?.ack().await?; // what was received before
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn drain(&mut self) {
         self.deliveries.drain(R::now()).await;
     }

@@ -49,6 +49,14 @@ impl<R: Runtime> Delivery<R> {
     /// # Cancel safety
     ///
     /// As for [`ack`](Self::ack).
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Delivery, Runtime};
+    /// # async fn example<R: Runtime>(delivery: Delivery<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// delivery.nack("the warehouse is closed").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn nack(self, why: &str) -> Result<(), AckError<Self>> {
         self.settle(Some(why)).await
     }
@@ -62,6 +70,15 @@ impl<R: Runtime> Delivery<R> {
     }
 
     /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Delivery, Runtime};
+    /// # async fn example<R: Runtime>(delivery: Delivery<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let receipt = delivery.ack_queued(); // the next delivery can be handled meanwhile
+    /// receipt.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ack_queued(self) -> AckReceipt<R> {
         let settle = self.lease.settle(None);
         AckReceipt::new(self.client, settle)
@@ -74,6 +91,16 @@ impl<R: Runtime> Delivery<R> {
     }
 
     /// The message, and what settles it: for handing them to different tasks.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Delivery, Runtime};
+    /// # async fn example<R: Runtime>(delivery: Delivery<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let (received, acker) = delivery.into_parts();
+    /// println!("{} bytes", received.payload.len());
+    /// acker.ack().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn into_parts(self) -> (Received, Acker<R>) {
         let Self { lease, client } = self;
         let ack = lease.settle(None);

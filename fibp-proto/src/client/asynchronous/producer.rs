@@ -66,6 +66,16 @@ impl<R: Runtime> Producer<R> {
     /// # Cancel safety
     ///
     /// A message whose future is dropped before it is ready is not sent.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Producer, Runtime};
+    /// # use fibp_proto::{Message};
+    /// # async fn example<R: Runtime>(producer: &Producer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let receipt = producer.send(Message::new("orders", "two apples")).await?;
+    /// println!("stored as {}", receipt.await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send(&self, message: Message) -> Result<Receipt<R>, SendError> {
         // Nearly always there is room, and one waiter is enough.
         let message = match self.try_send(message) {
@@ -86,6 +96,19 @@ impl<R: Runtime> Producer<R> {
     /// # Errors
     ///
     /// As for [`send`](Self::send); [`ErrorKind::Overloaded`] whenever the buffer is full.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Producer, Runtime};
+    /// # use fibp_proto::{ErrorKind, Message};
+    /// # async fn example<R: Runtime>(producer: &Producer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// match producer.try_send(Message::new("orders", "two apples")) {
+    ///     Ok(receipt) => drop(receipt), // a failure is an event
+    ///     Err(failed) if failed.error.kind() == ErrorKind::Overloaded => println!("the buffer is full"),
+    ///     Err(failed) => return Err(failed.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt<R>, SendError> {
         let Inner { client, id } = &*self.0;
         let main = client.handle.main();
@@ -102,6 +125,18 @@ impl<R: Runtime> Producer<R> {
     /// # Cancel safety
     ///
     /// Dropping the future stops the waiting; the messages still go.
+    ///
+    /// ```
+    /// # use fibp_proto::client::{Producer, Runtime};
+    /// # use fibp_proto::{Message};
+    /// # async fn example<R: Runtime>(producer: &Producer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// for n in 0..100 {
+    ///     drop(producer.send(Message::new("orders", format!("order {n}"))).await?);
+    /// }
+    /// producer.flush().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn flush(&self) -> Result<(), Error> {
         let Inner { client, id } = &*self.0;
         client.handle.main().flush(R::now(), *id, client.timeout).await

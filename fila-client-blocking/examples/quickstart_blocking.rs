@@ -1,4 +1,4 @@
-//! A tour of the client: run it with `cargo run --example quickstart`.
+//! A tour of the client: run it with `cargo run --example quickstart_blocking`.
 //!
 //! Without `FILA_URL` it starts a broker of its own, in memory. With `FILA_URL` (and `FILA_API_KEY`,
 //! `FILA_CA_FILE`, …) it uses the broker there, on a queue of its own which it deletes in the end.
