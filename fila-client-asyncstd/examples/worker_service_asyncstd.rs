@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_std::stream::Stream;
 use async_std::{channel, task};
-use fila_client_asyncstd::{Client, Delivery, Error, ErrorKind, Event, Message};
+use fila_client_asyncstd::{Client, Delivery, ErrorKind, Event, Message};
 use shared::{Result, server};
 
 /// The queue's visibility timeout, which no server announces. 30 s is what queues have that were created without one.
@@ -24,12 +24,6 @@ struct Tally {
     acked: AtomicU64,
     nacked: AtomicU64,
     lost: AtomicU64,
-}
-
-/// What the loop waits for.
-enum Next {
-    Delivery(Option<std::result::Result<Delivery, Error>>),
-    Stop,
 }
 
 fn main() -> Result<()> {
@@ -79,20 +73,21 @@ async fn serve() -> Result<()> {
     }
     let mut draining = false;
     loop {
+        // `None`: stop.
         let next = poll_fn(|cx| match stopped.as_mut().poll_next(cx) {
-            Poll::Ready(Some(())) if !draining => Poll::Ready(Next::Stop),
-            _ => Pin::new(&mut consumer).poll_next(cx).map(Next::Delivery),
+            Poll::Ready(Some(())) if !draining => Poll::Ready(None),
+            _ => Pin::new(&mut consumer).poll_next(cx).map(Some),
         })
         .await;
         match next {
-            Next::Stop => {
+            None => {
                 println!("stopping");
                 // What was received is still handed out, then comes `None`.
                 consumer.drain().await;
                 draining = true;
             }
-            Next::Delivery(Some(delivery)) => jobs.send(delivery?).await?,
-            Next::Delivery(None) => break,
+            Some(Some(delivery)) => jobs.send(delivery?).await?,
+            Some(None) => break,
         }
     }
     drop(jobs);
