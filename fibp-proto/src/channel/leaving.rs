@@ -66,6 +66,7 @@ impl<W> Channel<W> {
                 .connection
                 .as_ref()
                 .is_none_or(|connection| connection.out.is_empty());
+            // The goodbye has to be out first: after the end of the stream nothing follows it.
             if written && !*half_closed && self.transport.finish_output() {
                 *half_closed = true;
                 self.actions.push_back(Action::HalfClose);
@@ -91,6 +92,7 @@ impl<W> Channel<W> {
     /// Drops the socket and what belongs to it; returns what was in flight, and whether it may have been sent in full.
     pub(super) fn hang_up(&mut self) -> Vec<(W, bool)> {
         let has_socket = self.transport.is_open() || matches!(self.dialer.phase, Phase::Dialing { .. });
+        // One is enough: the driver closes the socket and gives up the dial, whichever there is.
         if has_socket && !matches!(self.actions.back(), Some(Action::Hangup)) {
             self.actions.push_back(Action::Hangup);
         }

@@ -240,6 +240,7 @@ impl<W> Channel<W> {
         queue: Option<&QueueName>,
         room: bool,
     ) -> Option<ChannelEvent<W>> {
+        // Without room nothing is decoded: what was read stays in the decoder, and the socket fills up behind it.
         while room && self.ending.is_none() {
             let arrival = match (&mut self.connection, queue) {
                 (Some(connection), Some(queue)) => connection.next_arrival(now, queue),

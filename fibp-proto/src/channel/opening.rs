@@ -316,6 +316,7 @@ impl<W> Channel<W> {
             cause: error.clone(),
         });
         self.dialer.last_error = Some(error.clone());
+        // After the event: whoever hears of the failures can find out why.
         let works = self.hang_up();
         self.dialer.phase = Phase::Lost;
         Lost {

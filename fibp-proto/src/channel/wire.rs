@@ -58,6 +58,7 @@ impl<W> Channel<W> {
         if buffer.epoch != self.transport.epoch || !self.transport.reading {
             return false;
         }
+        // Whatever is left of its connection, the buffer is back.
         self.transport.reading = false;
         if !self.transport.open {
             return false;
@@ -219,6 +220,7 @@ impl<W> Channel<W> {
     /// `n` bytes of `transmit` were taken by the socket. When `transmit` is empty afterwards, the writer slot
     /// is free again.
     pub(crate) fn transmitted(&mut self, now: Instant, transmit: &mut Transmit, n: usize) {
+        // Of an earlier socket: what it carried was settled when that was lost, and must not count on this one.
         if transmit.epoch != self.transport.epoch || !self.transport.writing {
             transmit.clear();
             return;
@@ -226,10 +228,12 @@ impl<W> Channel<W> {
         let n = n.min(transmit.len());
         transmit.advance(n);
         self.stats.bytes_sent += n as u64;
+        // A large frame may take longer than a heartbeat waits: bytes that the peer takes are signs of life.
         if n > 0 && self.transport.writes_slowly(now) {
             self.note_life(now);
         }
         let done = transmit.is_empty();
+        // Under TLS, bytes counted as written when they were encrypted.
         if let Some(connection) = &mut self.connection
             && self.transport.tls.is_none()
         {
@@ -251,6 +255,7 @@ impl<W> Channel<W> {
         }
         self.transport.writing = false;
         if let Some(connection) = &mut self.connection {
+            // Before the loss is judged: what the writer gives back was certainly not sent.
             connection.note_returned();
         }
         self.handle_transport_error(now, fault);

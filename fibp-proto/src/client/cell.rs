@@ -229,6 +229,7 @@ impl<S> RequestsCell<S> {
         let (waiter, wait) = Waiter::pair::<A>();
         let mut completions = Vec::new();
         let mut locked = self.lock();
+        // While an answer is due the driver will turn anyway, and what is called until then shares a frame.
         let is_quiet = locked.machine.in_flight(ChannelId::MAIN) == 0 && !self.driver.is_awake();
         let id = call(&mut locked.machine, waiter);
         let claimed = if self.eager || is_quiet {

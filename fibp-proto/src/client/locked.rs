@@ -100,6 +100,7 @@ impl<M: Machine, S> Locked<M, S> {
 
     /// The drivers of channels other than `but` that have something to do. Kick them after unlocking.
     pub(super) fn needed(&self, but: ChannelId) -> Vec<Arc<Attention>> {
+        // The usual case, one channel, costs no allocation.
         if self.further.is_empty() && but == ChannelId::MAIN {
             return Vec::new();
         }

@@ -101,6 +101,7 @@ impl<T> Deliveries<T> {
 impl<T> Consumer<T> {
     /// Takes up to `max` received deliveries, oldest first. Frees room, so the driver may have to read again.
     pub fn take_deliveries(&mut self, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> usize {
+        // Before anything is taken: only the step from full to not full is news for the driver.
         let was_full = !self.has_delivery_room();
         let skipped = self.deliveries.skip_expired(now, &self.settings);
         let n = max.min(self.deliveries.waiting.len());
@@ -145,6 +146,7 @@ impl<T> Consumer<T> {
         self.deliveries.pace.asked(now);
         let was_full = !self.has_delivery_room();
         self.deliveries.lent = 0;
+        // One waiter at a time; the earlier one looks again, so none is forgotten.
         if let Some((_, earlier)) = self.deliveries.ready.replace((id, token)) {
             self.complete(earlier, Reply::Ready);
         }
@@ -203,6 +205,7 @@ impl<T> Consumer<T> {
         if !self.hooks.has(Defect::LostWakeUp) {
             self.deliveries.wake(&mut self.completions);
         }
+        // A delivery is the proof that the subscription works: the backoff starts over.
         self.channel.note_success();
         self.grant(grant);
     }

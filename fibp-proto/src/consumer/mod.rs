@@ -219,6 +219,7 @@ impl<T> Consumer<T> {
     fn handle_lost(&mut self, now: Instant, lost: Lost<Asked>) {
         let Lost { error, was_ready, .. } = lost;
         self.note_unsubscribed();
+        // The first subscription is tried again in any case: its caller asked for a consumer, not for this connection.
         let ends_with_connection = self.was_open && !self.settings.resubscribe;
         // Deliveries that cannot be taken in would come again and again.
         let spoilt = was_ready && matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Protocol);

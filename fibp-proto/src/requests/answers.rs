@@ -44,6 +44,7 @@ impl<T> Requests<T> {
         let response = match self.route_mut(channel) {
             Some(route) => {
                 route.channel.note_cluster(&response);
+                // A refusal counts, too: the server does its work.
                 route.channel.note_success();
                 route.note_peer(now);
                 response.map_err(|error| route.channel.place(error))

@@ -139,10 +139,12 @@ impl<T> Encoder<'_, T> {
                 break;
             }
             let same_call = picked.tickets.last().is_none_or(|last| last.call == next.ticket.call);
+            // Without batching a frame holds the items of one call.
             if one_call && !same_call {
                 break;
             }
             let refusal = match frame.item_len(self.connection, &next.payload) {
+                // The first item goes whatever its size: `item_len` has checked the limit of the frame.
                 Ok(item_len) if picks > 0 && len.saturating_add(item_len) > frame.limit => break,
                 Ok(item_len) => {
                     len = len.saturating_add(item_len);

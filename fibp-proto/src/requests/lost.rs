@@ -18,8 +18,10 @@ impl<T> Requests<T> {
     pub(super) fn handle_lost(&mut self, now: Instant, channel: ChannelId, lost: Lost<InFlight<T>>) {
         let Lost { error, works, .. } = lost;
         let Some(route) = self.route_mut(channel) else { return };
+        // Each connection learns its admin revision by itself: what waited for this one asks the next.
         route.release_admin_calls();
         if route.node.is_some() {
+            // The route ends, its work does not: the main server knows where the leader is by now.
             self.retry_or_fail(now, channel, works, &error, true);
             self.return_to_main(now, channel);
             if let Some(route) = self.route_mut(channel) {
@@ -65,6 +67,7 @@ impl<T> Requests<T> {
     ) {
         let unknown = error.clone().with_outcome(Outcome::Unknown);
         let not_sent = error.clone().with_outcome(Outcome::NotSent);
+        // The last first: each then goes to the front, where its call id belongs.
         for (work, sent) in works.into_iter().rev() {
             let error = if sent { &unknown } else { &not_sent };
             match work {

@@ -200,6 +200,7 @@ impl<T> Requests<T> {
     /// Ends a turn: what has room now comes in, what is done ends, counters are handed over.
     fn finish_turn(&mut self, now: Instant) {
         self.latest = self.latest.max(now);
+        // In this order: what is let in now is work that keeps a route from retiring, and a close from ending.
         self.settle_budgets(now);
         self.check_retiring(now);
         self.check_closing(now);
@@ -235,6 +236,7 @@ impl<T> Machine for Requests<T> {
     }
 
     fn handle_input(&mut self, now: Instant, channel: ChannelId, buffer: ReadBuffer) {
+        // A full buffer says that the socket may hold more: the burst of deliveries goes on.
         let full = buffer.is_full();
         let mut taken = false;
         self.with_channel(now, channel, |route| taken = route.channel.handle_input(now, buffer));

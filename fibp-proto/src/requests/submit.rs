@@ -207,6 +207,7 @@ impl<T> Requests<T> {
         budget.charge(item.ticket.leads, item.ticket.cost);
         item.ticket.epoch = budget.enter();
         let policy = budget.policy;
+        // Room is taken before the route is chosen: a move to another route takes the charge along.
         match self.leader_elsewhere(&item.payload) {
             Some(leader) => self.send_item_to(now, leader, item),
             None => self.main_mut().queues.push(now, policy, item),
@@ -223,6 +224,7 @@ impl<T> Requests<T> {
                 }
                 admitted = true;
             }
+            // Nothing more will come that is worth lingering for.
             let hurry = self.ledger.closing.is_some() || self.ledger.budget(index).is_some_and(|budget| budget.closed);
             if admitted && hurry {
                 self.flush_queues(now, Some(index));

@@ -131,6 +131,7 @@ impl<R: Runtime, M: Driven> Future for Driver<R, M> {
         let this = &mut *self;
         let mut kicked = this.attention.attend(cx.waker());
         let mut frames = 0;
+        // Bounded: a busy connection must not keep the executor from other tasks.
         for _ in 0..MAX_TURNS {
             let news = this.poll_news(cx);
             if !kicked && news.is_empty() {
@@ -214,6 +215,7 @@ impl<R: Runtime, M: Driven> Driver<R, M> {
                     let (socket, _) = locked.port(channel).hang_up();
                     sockets.push((self.reader.take(), self.writer.take(), socket));
                     self.transmit = Transmit::new();
+                    // Lent for the closed socket: the machine takes it back and drops what is in it.
                     if let Some(buffer) = self.buffer.take() {
                         locked.machine.handle_input(now, channel, buffer);
                     }
@@ -309,6 +311,7 @@ impl<R: Runtime, M: Driven> Driver<R, M> {
 impl<R: Runtime, M: Driven> Drop for Driver<R, M> {
     fn drop(&mut self) {
         let mut locked = self.cell.lock();
+        // The runtime ends, or the task panicked: callers fail now instead of waiting for ever.
         locked.machine.abandon_channel(R::now(), self.channel);
         locked.machine.drain_completions(&mut self.completions);
         let (socket, _) = locked.port(self.channel).hang_up();
