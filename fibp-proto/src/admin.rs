@@ -53,6 +53,24 @@ impl QueueSpec {
     }
 }
 
+impl From<String> for QueueSpec {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<&String> for QueueSpec {
+    fn from(name: &String) -> Self {
+        Self::new(name.as_str())
+    }
+}
+
+impl From<QueueName> for QueueSpec {
+    fn from(name: QueueName) -> Self {
+        Self::new(name)
+    }
+}
+
 impl From<&str> for QueueSpec {
     fn from(name: &str) -> Self {
         Self::new(name)

@@ -1,6 +1,7 @@
 //! What happens to a client's connections: state, an event ring with subscriber cursors, and counters.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 use crate::config::Endpoint;
@@ -42,6 +43,28 @@ pub enum ConnectionRole {
     Consumer(QueueName),
 }
 
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Reconnecting => "reconnecting",
+            Self::Failed => "failed",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+impl fmt::Display for ConnectionRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Main => f.write_str("main connection"),
+            Self::Node(endpoint) => write!(f, "connection to node {endpoint}"),
+            Self::Consumer(queue) => write!(f, "consumer of \"{}\"", queue.escape_debug()),
+        }
+    }
+}
+
 /// Something worth knowing.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -78,7 +101,7 @@ pub enum Event {
         /// The leader.
         to: Endpoint,
     },
-    /// A consumer is subscribed again after its connection was lost.
+    /// A consumer is subscribed again after its connection was lost. Renewing an idle subscription is no event.
     Resubscribed {
         /// The queue.
         queue: QueueName,
@@ -124,6 +147,48 @@ pub enum Event {
         /// How many.
         missed: u64,
     },
+}
+
+/// One line, as for a log. Text that others choose, such as a queue's name, is escaped.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected {
+                connection,
+                endpoint,
+                dialect,
+            } => write!(f, "{connection}: connected to {endpoint} ({dialect})"),
+            Self::Disconnected { connection, cause } => write!(f, "{connection}: disconnected: {cause}"),
+            Self::Reconnecting {
+                connection,
+                attempt,
+                delay,
+            } => write!(f, "{connection}: reconnecting in {delay:?} (attempt {attempt})"),
+            Self::Redirected { connection, to } => write!(f, "{connection}: redirected to {to}"),
+            Self::Resubscribed { queue } => write!(f, "resubscribed to \"{}\"", queue.escape_debug()),
+            Self::LateSettle { queue, id, late_by } => write!(
+                f,
+                "message {} of \"{}\" settled {late_by:?} after its lease had probably ended",
+                id.as_str().escape_debug(),
+                queue.escape_debug()
+            ),
+            Self::Expired { queue, skipped } => write!(
+                f,
+                "skipped {skipped} deliveries of \"{}\" whose leases had ended",
+                queue.escape_debug()
+            ),
+            Self::Unconfirmed { queue, error } => write!(
+                f,
+                "a message to \"{}\" that nobody waits for is not confirmed: {error}",
+                queue.escape_debug()
+            ),
+            Self::KeyOverPlaintext { endpoint } => {
+                write!(f, "the API key travels unencrypted to {endpoint}: use TLS")
+            }
+            Self::Warning { text } => f.write_str(text),
+            Self::Lagged { missed } => write!(f, "{missed} events lost: the subscriber was too slow"),
+        }
+    }
 }
 
 /// A subscriber's place in the ring.
@@ -187,10 +252,49 @@ impl Ring {
     }
 }
 
-/// Declares the counters, and their sum.
+/// Whether a figure of [`Stats`] only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StatKind {
+    /// Counts what happened since the client was made.
+    Counter,
+    /// Says how much there is now.
+    Gauge,
+}
+
+/// Declares the figures, their sum and their list.
 macro_rules! stats {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
-        /// Counters of a client since it was made.
+    ($($(#[$doc:meta])* $kind:ident $name:ident,)+) => {
+        /// Counters of a client since it was made, and gauges of what there is now.
+        ///
+        /// # Prometheus
+        ///
+        /// [`iter`](Self::iter) names every figure, which is all that the text format needs:
+        ///
+        /// ```
+        /// use std::fmt::Write;
+        ///
+        /// use fibp_proto::Stats;
+        /// use fibp_proto::event::StatKind;
+        ///
+        /// fn prometheus(stats: &Stats) -> String {
+        ///     let mut text = String::new();
+        ///     for (name, value, kind) in stats.iter() {
+        ///         let (suffix, kind) = match kind {
+        ///             StatKind::Gauge => ("", "gauge"),
+        ///             _ => ("_total", "counter"),
+        ///         };
+        ///         let _ = writeln!(text, "# TYPE fila_{name}{suffix} {kind}\nfila_{name}{suffix} {value}");
+        ///     }
+        ///     text
+        /// }
+        ///
+        /// let text = prometheus(&Stats::default());
+        /// assert!(text.contains("# TYPE fila_messages_confirmed_total counter\nfila_messages_confirmed_total 0\n"));
+        /// assert!(text.contains("# TYPE fila_in_flight gauge\n"));
+        /// ```
+        ///
+        /// Call it from the handler of `/metrics`, with what the client's `stats()` says at that moment.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Stats {
@@ -201,46 +305,98 @@ macro_rules! stats {
             pub(crate) fn merge(&mut self, other: Self) {
                 $(self.$name = self.$name.wrapping_add(other.$name);)+
             }
+
+            /// All figures: name, value and kind.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64, StatKind)> + use<> {
+                [$((stringify!($name), self.$name, StatKind::$kind),)+].into_iter()
+            }
         }
     };
 }
 
 stats! {
     /// Connections that became ready.
-    connections,
+    Counter connections,
     /// Connections that were lost.
-    disconnects,
+    Counter disconnects,
     /// Frames of requests handed to sockets; heartbeats and grants of credit do not count.
-    frames_sent,
+    Counter frames_sent,
     /// Frames received.
-    frames_received,
+    Counter frames_received,
     /// Bytes handed to sockets, as they travel.
-    bytes_sent,
+    Counter bytes_sent,
     /// Bytes received, as they travel.
-    bytes_received,
+    Counter bytes_received,
     /// Messages confirmed by the broker.
-    messages_confirmed,
+    Counter messages_confirmed,
     /// Enqueue frames sent.
-    enqueue_frames,
+    Counter enqueue_frames,
     /// Acks and nacks confirmed by the broker.
-    settled,
+    Counter settled,
     /// Ack and nack frames sent.
-    settle_frames,
+    Counter settle_frames,
     /// Deliveries received.
-    deliveries,
+    Counter deliveries,
     /// Requests whose deadline passed.
-    timeouts,
+    Counter timeouts,
     /// Work handed to other nodes.
-    redirects,
+    Counter redirects,
     /// Acks and nacks submitted after the lease had probably ended.
-    late_settles,
+    Counter late_settles,
     /// Deliveries skipped because their lease had ended, or was about to.
-    expired,
+    Counter expired,
+    /// Connections that are ready now, those of consumers included.
+    Gauge open_connections,
+    /// Requests that were sent and are not answered.
+    Gauge in_flight,
+    /// Bytes of messages, acks and nacks that wait or are not answered.
+    Gauge queued_bytes,
+    /// Deliveries that were received and that no consumer has asked for yet.
+    Gauge deliveries_waiting,
+    /// Deliveries that take up a window of credit: received, and neither settled nor dropped
+    /// ([`Credit::Window`](crate::Credit::Window); 0 where there is none).
+    Gauge unsettled,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_and_events_are_shown_in_one_line() {
+        assert_eq!(State::Reconnecting.to_string(), "reconnecting");
+        let event = Event::Reconnecting {
+            connection: ConnectionRole::Consumer("a\nb".into()),
+            attempt: 2,
+            delay: Duration::from_millis(150),
+        };
+        assert_eq!(
+            event.to_string(),
+            r#"consumer of "a\nb": reconnecting in 150ms (attempt 2)"#
+        );
+        let event = Event::Redirected {
+            connection: ConnectionRole::Main,
+            to: Endpoint::new("node-2", 5555).unwrap(),
+        };
+        assert_eq!(event.to_string(), "main connection: redirected to node-2:5555");
+    }
+
+    #[test]
+    fn every_figure_is_listed_by_its_name() {
+        let stats = Stats {
+            connections: 3,
+            open_connections: 2,
+            ..Stats::default()
+        };
+        let listed: Vec<_> = stats.iter().filter(|(_, value, _)| *value > 0).collect();
+        assert_eq!(
+            listed,
+            [
+                ("connections", 3, StatKind::Counter),
+                ("open_connections", 2, StatKind::Gauge)
+            ]
+        );
+    }
 
     #[test]
     fn slow_subscribers_are_told_what_they_missed() {

@@ -71,10 +71,12 @@ pub use error::{AckError, Error, ErrorKind, Outcome, SendError};
 pub use event::{ConnectionRole, Event, State, Stats};
 #[cfg(feature = "std")]
 pub use fault::{Fault, FaultKind};
-pub use message::{Headers, Message, MessageId, QueueName, Received, Secret};
+pub use message::{Headers, Message, MessageId, QueueName, Received, Secret, TraceContext};
 pub use operation::Operation;
 pub use request::{Op, Request};
 pub use response::{Push, Response, ServerError};
+#[cfg(feature = "tls")]
+pub use rustls;
 #[cfg(feature = "std")]
 pub use shared::Shared;
 #[cfg(feature = "std")]

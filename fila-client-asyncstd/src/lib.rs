@@ -55,15 +55,17 @@ pub use fibp_proto::admin::{
     Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, PermissionKind, QueueInfo, QueueList, QueueSpec,
     QueueStats, ThrottleStats,
 };
-pub use fibp_proto::client::Events;
+pub use fibp_proto::client::{Events, States};
 pub use fibp_proto::config::{
     Backoff, Batching, Config, Credit, Endpoint, Expired, IntoEndpoints, OnFull, Reconnect, Replay,
 };
 pub use fibp_proto::machine::CloseReport;
 pub use fibp_proto::request::{AckItem, NackItem};
+#[cfg(feature = "tls")]
+pub use fibp_proto::rustls;
 pub use fibp_proto::{
-    AdminRevision, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Outcome, Received,
-    Secret, SendError, State, Stats, Tls,
+    AdminRevision, Bytes, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Outcome,
+    QueueName, Received, Secret, SendError, State, Stats, Tls, TraceContext,
 };
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.

@@ -2,15 +2,15 @@
 
 use std::iter::FusedIterator;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Handle, Subscription};
+use fibp_proto::client::{Handle, StateWatch, Subscription};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::machine::CloseReport;
-use fibp_proto::operation::Operation;
-use fibp_proto::request::{AckItem, NackItem};
+use fibp_proto::operation::{self as op, Operation};
+use fibp_proto::request::NackItem;
 use fibp_proto::requests::Settle;
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
@@ -50,7 +50,7 @@ impl Client {
         C: TryInto<Config>,
         C::Error: Into<Error>,
     {
-        let shared = Shared::new(config.try_into().map_err(Into::into)?)?;
+        let shared = shared(config.try_into().map_err(Into::into)?)?;
         let (handle, opened) = Handle::open(shared, SOURCES, drivers());
         let client = Self { handle, timeout: None };
         client.wait(opened.opened())?;
@@ -65,10 +65,52 @@ impl Client {
     /// As for [`connect`](Self::connect), and [`ErrorKind::Config`](crate::ErrorKind::Config) for a file that
     /// cannot be read.
     pub fn from_env() -> Result<Self, Error> {
-        Self::connect(Config::from_vars(
-            |name| std::env::var_os(name),
-            |file| std::fs::read(file),
-        )?)
+        Self::connect(Self::config_from_env()?)
+    }
+
+    /// What [`from_env`](Self::from_env) connects with, to be changed before it is passed to [`connect`](Self::connect).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), as for [`Config::from_vars`].
+    pub fn config_from_env() -> Result<Config, Error> {
+        Config::from_vars(|name| std::env::var_os(name), |file| std::fs::read(file))
+    }
+
+    /// Begins to connect, and returns at once. The state and the events are there from the start; calls wait for the
+    /// connection, until their timeout. The first attempt is repeated as [`Config::reconnect`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), as for [`connect`](Self::connect).
+    pub fn connect_lazy<C>(config: C) -> Result<Self, Error>
+    where
+        C: TryInto<Config>,
+        C::Error: Into<Error>,
+    {
+        let shared = shared(config.try_into().map_err(Into::into)?)?;
+        let handle = Handle::open_lazily(shared, SOURCES, drivers());
+        Ok(Self { handle, timeout: None })
+    }
+
+    /// Waits until the server answers, for `deadline` at most.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if it does not; otherwise why there is no connection.
+    pub fn ready(&self, deadline: Duration) -> Result<(), Error> {
+        self.with_timeout(deadline).call(op::Heartbeat {})
+    }
+
+    /// Sends a heartbeat, and says how long its answer took. Where there is no connection, that includes the wait for one.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer.
+    pub fn ping(&self) -> Result<Duration, Error> {
+        let sent = Instant::now();
+        self.call(op::Heartbeat {})?;
+        Ok(sent.elapsed())
     }
 
     /// Enqueues one message and waits for the broker's confirmation. Messages of concurrent calls share frames.
@@ -131,19 +173,21 @@ impl Client {
         self.settle(Settle::nack(queue, id, why))
     }
 
-    /// Acks many messages, of any mix of queues; results in input order.
+    /// Acks many messages, of any mix of queues; results in input order. Give it references to deliveries where there are
+    /// any: with them the client knows the leases, as in [`Delivery::ack`](crate::Delivery::ack). An
+    /// [`AckItem`](crate::AckItem) names a message only.
     ///
     /// ```no_run
     /// # use fila_client_blocking::{Client, Delivery};
     /// # fn example(client: &Client, deliveries: Vec<Delivery>) -> Result<(), Box<dyn std::error::Error>> {
-    /// for result in client.ack_many(deliveries.iter().map(Into::into)) {
+    /// for result in client.ack_many(&deliveries) {
     ///     result?;
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn ack_many(&self, acks: impl IntoIterator<Item = AckItem>) -> Vec<Result<(), Error>> {
-        self.settle_many(acks.into_iter().map(Settle::from).collect())
+    pub fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> Vec<Result<(), Error>> {
+        self.settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
     }
 
     /// Nacks many messages, of any mix of queues; results in input order.
@@ -222,7 +266,14 @@ impl Client {
         Events(Subscription::new(&clients.shared, &clients.watchers))
     }
 
-    /// The client's counters.
+    /// The state of the main connection now, then each change. Does not keep the client alive.
+    #[must_use]
+    pub fn watch_state(&self) -> States {
+        let clients = self.handle.clients();
+        States(StateWatch::new(&clients.shared, &clients.watchers))
+    }
+
+    /// The client's counters, and gauges of what it holds now.
     ///
     /// ```no_run
     /// # use fila_client_blocking::Client;
@@ -234,7 +285,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.clients().shared.stats()
+        self.handle.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
@@ -272,6 +323,45 @@ impl Client {
     }
 }
 
+/// What a client's machines share. Files that the configuration names are read now.
+fn shared(config: Config) -> Result<Shared, Error> {
+    Shared::new(config.load_files(|file| std::fs::read(file))?)
+}
+
+/// Polls until there is something, or until `until`.
+fn recv_until<T>(until: Option<Instant>, mut poll: impl FnMut(&Context<'_>) -> Poll<Option<T>>) -> Option<T> {
+    let notifier = Arc::new(Notifier::default());
+    loop {
+        match notifier.poll(until, |cx| poll(cx)) {
+            Poll::Ready(event) => return event,
+            Poll::Pending if until.is_some_and(|until| until <= Instant::now()) => return None,
+            Poll::Pending => {}
+        }
+    }
+}
+
+/// The states of a client's main connection, an iterator that blocks: the present one first, then each change, and `None`
+/// after [`State::Closed`]. One that is left again before it is asked for is passed over.
+#[derive(Debug)]
+pub struct States(StateWatch);
+
+impl States {
+    /// The next state, if there is one within `timeout`.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Option<State> {
+        recv_until(Instant::now().checked_add(timeout), |cx| self.0.poll(cx))
+    }
+}
+
+impl Iterator for States {
+    type Item = State;
+
+    fn next(&mut self) -> Option<State> {
+        recv_until(None, |cx| self.0.poll(cx))
+    }
+}
+
+impl FusedIterator for States {}
+
 /// The events of a client from the moment of [`Client::events`] on: an iterator that blocks.
 ///
 /// It does not keep the client alive: after the last handle is gone, or after [`Client::close`], it gives what is left
@@ -291,14 +381,7 @@ impl Events {
     }
 
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Event> {
-        let notifier = Arc::new(Notifier::default());
-        loop {
-            match notifier.poll(until, |cx| self.0.poll(cx)) {
-                Poll::Ready(event) => return event,
-                Poll::Pending if until.is_some_and(|until| until <= Instant::now()) => return None,
-                Poll::Pending => {}
-            }
-        }
+        recv_until(until, |cx| self.0.poll(cx))
     }
 }
 

@@ -104,6 +104,34 @@ impl Consumer {
         self.recv_timeout(Duration::ZERO)
     }
 
+    /// The deliveries that are there, `max` at most; waits until there is one at least. `None` after the consumer has ended.
+    ///
+    /// # Errors
+    ///
+    /// What ended the consumer.
+    pub fn next_many(&mut self, max: usize) -> Option<Result<Vec<Delivery>, Error>> {
+        match self.next()? {
+            Ok(first) => {
+                let mut chunk = vec![first];
+                chunk.extend(self.ready_chunk(max.max(1) - 1));
+                Some(Ok(chunk))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The deliveries that were received, `max` at most, without waiting: perhaps none.
+    pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery> {
+        let Self { client, deliveries, .. } = self;
+        let mut leases = Vec::new();
+        deliveries.take_many(Instant::now, max, &mut leases);
+        let delivery = |lease| Delivery {
+            lease,
+            client: client.clone(),
+        };
+        leases.into_iter().map(delivery).collect()
+    }
+
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
     ///
     /// ```no_run
@@ -253,8 +281,15 @@ impl Delivery {
     }
 }
 
-impl From<&Delivery> for AckItem {
+impl From<&Delivery> for Settle {
     /// For [`Client::ack_many`], which settles many deliveries in one call.
+    fn from(delivery: &Delivery) -> Self {
+        delivery.lease.settle(None)
+    }
+}
+
+impl From<&Delivery> for AckItem {
+    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`] the delivery itself.
     fn from(delivery: &Delivery) -> Self {
         delivery.lease.settle(None).into()
     }

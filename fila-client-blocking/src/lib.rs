@@ -10,7 +10,7 @@ mod producer;
 mod wait;
 
 pub use admin::Admin;
-pub use client::{Client, Events};
+pub use client::{Client, Events, States};
 pub use consumer::{AckError, AckReceipt, Acker, Consumer, ConsumerBuilder, Delivery};
 pub use producer::{Producer, ProducerBuilder, Receipt};
 
@@ -23,7 +23,9 @@ pub use fibp_proto::config::{
 };
 pub use fibp_proto::machine::CloseReport;
 pub use fibp_proto::request::{AckItem, NackItem};
+#[cfg(feature = "tls")]
+pub use fibp_proto::rustls;
 pub use fibp_proto::{
-    AdminRevision, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Outcome, Received,
-    Secret, SendError, State, Stats, Tls,
+    AdminRevision, Bytes, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Outcome,
+    QueueName, Received, Secret, SendError, State, Stats, Tls, TraceContext,
 };

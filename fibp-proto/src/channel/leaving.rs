@@ -38,9 +38,15 @@ impl<W> Channel<W> {
         let Some(endpoint) = self.endpoint().cloned() else {
             return;
         };
+        self.renewing = true;
         if !self.say_goodbye(now, Some(endpoint.clone())) {
             self.redial_at(now, endpoint);
         }
+    }
+
+    /// Whether this connection replaced a silent one. Asked once.
+    pub(crate) fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewing)
     }
 
     /// Where the dialect has a goodbye, begins to leave for `next`.

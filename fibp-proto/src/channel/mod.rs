@@ -61,6 +61,8 @@ pub(crate) struct Channel<W> {
     actions: VecDeque<Action>,
     /// What the driver sleeps until, so that only an earlier timeout has to wake it.
     sleeping_until: Option<Instant>,
+    /// A silent connection was left for a new one: no news, unless the new one cannot be had.
+    renewing: bool,
     hooks: TestHooks,
     /// Counters since they were last handed over.
     pub(crate) stats: Stats,
@@ -122,6 +124,7 @@ impl<W> Channel<W> {
             ending: None,
             actions: VecDeque::new(),
             sleeping_until: None,
+            renewing: false,
             hooks: TestHooks::default(),
             stats: Stats::default(),
         }

@@ -246,11 +246,16 @@ impl<W> Channel<W> {
         self.shared.directory().learn_dialect(&endpoint, dialect);
         self.dialer.note_ready(now, endpoint.clone());
         self.stats.connections += 1;
-        self.push_event(Event::Connected {
-            connection: self.role.clone(),
-            endpoint,
-            dialect,
-        });
+        self.span.record(&endpoint, dialect);
+        if self.renewing {
+            crate::trace::renewed(&endpoint);
+        } else {
+            self.push_event(Event::Connected {
+                connection: self.role.clone(),
+                endpoint,
+                dialect,
+            });
+        }
         true
     }
 
@@ -311,6 +316,7 @@ impl<W> Channel<W> {
         if ready_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
             self.dialer.note_success();
         }
+        self.renewing = false;
         self.push_event(Event::Disconnected {
             connection: self.role.clone(),
             cause: error.clone(),

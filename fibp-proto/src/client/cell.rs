@@ -317,14 +317,24 @@ impl<S: Send + Sync + 'static> ConsumerCell<S> {
             let id = consumer.wait_delivery(now, waiter);
             Taken::Later(self.under_way(id, wait))
         });
-        for lease in into
+        self.guard(into);
+        taken
+    }
+
+    /// Takes up to `max` deliveries that are to be handed out at once, if there are any.
+    pub(super) fn take_ready(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) {
+        self.with(|consumer| consumer.take_deliveries(now, max, into));
+        self.guard(into);
+    }
+
+    fn guard(self: &Arc<Self>, leases: &mut VecDeque<Lease>) {
+        for lease in leases
             .iter_mut()
             .filter(|lease| lease.is_counted && lease.guard.is_none())
         {
             let cell = Arc::clone(self);
             lease.guard = Some(LeaseGuard::new(lease.sequence, cell));
         }
-        taken
     }
 }
 

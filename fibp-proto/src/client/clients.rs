@@ -12,6 +12,7 @@ use super::watchers::Watchers;
 use crate::config::ConsumerSettings;
 use crate::consumer::Consumer;
 use crate::error::Error;
+use crate::event::Stats;
 use crate::machine::{ChannelId, CloseReport, Machine};
 use crate::message::QueueName;
 use crate::requests::Requests;
@@ -85,6 +86,17 @@ struct Owner<S> {
 impl<S> Handle<S> {
     /// Opens a client's requests, and the wait until they are ready.
     pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, Wait<Result<(), Error>>) {
+        let (waiter, wait) = Waiter::pair::<answer::Opened>();
+        (Self::start(shared, sources, drivers, Some(waiter)), wait)
+    }
+
+    /// Opens a client's requests, which connect by themselves: the first attempt is repeated like a later one.
+    #[must_use]
+    pub fn open_lazily(shared: Shared, sources: Sources, drivers: Drivers<S>) -> Self {
+        Self::start(shared, sources, drivers, None)
+    }
+
+    fn start(shared: Shared, sources: Sources, drivers: Drivers<S>, opened: Option<Waiter>) -> Self {
         let clients = Arc::new(Clients {
             shared,
             watchers: Arc::default(),
@@ -93,10 +105,9 @@ impl<S> Handle<S> {
             consumers: Mutex::default(),
             closed: AtomicBool::new(false),
         });
-        let (waiter, wait) = Waiter::pair::<answer::Opened>();
-        let requests = Requests::new(&clients.shared, (sources.now)(), (sources.seed)(), Some(waiter));
+        let requests = Requests::new(&clients.shared, (sources.now)(), (sources.seed)(), opened);
         let main = clients.start(requests, None);
-        (Self(Arc::new(Owner { clients, main })), wait)
+        Self(Arc::new(Owner { clients, main }))
     }
 
     /// The client's requests.
@@ -109,6 +120,19 @@ impl<S> Handle<S> {
     #[must_use]
     pub fn clients(&self) -> &Arc<Clients<S>> {
         &self.0.clients
+    }
+
+    /// The counters, and what the machines hold now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let Owner { clients, main } = &*self.0;
+        let mut stats = clients.shared.stats();
+        stats.merge(main.lock().machine.gauges());
+        let consumers: Vec<_> = lock(&clients.consumers).iter().filter_map(Weak::upgrade).collect();
+        for consumer in consumers {
+            stats.merge(consumer.lock().machine.gauges());
+        }
+        stats
     }
 
     /// Closes all machines by the deadline, and reports what became of their work. Once polled, they close even if the

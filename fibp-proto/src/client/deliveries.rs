@@ -64,6 +64,33 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
         }
     }
 
+    /// The next deliveries, `max` at most and one at least; otherwise as [`poll`](Self::poll).
+    pub fn poll_many(
+        &mut self,
+        now: fn() -> Instant,
+        max: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Vec<Lease>, Error>>> {
+        let first = match ready!(self.poll(now, cx)) {
+            Some(Ok(lease)) => lease,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(None),
+        };
+        let mut leases = vec![first];
+        self.take_many(now, max.max(1) - 1, &mut leases);
+        Poll::Ready(Some(Ok(leases)))
+    }
+
+    /// Moves up to `max` of the deliveries that are there to the back of `into`, without waiting. The lock is taken once.
+    pub fn take_many(&mut self, now: fn() -> Instant, max: usize, into: &mut Vec<Lease>) {
+        let missing = max.saturating_sub(self.taken.len());
+        if missing > 0 && !self.ended {
+            self.cell.take_ready(now(), missing, &mut self.taken);
+        }
+        let n = max.min(self.taken.len());
+        into.extend(self.taken.drain(..n));
+    }
+
     /// Whether only `None` follows.
     #[must_use]
     pub fn is_terminated(&self) -> bool {

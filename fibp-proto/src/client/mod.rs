@@ -39,7 +39,7 @@ mod worker;
 
 pub use asynchronous::{
     AckReceipt, Acker, Admin, Client, Consumer, ConsumerBuilder, Delivery, Events, Producer, ProducerBuilder, Receipt,
-    Runtime, SocketOptions,
+    Runtime, SocketOptions, States,
 };
 pub use attention::Attention;
 pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
@@ -48,7 +48,7 @@ pub use deliveries::Deliveries;
 pub use locked::Locked;
 pub use transport::{fault, presented_key};
 pub use waiter::{Answer, Slot, Wait, Waiter, answer, complete};
-pub use watchers::{Subscription, Watchers};
+pub use watchers::{StateWatch, Subscription, Watchers};
 pub use worker::{Dialed, Input, Job, News, SLICE, Worker};
 
 use std::sync::PoisonError;

@@ -316,7 +316,7 @@ mod tests {
         assert!(answered::<answer::Answered>(Reply::Response(Ok(Box::new(Response::Heartbeat)))).is_ok());
         assert_eq!(
             answered::<answer::Enqueued>(Reply::Enqueued(Ok("id".into()))).unwrap(),
-            "id".into()
+            "id"
         );
         assert!(answered::<answer::EnqueuedMany>(Reply::EnqueuedMany(Vec::new())).is_empty());
         assert!(answered::<answer::Settled>(Reply::Settled(Ok(()))).is_ok());

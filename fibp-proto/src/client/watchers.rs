@@ -74,3 +74,84 @@ impl Drop for Subscription {
         drop(waker);
     }
 }
+
+/// The changes of a client's state. Does not keep the client alive.
+#[derive(Debug)]
+pub struct StateWatch {
+    shared: Shared,
+    watchers: Arc<Watchers>,
+    id: u64,
+    last: Option<State>,
+}
+
+impl StateWatch {
+    /// Sees the state as it is, then every later one.
+    #[must_use]
+    pub fn new(shared: &Shared, watchers: &Arc<Watchers>) -> Self {
+        Self {
+            shared: shared.clone(),
+            watchers: Arc::clone(watchers),
+            id: watchers.next_id.fetch_add(1, Ordering::Relaxed),
+            last: None,
+        }
+    }
+
+    /// The state, once it is another than the last one returned; `None` after [`State::Closed`]. States that were left
+    /// again in between are passed over.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<State>> {
+        if self.last == Some(State::Closed) {
+            return Poll::Ready(None);
+        }
+        if let Some(state) = self.news() {
+            return Poll::Ready(Some(state));
+        }
+        let old = lock(&self.watchers.wakers).insert(self.id, cx.waker().clone());
+        drop(old);
+        // Once more: it may have changed in between.
+        match self.news() {
+            Some(state) => Poll::Ready(Some(state)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn news(&mut self) -> Option<State> {
+        let state = self.shared.state();
+        (self.last.replace(state) != Some(state)).then_some(state)
+    }
+}
+
+impl Drop for StateWatch {
+    fn drop(&mut self) {
+        let waker = lock(&self.watchers.wakers).remove(&self.id);
+        drop(waker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::*;
+    use crate::client::Count;
+    use crate::config::Config;
+
+    #[test]
+    fn a_state_is_seen_once_and_changes_wake() {
+        let shared = Shared::new(Config::new("server:1")).unwrap();
+        let watchers = Arc::<Watchers>::default();
+        let mut watch = StateWatch::new(&shared, &watchers);
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let cx = Context::from_waker(&waker);
+        assert_eq!(watch.poll(&cx), Poll::Ready(Some(State::Connecting)));
+        assert_eq!(watch.poll(&cx), Poll::Pending);
+        shared.set_state(State::Connected);
+        shared.set_state(State::Reconnecting);
+        watchers.notify(shared.event_count());
+        assert_eq!(count.0.load(SeqCst), 1);
+        assert_eq!(watch.poll(&cx), Poll::Ready(Some(State::Reconnecting)));
+        shared.set_state(State::Closed);
+        assert_eq!(watch.poll(&cx), Poll::Ready(Some(State::Closed)));
+        assert_eq!(watch.poll(&cx), Poll::Ready(None));
+    }
+}

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use super::options::Load;
+use super::options::{Load, Pem};
 use super::{Config, Credentials, url};
 use crate::error::{Error, ErrorKind};
 use crate::message::Secret;
@@ -29,7 +29,10 @@ impl Config {
         lookup: impl Fn(&str) -> Option<OsString>,
         load: impl Fn(&str) -> Result<Vec<u8>, E>,
     ) -> Result<Self, Error> {
-        let load: Load<'_> = &|name| load(name).map_err(|error| format!("cannot read \"{name}\": {error}"));
+        let load: Load<'_> = &|name| {
+            let text = load(name).map_err(|error| format!("cannot read \"{name}\": {error}"))?;
+            Ok(Pem::Text(text))
+        };
         let lookup = |name| match lookup(name).map(OsString::into_string) {
             Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
             // The value may be a key.

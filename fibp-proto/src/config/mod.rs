@@ -8,6 +8,7 @@ mod url;
 mod validate;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub use settings::{
 };
 
 use crate::dialect::Dialect;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::frame::Limits;
 use crate::message::Secret;
 use crate::tls::Tls;
@@ -43,7 +44,7 @@ pub(crate) const KEY_OVER_PLAINTEXT: &str = "the API key travels unencrypted: us
 /// last ones may be left out: `?heartbeat=15s,2&request_timeout=none&max_in_flight=100,4MiB`. Times have a unit
 /// (`ns`, `us`, `ms`, `s`, `m`, `h`), sizes may have one (`KiB`, `MiB`, `GiB`). TLS is set up by `tls_roots`
 /// (`platform` or `webpki`), `server_name`, `ca_file`, `client_cert_file` and `client_key_file`; the three
-/// files need [`Config::from_url`]. Unknown and repeated options are errors.
+/// files are read when a client connects, or by [`Config::from_url`]. Unknown and repeated options are errors.
 ///
 /// ```
 /// use fibp_proto::config::Config;
@@ -143,6 +144,41 @@ impl Config {
     #[must_use]
     pub fn tls(self, tls: Tls) -> Self {
         self.with(|settings| settings.tls = Some(tls))
+    }
+
+    /// Encrypts connections, and trusts the CA certificates of this PEM file and nothing else. The file is read when a
+    /// client connects; `ca_file` in URLs.
+    #[must_use]
+    pub fn ca_file(self, path: impl Into<String>) -> Self {
+        self.with(|settings| {
+            let tls = settings.tls.take().unwrap_or_else(Tls::platform);
+            settings.tls = Some(tls.with_ca_file(path.into()));
+        })
+    }
+
+    /// Encrypts connections, and presents the client certificate of these PEM files: the chain, and its private key. They
+    /// are read when a client connects; `client_cert_file` and `client_key_file` in URLs.
+    #[must_use]
+    pub fn client_files(self, certificates: impl Into<String>, key: impl Into<String>) -> Self {
+        self.with(|settings| {
+            let tls = settings.tls.take().unwrap_or_else(Tls::platform);
+            settings.tls = Some(tls.identity_files(certificates, key));
+        })
+    }
+
+    /// Reads the files that the settings name. Adapters call it when they connect; nothing is left to do afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the file that `load` refuses.
+    pub fn load_files<E: fmt::Display>(self, load: impl Fn(&str) -> Result<Vec<u8>, E>) -> Result<Self, Error> {
+        let Some(tls) = self.settings.tls.as_ref().filter(|tls| tls.has_files()) else {
+            return Ok(self);
+        };
+        let tls = tls.clone().load_files(|path| {
+            load(path).map_err(|error| Error::new(ErrorKind::Config, format!("cannot read \"{path}\": {error}")))
+        })?;
+        Ok(self.with(|settings| settings.tls = Some(tls)))
     }
 
     /// Sets the dialect to speak. By default it is found out.

@@ -4,8 +4,14 @@ use super::settings::{Backoff, Batching, Heartbeat, OnFull, Reconnect, Replay, S
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use crate::tls::Tls;
 
-/// Reads a named file, in whatever sense the caller gives to the name.
-pub(super) type Load<'a> = &'a dyn Fn(&str) -> Result<Vec<u8>, String>;
+/// Reads a named file, in whatever sense the caller gives to the name, or leaves that for later.
+pub(super) type Load<'a> = &'a dyn Fn(&str) -> Result<Pem, String>;
+
+/// A PEM text, or the file that has it.
+pub(super) enum Pem {
+    Text(Vec<u8>),
+    File(String),
+}
 
 /// What a URL or the environment has said so far.
 #[derive(Default)]
@@ -18,9 +24,9 @@ pub(super) struct Draft {
 #[derive(Default)]
 pub(super) struct TlsDraft {
     pub(super) webpki: bool,
-    pub(super) ca: Option<Vec<u8>>,
-    pub(super) cert: Option<Vec<u8>>,
-    pub(super) key: Option<Vec<u8>>,
+    pub(super) ca: Option<Pem>,
+    pub(super) cert: Option<Pem>,
+    pub(super) key: Option<Pem>,
     pub(super) server_name: Option<String>,
 }
 
@@ -41,12 +47,17 @@ impl TlsDraft {
     pub(super) fn build(self) -> Result<Tls, String> {
         let mut tls = match (self.ca, self.webpki) {
             (Some(_), true) => return Err("a CA file and tls_roots=webpki cannot be combined".to_owned()),
-            (Some(pem), false) => Tls::ca_pem(pem),
+            (Some(Pem::Text(pem)), false) => Tls::ca_pem(pem),
+            (Some(Pem::File(path)), false) => Tls::ca_file(path),
             (None, true) => Tls::webpki(),
             (None, false) => Tls::platform(),
         };
         tls = match (self.cert, self.key) {
-            (Some(cert), Some(key)) => tls.identity_pem(cert, key),
+            (Some(Pem::Text(cert)), Some(Pem::Text(key))) => tls.identity_pem(cert, key),
+            (Some(Pem::File(cert)), Some(Pem::File(key))) => tls.identity_files(cert, key),
+            (Some(_), Some(_)) => {
+                return Err("a client certificate and its key are both texts or both files".to_owned());
+            }
             (Some(_), None) => return Err("a client certificate is given without its key".to_owned()),
             (None, Some(_)) => return Err("a client key is given without its certificate".to_owned()),
             (None, None) => tls,
@@ -384,7 +395,7 @@ pub(super) const OPTIONS: &[UrlOption] = &[
             draft.tls.ca = Some(load(values.rest())?);
             Ok(())
         },
-        show: |_| None,
+        show: |settings| settings.tls.as_ref()?.ca_path().map(str::to_owned),
     },
     UrlOption {
         name: "client_cert_file",
@@ -392,7 +403,7 @@ pub(super) const OPTIONS: &[UrlOption] = &[
             draft.tls.cert = Some(load(values.rest())?);
             Ok(())
         },
-        show: |_| None,
+        show: |settings| settings.tls.as_ref()?.cert_path().map(str::to_owned),
     },
     UrlOption {
         name: "client_key_file",
@@ -400,7 +411,7 @@ pub(super) const OPTIONS: &[UrlOption] = &[
             draft.tls.key = Some(load(values.rest())?);
             Ok(())
         },
-        show: |_| None,
+        show: |settings| settings.tls.as_ref()?.key_path().map(str::to_owned),
     },
 ];
 

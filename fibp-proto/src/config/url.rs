@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::options::{Arguments, Draft, Load, OPTIONS, known};
+use super::options::{Arguments, Draft, Load, OPTIONS, Pem, known};
 use super::{Config, Credentials, Endpoint, IntoEndpoints, Settings};
 use crate::error::{Error, ErrorKind};
 use crate::message::Secret;
@@ -168,7 +168,8 @@ impl Config {
     /// known ones), or a file that `load` refuses. The text never shows the key.
     pub fn from_url<E: fmt::Display>(url: &str, load: impl Fn(&str) -> Result<Vec<u8>, E>) -> Result<Self, Error> {
         let (draft, encrypted) = parse(url, &|name| {
-            load(name).map_err(|error| format!("cannot read \"{name}\": {error}"))
+            let text = load(name).map_err(|error| format!("cannot read \"{name}\": {error}"))?;
+            Ok(Pem::Text(text))
         })?;
         finish(draft, encrypted)
     }
@@ -208,8 +209,9 @@ impl FromStr for Config {
     type Err = Error;
 
     fn from_str(url: &str) -> Result<Self, Error> {
-        let unreadable = |_: &str| Err("files are read by from_env and Config::from_url only");
-        Self::from_url(url, unreadable)
+        // Files are read when a client connects.
+        let (draft, encrypted) = parse(url, &|name| Ok(Pem::File(name.to_owned())))?;
+        finish(draft, encrypted)
     }
 }
 
@@ -393,7 +395,27 @@ mod tests {
             config.to_url(),
             "fila+tls://broker:5555?tls_roots=webpki&server_name=other"
         );
-        assert!(refused("fila+tls://broker?ca_file=ca.pem").contains("Config::from_url"));
+        let files = "fila+tls://broker:5555?ca_file=ca.pem&client_cert_file=me.pem&client_key_file=me.key";
+        let config: Config = files.parse().unwrap();
+        assert_eq!(config.to_url(), files, "read later");
+        config.validate().unwrap();
+        let error = crate::Shared::new(config.clone()).unwrap_err();
+        assert!(error.to_string().contains("load_files"), "{error}");
+        let error = config.clone().load_files(|_| Err("no such file")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(
+            error.to_string().contains("cannot read \"ca.pem\": no such file"),
+            "{error}"
+        );
+        let read = std::cell::RefCell::new(Vec::new());
+        let loaded = config.load_files(|name| {
+            read.borrow_mut().push(name.to_owned());
+            Ok::<_, String>(b"pem".to_vec())
+        });
+        assert_eq!(loaded.unwrap().to_url(), "fila+tls://broker:5555");
+        assert_eq!(*read.borrow(), ["ca.pem", "me.pem", "me.key"]);
+        let built = Config::new("broker").ca_file("ca.pem").client_files("me.pem", "me.key");
+        assert_eq!(built.to_url(), files);
 
         let load = |name: &str| {
             if name == "a,b.pem" {

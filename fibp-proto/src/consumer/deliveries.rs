@@ -7,6 +7,7 @@ use super::credit::CreditLedger;
 use super::expired::Pace;
 use super::{Consumer, Lease};
 use crate::error::Error;
+use crate::event::Stats;
 use crate::machine::{CallId, Completion, Reply};
 use crate::request::Request;
 use crate::response::Push;
@@ -55,7 +56,6 @@ impl<T> Deliveries<T> {
         }
     }
 
-    #[cfg(feature = "simulation")]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -99,6 +99,18 @@ impl<T> Deliveries<T> {
 }
 
 impl<T> Consumer<T> {
+    /// The gauges of [`Stats`]: what the machine holds now.
+    #[must_use]
+    pub fn gauges(&self) -> Stats {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Stats {
+            open_connections: u64::from(self.channel.is_ready()),
+            deliveries_waiting: count(self.deliveries.len()),
+            unsettled: count(self.deliveries.unsettled()),
+            ..Stats::default()
+        }
+    }
+
     /// Takes up to `max` received deliveries, oldest first. Frees room, so the driver may have to read again.
     pub fn take_deliveries(&mut self, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> usize {
         // Before anything is taken: only the step from full to not full is news for the driver.

@@ -71,7 +71,8 @@ impl<T> Consumer<T> {
                 self.absent_since = None;
                 self.rearm_silence(now);
                 let again = std::mem::replace(&mut self.was_open, true);
-                if again {
+                let renewed = self.channel.take_renewed();
+                if again && !renewed {
                     let queue = self.queue.clone();
                     self.shared.push_event(Event::Resubscribed { queue });
                 }

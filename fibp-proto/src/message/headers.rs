@@ -65,6 +65,20 @@ impl Headers {
         }
     }
 
+    /// Removes `key`, and returns its value; of duplicate keys, the last.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        self.get(key)?;
+        let mut removed = None;
+        self.make_owned().retain_mut(|(known, value)| {
+            let stays = known != key;
+            if !stays {
+                removed = Some(core::mem::take(value));
+            }
+            stays
+        });
+        removed
+    }
+
     /// The value of `key`; of duplicate keys, the last.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -156,10 +170,17 @@ impl<'a> IntoIterator for &'a Headers {
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let mut headers = Self::new();
-        for (key, value) in pairs {
-            headers.insert(key, value);
-        }
+        headers.extend(pairs);
         headers
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> Extend<(K, V)> for Headers {
+    /// Sets every key to its value, replacing earlier values.
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        for (key, value) in pairs {
+            self.insert(key, value);
+        }
     }
 }
 
@@ -176,5 +197,30 @@ impl Eq for Headers {}
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_removed_and_added_in_both_forms() {
+        let wire = WireHeaders {
+            count: 3,
+            pairs: Bytes::from_static(b"\0\x01a\0\x011\0\x01b\0\x012\0\x01a\0\x013"),
+        };
+        let owned: Headers = [("a", "3"), ("b", "2")].into_iter().collect();
+        for mut headers in [Headers::from_wire(wire), owned] {
+            assert_eq!(headers.remove("c"), None);
+            assert_eq!(headers.remove("a").as_deref(), Some("3"), "the last of duplicates");
+            assert_eq!(
+                headers.iter().collect::<Vec<_>>(),
+                [("b", "2")],
+                "and every one of them is gone"
+            );
+            headers.extend([("b", "4"), ("d", "5")]);
+            assert_eq!(headers.iter().collect::<Vec<_>>(), [("b", "4"), ("d", "5")]);
+        }
     }
 }

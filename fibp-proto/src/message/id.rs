@@ -2,8 +2,10 @@
 
 use crate::prelude::*;
 use alloc::sync::Arc;
+use core::convert::Infallible;
 use core::fmt;
 use core::hash::{Hash, Hasher};
+use core::str::FromStr;
 
 /// Ids of real servers are hyphenated UUIDs of 36 bytes; those need no allocation.
 const INLINE: usize = 38;
@@ -59,6 +61,48 @@ impl From<String> for MessageId {
     }
 }
 
+impl FromStr for MessageId {
+    type Err = Infallible;
+
+    /// Never fails: an id is an opaque text.
+    fn from_str(id: &str) -> Result<Self, Infallible> {
+        Ok(Self::from(id))
+    }
+}
+
+impl PartialEq<str> for MessageId {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for MessageId {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl PartialEq<MessageId> for str {
+    fn eq(&self, other: &MessageId) -> bool {
+        self == other.as_str()
+    }
+}
+
+/// As a text.
+#[cfg(feature = "serde")]
+impl serde::Serialize for MessageId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for MessageId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <alloc::borrow::Cow<'de, str>>::deserialize(deserializer).map(|id| Self::from(&*id))
+    }
+}
+
 impl AsRef<str> for MessageId {
     fn as_ref(&self) -> &str {
         self.as_str()
@@ -106,6 +150,21 @@ impl fmt::Display for MessageId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compares_with_text_and_is_read_from_it() {
+        let id: MessageId = "0198-id".parse().unwrap();
+        assert!(id == "0198-id" && id == *"0198-id" && *"0198-id" == id && id != "other");
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn is_a_text_to_serde() {
+        let id = MessageId::from("a\"b");
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, r#""a\"b""#);
+        assert_eq!(serde_json::from_str::<MessageId>(&json).unwrap(), id);
+    }
 
     #[test]
     fn keeps_ids_of_any_length() {

@@ -3,6 +3,7 @@
 mod headers;
 mod id;
 mod secret;
+mod trace_context;
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -14,6 +15,7 @@ pub(crate) use headers::WireHeaders;
 pub use headers::{Headers, Iter as HeaderIter};
 pub use id::MessageId;
 pub use secret::Secret;
+pub use trace_context::TraceContext;
 
 /// A queue's name. Shared, so that a clone copies no bytes.
 pub type QueueName = Arc<str>;
@@ -46,6 +48,19 @@ impl Message {
     #[must_use]
     pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.insert(key, value);
+        self
+    }
+
+    /// Adds headers, or replaces the values of the same keys.
+    ///
+    /// ```
+    /// # use fibp_proto::Message;
+    /// let message = Message::new("orders", "two apples").headers([("tenant", "acme"), ("lang", "en")]);
+    /// assert_eq!(message.headers.get("tenant"), Some("acme"));
+    /// ```
+    #[must_use]
+    pub fn headers<K: Into<String>, V: Into<String>>(mut self, headers: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.headers.extend(headers);
         self
     }
 }

@@ -141,7 +141,6 @@ impl<T> Budget<T> {
     }
 
     /// Requests and bytes that are charged.
-    #[cfg(feature = "simulation")]
     pub(super) fn charged(&self) -> (usize, usize) {
         (self.requests, self.bytes)
     }

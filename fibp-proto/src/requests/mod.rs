@@ -50,7 +50,7 @@ use std::time::Instant;
 use crate::channel::ChannelEvent;
 use crate::earliest_deadline::earlier;
 use crate::error::{Error, ErrorKind};
-use crate::event::State;
+use crate::event::{State, Stats};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::machine::{Action, CallId, ChannelId, Completion, DialId, Machine, Reply};
@@ -108,6 +108,20 @@ impl<T> Requests<T> {
     fn next_call_id(&mut self) -> CallId {
         self.next_call += 1;
         CallId(self.next_call)
+    }
+
+    /// The gauges of [`Stats`]: what the machine holds now.
+    #[must_use]
+    pub fn gauges(&self) -> Stats {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let ready = self.routes.iter().filter(|route| route.channel.is_ready());
+        let budgets = self.ledger.budgets.iter().flatten();
+        Stats {
+            open_connections: count(ready.count()),
+            in_flight: count(self.routes.iter().map(|route| route.channel.in_flight()).sum()),
+            queued_bytes: count(budgets.map(|budget| budget.charged().1).sum()),
+            ..Stats::default()
+        }
     }
 
     // ---- routes ----

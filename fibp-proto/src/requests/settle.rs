@@ -45,6 +45,12 @@ impl Settle {
         Doing::on_message(op, &self.queue, &self.id)
     }
 
+    /// The ack of the same delivery.
+    #[must_use]
+    pub fn into_ack(self) -> Self {
+        Self { nack: None, ..self }
+    }
+
     /// The nack of the same delivery, and why.
     #[must_use]
     pub fn into_nack(self, why: impl Into<String>) -> Self {

@@ -40,12 +40,16 @@ impl TlsContext {
     /// roots or a crypto provider that this build lacks.
     pub fn new(tls: &Tls, dialect: Dialect) -> Result<Self, Error> {
         tls.validate()?;
+        if tls.has_files() {
+            return Err(unread());
+        }
         let mut config = match &tls.roots {
             Roots::Ready(ready) => ClientConfig::clone(ready),
             Roots::Pem(text) => {
                 let roots = pem::roots(text)?;
                 with_identity(builder()?.with_root_certificates(roots), tls)?
             }
+            Roots::File(_) => return Err(unread()),
             Roots::Platform => with_identity(platform(builder()?)?, tls)?,
             Roots::Webpki => with_identity(webpki(builder()?)?, tls)?,
         };
@@ -135,6 +139,13 @@ fn with_identity(builder: WantsIdentity, tls: &Tls) -> Result<ClientConfig, Erro
         rustls::Error::InconsistentKeys(_) => refuse("the client certificate is not for the client key", error),
         _ => refuse("the client certificate or its key cannot be used", error),
     })
+}
+
+fn unread() -> Error {
+    Error::new(
+        ErrorKind::Config,
+        "the configuration names files that were not read: call Config::load_files",
+    )
 }
 
 fn refuse(message: &str, error: rustls::Error) -> Error {

@@ -14,6 +14,8 @@ use crate::message::Secret;
 pub struct Tls {
     pub(super) roots: Roots,
     pub(super) identity: Option<Identity>,
+    /// The files of the identity, until they are read.
+    pub(super) identity_files: Option<(Arc<str>, Arc<str>)>,
     pub(super) server_name: Option<Arc<str>>,
 }
 
@@ -27,6 +29,8 @@ pub(super) enum Roots {
     Platform,
     Webpki,
     Pem(Arc<[u8]>),
+    /// Not read yet.
+    File(Arc<str>),
     #[cfg(feature = "tls")]
     Ready(Arc<rustls::ClientConfig>),
 }
@@ -36,6 +40,7 @@ impl Tls {
         Self {
             roots,
             identity: None,
+            identity_files: None,
             server_name: None,
         }
     }
@@ -58,6 +63,12 @@ impl Tls {
         Self::with_roots(Roots::Pem(pem.as_ref().into()))
     }
 
+    /// Trusts the CA certificates of a PEM file, and nothing else. It is read when a client connects.
+    #[must_use]
+    pub fn ca_file(path: impl Into<String>) -> Self {
+        Self::with_roots(Roots::File(path.into().into()))
+    }
+
     /// Uses a ready configuration. It is copied; only its ALPN names are replaced in the copy.
     #[cfg(feature = "tls")]
     #[must_use]
@@ -73,7 +84,52 @@ impl Tls {
             certificates: certificates.as_ref().into(),
             key: Arc::new(Secret::from_bytes(key.into())),
         });
+        self.identity_files = None;
         self
+    }
+
+    /// As [`identity_pem`](Self::identity_pem), from PEM files that are read when a client connects.
+    #[must_use]
+    pub fn identity_files(mut self, certificates: impl Into<String>, key: impl Into<String>) -> Self {
+        self.identity_files = Some((certificates.into().into(), key.into().into()));
+        self.identity = None;
+        self
+    }
+
+    pub(crate) fn with_ca_file(mut self, path: String) -> Self {
+        self.roots = Roots::File(path.into());
+        self
+    }
+
+    pub(crate) fn ca_path(&self) -> Option<&str> {
+        match &self.roots {
+            Roots::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cert_path(&self) -> Option<&str> {
+        self.identity_files.as_ref().map(|(certificates, _)| &**certificates)
+    }
+
+    pub(crate) fn key_path(&self) -> Option<&str> {
+        self.identity_files.as_ref().map(|(_, key)| &**key)
+    }
+
+    /// Whether files are still to be read.
+    pub(crate) fn has_files(&self) -> bool {
+        self.ca_path().is_some() || self.identity_files.is_some()
+    }
+
+    pub(crate) fn load_files(mut self, load: impl Fn(&str) -> Result<Vec<u8>, Error>) -> Result<Self, Error> {
+        if let Roots::File(path) = &self.roots {
+            self.roots = Roots::Pem(load(path)?.into());
+        }
+        if let Some((certificates, key)) = self.identity_files.take() {
+            let (certificates, key) = (load(&certificates)?, load(&key)?);
+            self = self.identity_pem(certificates, key);
+        }
+        Ok(self)
     }
 
     /// Expects the server's certificate to be for this DNS name or IP address, instead of the host that is
@@ -110,7 +166,7 @@ impl Tls {
             #[cfg(feature = "tls")]
             Roots::Pem(text) => drop(super::pem::roots(text)?),
             #[cfg(feature = "tls")]
-            Roots::Ready(_) if self.identity.is_some() => {
+            Roots::Ready(_) if self.identity.is_some() || self.identity_files.is_some() => {
                 return Err(refuse(
                     "identity_pem and a ready rustls configuration cannot be combined: put the identity into it",
                 ));
@@ -151,12 +207,16 @@ impl fmt::Debug for Tls {
             Roots::Platform => "platform",
             Roots::Webpki => "webpki",
             Roots::Pem(_) => "pem",
+            Roots::File(_) => "file",
             #[cfg(feature = "tls")]
             Roots::Ready(_) => "ready configuration",
         };
         f.debug_struct("Tls")
             .field("roots", &roots)
-            .field("identity", &self.identity.as_ref().map(|_| "redacted"))
+            .field(
+                "identity",
+                &(self.identity.is_some() || self.identity_files.is_some()).then_some("redacted"),
+            )
             .field("server_name", &self.server_name)
             .finish()
     }

@@ -5,18 +5,19 @@ use std::time::Duration;
 use super::admin::Admin;
 use super::consumer::{Consumer, ConsumerBuilder};
 use super::driver::drivers;
-use super::events::Events;
+use super::events::{Events, States};
 use super::producer::ProducerBuilder;
 use super::runtime::Runtime;
 use crate::client::clients::{Handle, Sources};
-use crate::client::watchers::Subscription;
+use crate::client::watchers::{StateWatch, Subscription};
 use crate::config::Config;
 use crate::error::{Error, SendError};
 use crate::event::{State, Stats};
 use crate::machine::CloseReport;
 use crate::message::{Message, MessageId};
+use crate::operation as op;
 use crate::operation::Operation;
-use crate::request::{AckItem, NackItem};
+use crate::request::NackItem;
 use crate::requests::Settle;
 use crate::shared::Shared;
 
@@ -67,15 +68,66 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future closes the connection.
     pub async fn connect_on(runtime: R, config: Config) -> Result<Self, Error> {
-        let shared = Shared::new(config)?;
-        let sources = Sources {
-            now: R::now,
-            seed: R::seed,
-        };
-        let (handle, wait) = Handle::open(shared, sources, drivers(runtime));
+        let shared = Shared::new(config.load_files(R::read_file)?)?;
+        let (handle, wait) = Handle::open(shared, sources::<R>(), drivers(runtime));
         let client = Self { handle, timeout: None };
         wait.opened().await?;
         Ok(client)
+    }
+
+    /// Begins to connect, and returns at once. The state and the events are there from the start; calls wait for the
+    /// connection, until their timeout. The first attempt is repeated as [`Config::reconnect`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), as for [`connect`](Self::connect).
+    pub fn connect_lazy<C>(config: C) -> Result<Self, Error>
+    where
+        C: TryInto<Config>,
+        C::Error: Into<Error>,
+    {
+        let config = config.try_into().map_err(Into::into)?;
+        let runtime = R::current()?;
+        let shared = Shared::new(config.load_files(R::read_file)?)?;
+        let handle = Handle::open_lazily(shared, sources::<R>(), drivers(runtime));
+        Ok(Self { handle, timeout: None })
+    }
+
+    /// What [`from_env`](Self::from_env) connects with, to be changed before it is passed to [`connect`](Self::connect).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), as for [`Config::from_vars`].
+    pub fn config_from_env() -> Result<Config, Error> {
+        Config::from_vars(R::var, R::read_file)
+    }
+
+    /// Waits until the server answers, for `deadline` at most.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if it does not; otherwise why there is no connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future is harmless.
+    pub async fn ready(&self, deadline: Duration) -> Result<(), Error> {
+        self.with_timeout(deadline).call(op::Heartbeat {}).await
+    }
+
+    /// Sends a heartbeat, and says how long its answer took. Where there is no connection, that includes the wait for one.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future is harmless.
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let sent = R::now();
+        self.call(op::Heartbeat {}).await?;
+        Ok(R::now().saturating_duration_since(sent))
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
@@ -89,7 +141,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future closes the connection.
     pub async fn from_env() -> Result<Self, Error> {
-        Self::connect(Config::from_vars(R::var, R::read_file)?).await
+        Self::connect(Self::config_from_env()?).await
     }
 
     /// Enqueues one message and waits for the broker's confirmation. Messages of concurrent calls share frames.
@@ -169,7 +221,9 @@ impl<R: Runtime> Client<R> {
         self.settle(Settle::nack(queue, id, why)).await
     }
 
-    /// Acks many messages, of any mix of queues; results in input order.
+    /// Acks many messages, of any mix of queues; results in input order. Give it references to deliveries where there are
+    /// any: with them the client knows the leases, as in [`Delivery::ack`](super::Delivery::ack). An
+    /// [`AckItem`](crate::request::AckItem) names a message only.
     ///
     /// # Cancel safety
     ///
@@ -178,14 +232,15 @@ impl<R: Runtime> Client<R> {
     /// ```
     /// # use fibp_proto::client::{Client, Delivery, Runtime};
     /// # async fn example<R: Runtime>(client: &Client<R>, deliveries: Vec<Delivery<R>>) -> Result<(), Box<dyn std::error::Error>> {
-    /// for result in client.ack_many(deliveries.iter().map(Into::into)).await {
+    /// for result in client.ack_many(&deliveries).await {
     ///     result?;
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn ack_many(&self, acks: impl IntoIterator<Item = AckItem>) -> Vec<Result<(), Error>> {
-        self.settle_many(acks.into_iter().map(Settle::from).collect()).await
+    pub async fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> Vec<Result<(), Error>> {
+        self.settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
+            .await
     }
 
     /// Nacks many messages, of any mix of queues; results in input order.
@@ -276,7 +331,14 @@ impl<R: Runtime> Client<R> {
         Events(Subscription::new(&clients.shared, &clients.watchers))
     }
 
-    /// The client's counters.
+    /// The state of the main connection now, then each change. Does not keep the client alive.
+    #[must_use]
+    pub fn watch_state(&self) -> States {
+        let clients = self.handle.clients();
+        States(StateWatch::new(&clients.shared, &clients.watchers))
+    }
+
+    /// The client's counters, and gauges of what it holds now.
     ///
     /// ```
     /// # use fibp_proto::client::{Client, Runtime};
@@ -288,7 +350,7 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.clients().shared.stats()
+        self.handle.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers, and
@@ -324,6 +386,13 @@ impl<R: Runtime> Client<R> {
 
     async fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
         self.handle.main().settle_many(R::now(), settles, self.timeout).await
+    }
+}
+
+fn sources<R: Runtime>() -> Sources {
+    Sources {
+        now: R::now,
+        seed: R::seed,
     }
 }
 

@@ -12,6 +12,7 @@ use super::delivery::Delivery;
 use super::runtime::Runtime;
 use crate::client::deliveries::Deliveries;
 use crate::config::ConsumerSettings;
+use crate::consumer::Lease;
 use crate::error::Error;
 use crate::message::QueueName;
 
@@ -100,6 +101,29 @@ impl<R: Runtime> Consumer<R> {
         poll_fn(|cx| self.poll_delivery(cx)).await
     }
 
+    /// The deliveries that are there, `max` at most; waits until there is one at least. `None` after the consumer has ended.
+    ///
+    /// # Errors
+    ///
+    /// What ended the consumer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next_many(&mut self, max: usize) -> Option<Result<Vec<Delivery<R>>, Error>> {
+        let Self { client, deliveries } = self;
+        let leases = poll_fn(|cx| deliveries.poll_many(R::now, max, cx)).await?;
+        Some(leases.map(|leases| leases.into_iter().map(|lease| delivery(client, lease)).collect()))
+    }
+
+    /// The deliveries that are there, `max` at most, without waiting: perhaps none.
+    pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery<R>> {
+        let Self { client, deliveries } = self;
+        let mut leases = Vec::new();
+        deliveries.take_many(R::now, max, &mut leases);
+        leases.into_iter().map(|lease| delivery(client, lease)).collect()
+    }
+
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
     ///
     /// # Cancel safety
@@ -122,10 +146,14 @@ impl<R: Runtime> Consumer<R> {
 
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<R>, Error>>> {
         let Self { client, deliveries } = self;
-        deliveries.poll(R::now, cx).map_ok(|lease| Delivery {
-            lease,
-            client: client.clone(),
-        })
+        deliveries.poll(R::now, cx).map_ok(|lease| delivery(client, lease))
+    }
+}
+
+fn delivery<R: Runtime>(client: &Client<R>, lease: Lease) -> Delivery<R> {
+    Delivery {
+        lease,
+        client: client.clone(),
     }
 }
 

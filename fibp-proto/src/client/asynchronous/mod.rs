@@ -14,6 +14,6 @@ pub use admin::Admin;
 pub use client::Client;
 pub use consumer::{Consumer, ConsumerBuilder};
 pub use delivery::{AckReceipt, Acker, Delivery};
-pub use events::Events;
+pub use events::{Events, States};
 pub use producer::{Producer, ProducerBuilder, Receipt};
 pub use runtime::{Runtime, SocketOptions};
