@@ -51,22 +51,19 @@ impl Broker {
                 None => Response::Error(missing(&queue)),
             },
             Request::ListQueues => {
-                let queues = self.queues.iter().map(|(name, queue)| QueueInfo {
-                    name: name.to_string(),
-                    depth: queue.messages.len() as u64,
-                    ..QueueInfo::default()
+                let queues = self.queues.iter().map(|(name, queue)| {
+                    QueueInfo::default()
+                        .name(name.to_string())
+                        .depth(queue.messages.len() as u64)
                 });
-                Response::ListQueues(QueueList {
-                    queues: queues.collect(),
-                    cluster_node_count: 0,
-                })
+                Response::ListQueues(QueueList::default().queues(queues.collect()).cluster_node_count(0))
             }
             Request::QueueStats { queue } => match self.queues.get(&queue) {
-                Some(found) => Response::QueueStats(QueueStats {
-                    depth: found.messages.len() as u64,
-                    in_flight: (found.messages.len() - found.ready.len()) as u64,
-                    ..QueueStats::default()
-                }),
+                Some(found) => Response::QueueStats(
+                    QueueStats::default()
+                        .depth(found.messages.len() as u64)
+                        .in_flight((found.messages.len() - found.ready.len()) as u64),
+                ),
                 None => Response::Error(missing(&queue)),
             },
             Request::Enqueue(messages) => {

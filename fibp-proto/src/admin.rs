@@ -79,6 +79,7 @@ impl From<&str> for QueueSpec {
 
 /// What a queue holds and who consumes it.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct QueueStats {
     /// Messages stored: pending plus leased.
     pub depth: u64,
@@ -102,6 +103,7 @@ pub struct QueueStats {
 
 /// Figures of one fairness key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyStats {
     /// The fairness key.
     pub key: String,
@@ -115,6 +117,7 @@ pub struct KeyStats {
 
 /// Figures of one throttle.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ThrottleStats {
     /// The throttle key.
     pub key: String,
@@ -128,6 +131,7 @@ pub struct ThrottleStats {
 
 /// One queue of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueInfo {
     /// The queue's name.
     pub name: String,
@@ -143,6 +147,7 @@ pub struct QueueInfo {
 
 /// All queues of a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueList {
     /// The queues.
     pub queues: Vec<QueueInfo>,
@@ -212,6 +217,7 @@ impl CreatedApiKey {
 
 /// One API key of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ApiKeyInfo {
     /// The id by which it is administered.
     pub key_id: String,
@@ -290,6 +296,7 @@ impl Permission {
 
 /// The access control list of an API key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Acl {
     /// The key's id.
     pub key_id: String,
@@ -297,4 +304,69 @@ pub struct Acl {
     pub permissions: Vec<Permission>,
     /// Whether it bypasses them.
     pub superadmin: bool,
+}
+
+/// Setters of records that grow with the protocol, so that servers and tests can build them: from `default()`.
+macro_rules! setters {
+    ($($record:ident { $($field:ident: $of:ty),* $(,)? })*) => {$(
+        impl $record {
+            $(
+                #[doc = concat!("Sets `", stringify!($field), "`.")]
+                #[must_use]
+                pub fn $field(mut self, $field: $of) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )*
+        }
+    )*};
+}
+
+setters! {
+    QueueStats {
+        depth: u64,
+        in_flight: u64,
+        active_fairness_keys: u64,
+        active_consumers: u32,
+        quantum: u32,
+        leader_node_id: u64,
+        replication_count: u32,
+        per_key: Vec<KeyStats>,
+        per_throttle: Vec<ThrottleStats>,
+    }
+    KeyStats {
+        key: String,
+        pending: u64,
+        deficit: i64,
+        weight: u32,
+    }
+    ThrottleStats {
+        key: String,
+        tokens: f64,
+        rate_per_second: f64,
+        burst: f64,
+    }
+    QueueInfo {
+        name: String,
+        depth: u64,
+        in_flight: u64,
+        active_consumers: u32,
+        leader_node_id: u64,
+    }
+    QueueList {
+        queues: Vec<QueueInfo>,
+        cluster_node_count: u32,
+    }
+    ApiKeyInfo {
+        key_id: String,
+        name: String,
+        created_at_ms: u64,
+        expires_at_ms: u64,
+        superadmin: bool,
+    }
+    Acl {
+        key_id: String,
+        permissions: Vec<Permission>,
+        superadmin: bool,
+    }
 }

@@ -8,10 +8,7 @@ use fibp_proto::frame::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits {
-    send: 100_000,
-    receive: 100_000,
-};
+const LIMITS: Limits = Limits::new(100_000, 100_000);
 
 /// How a stream reaches the decoder.
 #[derive(Debug, Clone)]
@@ -199,10 +196,7 @@ fn an_oversized_frame_is_passed_over_without_being_stored() {
 
 #[test]
 fn a_declared_length_reserves_little() {
-    let limits = Limits {
-        send: u32::MAX,
-        receive: u32::MAX,
-    };
+    let limits = Limits::new(u32::MAX, u32::MAX);
     let mut decoder = Decoder::new(Layout::FlagsFirst, limits);
     decoder.feed(&[0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 0]);
     for received in [0, 1_000, 100_000, 1_000_000] {

@@ -263,13 +263,7 @@ fn answers() -> Vec<(Op, u8, String, Response)> {
             Op::ListApiKeys,
             0xE8,
             "00 00 01 00 02 'k1' 00 03 'svc' 00 00 00 00 00 00 00 05 00 00 00 00 00 00 00 06 01".into(),
-            Response::ListApiKeys(vec![ApiKeyInfo {
-                key_id: "k1".into(),
-                name: "svc".into(),
-                created_at_ms: 5,
-                expires_at_ms: 6,
-                superadmin: true,
-            }]),
+            Response::ListApiKeys(vec![ApiKeyInfo::default().key_id("k1".into()).name("svc".into()).created_at_ms(5).expires_at_ms(6).superadmin(true)]),
         ),
         (Op::SetAcl, 0xE6, "00".into(), Response::SetAcl),
         (
@@ -288,11 +282,7 @@ fn answers() -> Vec<(Op, u8, String, Response)> {
             Op::GetAcl,
             0xE4,
             "00 00 02 'k1' 01 00 01 00 05 'admin' 00 01 '*'".into(),
-            Response::GetAcl(Acl {
-                key_id: "k1".into(),
-                permissions: vec![Permission::new(PermissionKind::Admin, "*")],
-                superadmin: true,
-            }),
+            Response::GetAcl(Acl::default().key_id("k1".into()).permissions(vec![Permission::new(PermissionKind::Admin, "*")]).superadmin(true)),
         ),
         (
             Op::GetAcl,
@@ -330,27 +320,30 @@ fn figures() -> Vec<(Op, u8, String, Response)> {
              00 01 00 07 'default' 00 00 00 00 00 00 00 02 ff ff ff ff ff ff ff fe 00 00 00 01
              00 01 00 03 'api' 40 34 00 00 00 00 00 00 40 24 00 00 00 00 00 00 3f e0 00 00 00 00 00 00"
                 .into(),
-            Response::QueueStats(QueueStats {
-                depth: 3,
-                in_flight: 1,
-                active_fairness_keys: 2,
-                active_consumers: 4,
-                quantum: 1000,
-                leader_node_id: 5,
-                replication_count: 6,
-                per_key: vec![KeyStats {
-                    key: "default".into(),
-                    pending: 2,
-                    deficit: -2,
-                    weight: 1,
-                }],
-                per_throttle: vec![ThrottleStats {
-                    key: "api".into(),
-                    tokens: 20.0,
-                    rate_per_second: 10.0,
-                    burst: 0.5,
-                }],
-            }),
+            Response::QueueStats(
+                QueueStats::default()
+                    .depth(3)
+                    .in_flight(1)
+                    .active_fairness_keys(2)
+                    .active_consumers(4)
+                    .quantum(1000)
+                    .leader_node_id(5)
+                    .replication_count(6)
+                    .per_key(vec![
+                        KeyStats::default()
+                            .key("default".into())
+                            .pending(2)
+                            .deficit(-2)
+                            .weight(1),
+                    ])
+                    .per_throttle(vec![
+                        ThrottleStats::default()
+                            .key("api".into())
+                            .tokens(20.0)
+                            .rate_per_second(10.0)
+                            .burst(0.5),
+                    ]),
+            ),
         ),
         (
             Op::QueueStats,
@@ -364,16 +357,18 @@ fn figures() -> Vec<(Op, u8, String, Response)> {
             "00  00 00 00 03  00 01  00 06 'orders' 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 01 00 00 00 04
              00 00 00 00 00 00 00 05"
                 .into(),
-            Response::ListQueues(QueueList {
-                queues: vec![QueueInfo {
-                    name: "orders".into(),
-                    depth: 2,
-                    in_flight: 1,
-                    active_consumers: 4,
-                    leader_node_id: 5,
-                }],
-                cluster_node_count: 3,
-            }),
+            Response::ListQueues(
+                QueueList::default()
+                    .queues(vec![
+                        QueueInfo::default()
+                            .name("orders".into())
+                            .depth(2)
+                            .in_flight(1)
+                            .active_consumers(4)
+                            .leader_node_id(5),
+                    ])
+                    .cluster_node_count(3),
+            ),
         ),
     ]
 }
@@ -584,7 +579,7 @@ fn what_the_wire_cannot_carry_is_refused_before_it_is_written() {
         Err(EncodeError::Unsupported(_))
     ));
     // A limit that no frame fits in.
-    let limits = Limits { send: 6, receive: 6 };
+    let limits = Limits::new(6, 6);
     assert_eq!(
         Request::Enqueue(Vec::new()).encode(Dialect::Framed, 1, limits),
         Err(EncodeError::FrameTooLarge { len: 10, limit: 6 })
@@ -595,7 +590,7 @@ fn what_the_wire_cannot_carry_is_refused_before_it_is_written() {
 #[test]
 fn a_large_body_goes_on_in_further_frames() {
     let request = Request::Enqueue(vec![Message::new("q", vec![5; 100])]);
-    let limits = Limits { send: 56, receive: 56 };
+    let limits = Limits::new(56, 56);
     let bytes = request.encode(Dialect::Framed, 9, limits).expect("split");
     let mut decoder = Decoder::new(Layout::OpcodeFirst, limits);
     decoder.feed(&bytes);

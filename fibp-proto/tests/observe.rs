@@ -406,10 +406,7 @@ fn a_server_that_probes_as_p3_is_certain() {
 
 #[test]
 fn continued_frames_are_told_part_by_part_and_whole() {
-    let limits = Limits {
-        send: 100,
-        receive: 1000,
-    };
+    let limits = Limits::new(100, 1000);
     let enqueue = Request::Enqueue(vec![Message::new("orders", vec![7; 250])]);
     let parts = enqueue.encode(Dialect::Framed, 5, limits).expect("fits");
     assert_eq!(parts[5], CONTINUATION);

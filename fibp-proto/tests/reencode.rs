@@ -13,10 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 const QUEUE: &str = "orders";
-const LIMITS: Limits = Limits {
-    send: u32::MAX,
-    receive: u32::MAX,
-};
+const LIMITS: Limits = Limits::new(u32::MAX, u32::MAX);
 
 /// Whether the decoded value does not tell all of these bytes, by the stated exceptions.
 fn is_excused(dialect: Dialect, op: Op, of_request: bool, original: &Frame, again: &Frame) -> bool {

@@ -28,8 +28,8 @@ impl Progress {
             Ok(_) => self.confirmed += 1,
             Err(error) => {
                 match error.outcome() {
-                    Outcome::Unknown => self.unknown += 1,
                     Outcome::NotSent | Outcome::Rejected => self.failed += 1,
+                    _ => self.unknown += 1,
                 }
                 if self.failed + self.unknown == 1 {
                     eprintln!("\nthe first failure: {error}");

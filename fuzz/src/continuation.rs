@@ -54,7 +54,7 @@ type Split = (Header, Vec<u8>);
 fn split(dialect: Dialect, requests: &[(u8, AnyRequest)], turns: &[u8]) {
     let mut sequences: Vec<(Vec<u8>, Vec<Split>)> = Vec::new();
     for (number, (limit, AnyRequest(request))) in (1..).zip(requests.iter().take(4)) {
-        let limits = |send| Limits { send, receive: send };
+        let limits = |send| Limits::new(send, send);
         let Ok(whole) = request.encode(dialect, number, limits(u32::MAX)) else {
             continue;
         };

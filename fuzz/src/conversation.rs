@@ -53,10 +53,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let AnyDialect(dialect) = case.dialect;
-    let limits = Limits {
-        send: u32::MAX,
-        receive: u32::MAX,
-    };
+    let limits = Limits::new(u32::MAX, u32::MAX);
     let mut talk = Talk {
         dialect,
         server: ServerConnection::new(ServerConfig::new([dialect])),
@@ -81,7 +78,7 @@ pub fn run(data: &[u8]) {
                 };
                 let (send, receive) = (send, send);
                 let bytes = request
-                    .encode(dialect, id, Limits { send, receive })
+                    .encode(dialect, id, Limits::new(send, receive))
                     .expect("can be split");
                 talk.tell_server(&bytes);
                 if matches!(request, Request::Goodbye) {

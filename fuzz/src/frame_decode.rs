@@ -38,10 +38,7 @@ pub fn run(data: &[u8]) {
     let oversize = if input.flag() { Oversize::Skip } else { Oversize::Refuse };
     let portion = 1 + input.below(255);
     let stream = input.rest();
-    let limits = Limits {
-        send: limit,
-        receive: limit,
-    };
+    let limits = Limits::new(limit, limit);
     for dialect in DIALECTS {
         let mut decoder = Decoder::new(dialect.layout(), limits).oversize(oversize);
         let mut fed = 0;
@@ -80,10 +77,7 @@ pub fn run(data: &[u8]) {
 
 /// What one side can read the other can write, to the same bytes.
 fn decode(dialect: Dialect, frame: &Frame) {
-    let limits = Limits {
-        send: u32::MAX,
-        receive: u32::MAX,
-    };
+    let limits = Limits::new(u32::MAX, u32::MAX);
     let id = frame.header.id;
     if let Ok(request) = Request::decode(dialect, frame) {
         let bytes = request
@@ -120,10 +114,7 @@ fn decode(dialect: Dialect, frame: &Frame) {
 
 /// The frame that `bytes` are.
 pub(crate) fn only_frame(dialect: Dialect, bytes: &[u8]) -> Frame {
-    let limits = Limits {
-        send: u32::MAX,
-        receive: u32::MAX,
-    };
+    let limits = Limits::new(u32::MAX, u32::MAX);
     let mut decoder = Decoder::new(dialect.layout(), limits);
     decoder.feed(bytes);
     let Ok(Some(Item::Frame(frame))) = decoder.next_item() else {

@@ -50,10 +50,7 @@ pub fn run(data: &[u8]) {
         piece.write(layout, limit, &mut stream);
     }
     let expected = reference::cut(layout, limit, oversize, &stream);
-    let limits = Limits {
-        send: limit,
-        receive: limit,
-    };
+    let limits = Limits::new(limit, limit);
     let decoder = || Decoder::new(layout, limits).oversize(oversize);
     for portions in [&[][..], &[1], &case.portions] {
         assert_eq!(decode(decoder(), &stream, portions, case.read), expected, "{case:?}");

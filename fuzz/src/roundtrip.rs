@@ -41,7 +41,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn limits(send: u32) -> Limits {
-    Limits { send, receive: send }
+    Limits::new(send, send)
 }
 
 fn request(dialect: Dialect, id: u32, request: &Request) {

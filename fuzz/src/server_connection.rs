@@ -16,10 +16,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let revision = [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3][input.below(3)];
     let mut config = ServerConfig::new([Dialect::Preamble(revision), Dialect::Framed]);
-    config.limits = Limits {
-        send: LIMIT,
-        receive: LIMIT,
-    };
+    config.limits = Limits::new(LIMIT, LIMIT);
     config.max_reassembled = LIMIT as usize;
     let mut server = ServerConnection::new(config);
     let portion = 1 + input.below(255);

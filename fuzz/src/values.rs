@@ -193,16 +193,18 @@ pub(crate) fn response(input: &mut Input<'_>, op: Op) -> Response {
         Op::CreateQueue => Response::CreateQueue { queue_id: input.text() },
         Op::DeleteQueue => Response::DeleteQueue,
         Op::QueueStats => Response::QueueStats(queue_stats(input)),
-        Op::ListQueues => Response::ListQueues(QueueList {
-            queues: input.list(3, |input| QueueInfo {
-                name: input.text(),
-                depth: input.number(),
-                in_flight: input.number(),
-                active_consumers: input.word(),
-                leader_node_id: input.number(),
-            }),
-            cluster_node_count: input.word(),
-        }),
+        Op::ListQueues => Response::ListQueues(
+            QueueList::default()
+                .queues(input.list(3, |input| {
+                    QueueInfo::default()
+                        .name(input.text())
+                        .depth(input.number())
+                        .in_flight(input.number())
+                        .active_consumers(input.word())
+                        .leader_node_id(input.number())
+                }))
+                .cluster_node_count(input.word()),
+        ),
         Op::Redrive => Response::Redrive {
             redriven: input.number(),
         },
@@ -217,46 +219,49 @@ pub(crate) fn response(input: &mut Input<'_>, op: Op) -> Response {
             input.flag(),
         )),
         Op::RevokeApiKey => Response::RevokeApiKey,
-        Op::ListApiKeys => Response::ListApiKeys(input.list(3, |input| ApiKeyInfo {
-            key_id: input.text(),
-            name: input.text(),
-            created_at_ms: input.number(),
-            expires_at_ms: input.number(),
-            superadmin: input.flag(),
+        Op::ListApiKeys => Response::ListApiKeys(input.list(3, |input| {
+            ApiKeyInfo::default()
+                .key_id(input.text())
+                .name(input.text())
+                .created_at_ms(input.number())
+                .expires_at_ms(input.number())
+                .superadmin(input.flag())
         })),
         Op::SetAcl => Response::SetAcl,
-        Op::GetAcl => Response::GetAcl(Acl {
-            key_id: input.text(),
-            permissions: input.list(3, permission),
-            superadmin: input.flag(),
-        }),
+        Op::GetAcl => Response::GetAcl(
+            Acl::default()
+                .key_id(input.text())
+                .permissions(input.list(3, permission))
+                .superadmin(input.flag()),
+        ),
         // The others have no answer, or only a refusal.
         _ => Response::Error(refusal(input)),
     }
 }
 
 fn queue_stats(input: &mut Input<'_>) -> QueueStats {
-    QueueStats {
-        depth: input.number(),
-        in_flight: input.number(),
-        active_fairness_keys: input.number(),
-        active_consumers: input.word(),
-        quantum: input.word(),
-        leader_node_id: input.number(),
-        replication_count: input.word(),
-        per_key: input.list(2, |input| KeyStats {
-            key: input.text(),
-            pending: input.number(),
-            deficit: i64::from_be_bytes(input.number().to_be_bytes()),
-            weight: input.word(),
-        }),
-        per_throttle: input.list(2, |input| ThrottleStats {
-            key: input.text(),
-            tokens: float(input),
-            rate_per_second: float(input),
-            burst: float(input),
-        }),
-    }
+    QueueStats::default()
+        .depth(input.number())
+        .in_flight(input.number())
+        .active_fairness_keys(input.number())
+        .active_consumers(input.word())
+        .quantum(input.word())
+        .leader_node_id(input.number())
+        .replication_count(input.word())
+        .per_key(input.list(2, |input| {
+            KeyStats::default()
+                .key(input.text())
+                .pending(input.number())
+                .deficit(i64::from_be_bytes(input.number().to_be_bytes()))
+                .weight(input.word())
+        }))
+        .per_throttle(input.list(2, |input| {
+            ThrottleStats::default()
+                .key(input.text())
+                .tokens(float(input))
+                .rate_per_second(float(input))
+                .burst(float(input))
+        }))
 }
 
 /// A delivery of `queue`.

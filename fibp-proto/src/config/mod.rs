@@ -247,7 +247,7 @@ impl Config {
     /// Bounds the length fields of frames, in bytes: 16 MiB to send and 32 MiB to receive by default.
     #[must_use]
     pub fn max_frame_size(self, send: u32, receive: u32) -> Self {
-        self.with(|settings| settings.frame_limits = Limits { send, receive })
+        self.with(|settings| settings.frame_limits = Limits::new(send, receive))
     }
 
     /// Sets when messages of several `enqueue` calls travel in one frame.

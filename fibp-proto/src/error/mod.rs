@@ -115,6 +115,7 @@ impl fmt::Display for ErrorKind {
 
 /// What is known of a failed request's effect on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The request never left this process in full: it had no effect.
     NotSent,

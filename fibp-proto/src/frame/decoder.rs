@@ -347,10 +347,7 @@ mod tests {
     #[test]
     fn ten_bytes_that_declare_the_largest_frame_are_waited_for() {
         for length in [u32::MAX, u32::MAX - 1, u32::MAX - 3, u32::MAX - 4] {
-            let limits = Limits {
-                send: u32::MAX,
-                receive: u32::MAX,
-            };
+            let limits = Limits::new(u32::MAX, u32::MAX);
             let mut decoder = Decoder::new(Layout::FlagsFirst, limits);
             decoder.feed(&[&length.to_be_bytes()[..], &[0, 1, 0, 0, 0, 1]].concat());
             assert_eq!(decoder.next_item(), Ok(None));

@@ -17,8 +17,10 @@ pub use buffer::{OutBuf, ReadBuffer, Transmit};
 pub use continuation::{CONTINUATION, Reassembler, ReassemblyError};
 pub(crate) use continuation::{MAX_REASSEMBLED, Splitter, max_body};
 pub use decoder::{Decoder, FrameError, Item, Oversize};
+#[cfg(feature = "protobuf")]
+pub(crate) use reader::Budget;
 pub use reader::DecodeError;
-pub(crate) use reader::{Budget, Reader};
+pub(crate) use reader::Reader;
 
 use core::fmt;
 
@@ -44,12 +46,21 @@ pub enum Layout {
 
 /// The largest length fields, in bytes, that may be sent and received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Limits {
     /// The largest length field to send.
     pub send: u32,
     /// The largest length field to accept. A server answers with frames larger than it accepts, so keep it
     /// above `send`.
     pub receive: u32,
+}
+
+impl Limits {
+    /// Length fields of at most `send` and `receive` bytes.
+    #[must_use]
+    pub const fn new(send: u32, receive: u32) -> Self {
+        Self { send, receive }
+    }
 }
 
 impl Default for Limits {

@@ -297,10 +297,7 @@ impl Conversation {
             (None, false) => return false,
         };
         let at = self.server.stream.offset();
-        let limits = Limits {
-            send: self.config.max_frame,
-            receive: self.config.max_frame,
-        };
+        let limits = Limits::new(self.config.max_frame, self.config.max_frame);
         match recognise_server(offered, self.server.stream.pending(), limits) {
             Ok((Greeting::Incomplete, _)) => return false,
             Ok((greeting, len)) => {

@@ -38,10 +38,7 @@ impl ServerConfig {
     pub fn new(dialects: impl Into<Vec<Dialect>>) -> Self {
         Self {
             dialects: dialects.into(),
-            limits: Limits {
-                send: DEFAULT_MAX_LENGTH,
-                receive: DEFAULT_MAX_LENGTH,
-            },
+            limits: Limits::new(DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH),
             node_id: 0,
             max_reassembled: 256 * 1024 * 1024,
         }

@@ -210,62 +210,66 @@ fn refusal(dialect: Dialect) -> BoxedStrategy<ServerError> {
 }
 
 fn stats() -> impl Strategy<Value = QueueStats> {
-    let key = (text(), any::<u64>(), any::<i64>(), any::<u32>()).prop_map(|(key, pending, deficit, weight)| KeyStats {
-        key,
-        pending,
-        deficit,
-        weight,
+    let key = (text(), any::<u64>(), any::<i64>(), any::<u32>()).prop_map(|(key, pending, deficit, weight)| {
+        KeyStats::default()
+            .key(key)
+            .pending(pending)
+            .deficit(deficit)
+            .weight(weight)
     });
     let number = || -1e9..1e9_f64;
-    let throttle =
-        (text(), number(), number(), number()).prop_map(|(key, tokens, rate_per_second, burst)| ThrottleStats {
-            key,
-            tokens,
-            rate_per_second,
-            burst,
-        });
+    let throttle = (text(), number(), number(), number()).prop_map(|(key, tokens, rate_per_second, burst)| {
+        ThrottleStats::default()
+            .key(key)
+            .tokens(tokens)
+            .rate_per_second(rate_per_second)
+            .burst(burst)
+    });
     (
         any::<[u64; 4]>(),
         any::<[u32; 3]>(),
         vec(key, 0..4),
         vec(throttle, 0..4),
     )
-        .prop_map(|(large, small, per_key, per_throttle)| QueueStats {
-            depth: large[0],
-            in_flight: large[1],
-            active_fairness_keys: large[2],
-            active_consumers: small[0],
-            quantum: small[1],
-            leader_node_id: large[3],
-            replication_count: small[2],
-            per_key,
-            per_throttle,
+        .prop_map(|(large, small, per_key, per_throttle)| {
+            QueueStats::default()
+                .depth(large[0])
+                .in_flight(large[1])
+                .active_fairness_keys(large[2])
+                .active_consumers(small[0])
+                .quantum(small[1])
+                .leader_node_id(large[3])
+                .replication_count(small[2])
+                .per_key(per_key)
+                .per_throttle(per_throttle)
         })
 }
 
 fn queue_list() -> impl Strategy<Value = QueueList> {
-    let queue = (text(), any::<[u64; 3]>(), any::<u32>()).prop_map(|(name, figures, active_consumers)| QueueInfo {
-        name,
-        depth: figures[0],
-        in_flight: figures[1],
-        active_consumers,
-        leader_node_id: figures[2],
+    let queue = (text(), any::<[u64; 3]>(), any::<u32>()).prop_map(|(name, figures, active_consumers)| {
+        QueueInfo::default()
+            .name(name)
+            .depth(figures[0])
+            .in_flight(figures[1])
+            .active_consumers(active_consumers)
+            .leader_node_id(figures[2])
     });
-    (vec(queue, 0..5), any::<u32>()).prop_map(|(queues, cluster_node_count)| QueueList {
-        queues,
-        cluster_node_count,
+    (vec(queue, 0..5), any::<u32>()).prop_map(|(queues, cluster_node_count)| {
+        QueueList::default()
+            .queues(queues)
+            .cluster_node_count(cluster_node_count)
     })
 }
 
 fn api_keys() -> impl Strategy<Value = Vec<ApiKeyInfo>> {
-    let key =
-        (text(), text(), any::<[u64; 2]>(), any::<bool>()).prop_map(|(key_id, name, times, superadmin)| ApiKeyInfo {
-            key_id,
-            name,
-            created_at_ms: times[0],
-            expires_at_ms: times[1],
-            superadmin,
-        });
+    let key = (text(), text(), any::<[u64; 2]>(), any::<bool>()).prop_map(|(key_id, name, times, superadmin)| {
+        ApiKeyInfo::default()
+            .key_id(key_id)
+            .name(name)
+            .created_at_ms(times[0])
+            .expires_at_ms(times[1])
+            .superadmin(superadmin)
+    });
     vec(key, 0..5)
 }
 
@@ -293,10 +297,11 @@ pub(crate) fn response(dialect: Dialect) -> BoxedStrategy<(Op, Response)> {
         empty.push(Response::Authenticated);
     }
     let entries = vec((text(), text()), 0..5);
-    let acl = (text(), permissions(), any::<bool>()).prop_map(|(key_id, permissions, superadmin)| Acl {
-        key_id,
-        permissions,
-        superadmin,
+    let acl = (text(), permissions(), any::<bool>()).prop_map(|(key_id, permissions, superadmin)| {
+        Acl::default()
+            .key_id(key_id)
+            .permissions(permissions)
+            .superadmin(superadmin)
     });
     let admin = prop_oneof![
         text().prop_map(|queue_id| Response::CreateQueue { queue_id }),

@@ -430,10 +430,7 @@ fn a_preamble_cluster_is_known_by_what_its_nodes_say() {
 type Asking = fn(&mut Sim) -> crate::harness::Token;
 
 pub(crate) fn cluster_of(nodes: u32) -> QueueList {
-    QueueList {
-        cluster_node_count: nodes,
-        ..QueueList::default()
-    }
+    QueueList::default().cluster_node_count(nodes)
 }
 
 #[test]

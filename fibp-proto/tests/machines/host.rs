@@ -82,10 +82,7 @@ pub(crate) fn obliging(request: &Request) -> Act {
             queue_id: spec.name.to_string(),
         },
         Request::DeleteQueue { .. } => Response::DeleteQueue,
-        Request::QueueStats { .. } => Response::QueueStats(QueueStats {
-            depth: 3,
-            ..QueueStats::default()
-        }),
+        Request::QueueStats { .. } => Response::QueueStats(QueueStats::default().depth(3)),
         Request::ListQueues => Response::ListQueues(QueueList::default()),
         // What the admin probe looks like to P2.
         Request::Redrive { dlq, .. } if dlq.is_empty() => Response::Error(ServerError::new(
@@ -100,10 +97,7 @@ pub(crate) fn obliging(request: &Request) -> Act {
         Request::RevokeApiKey { .. } => Response::RevokeApiKey,
         Request::ListApiKeys => Response::ListApiKeys(Vec::new()),
         Request::SetAcl { .. } => Response::SetAcl,
-        Request::GetAcl { key_id } => Response::GetAcl(Acl {
-            key_id: key_id.clone(),
-            ..Acl::default()
-        }),
+        Request::GetAcl { key_id } => Response::GetAcl(Acl::default().key_id(key_id.clone())),
         _ => return Act::Silence,
     })
 }

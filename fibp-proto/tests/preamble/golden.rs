@@ -378,52 +378,43 @@ fn empty_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
 
 /// The statistics of the specification's example.
 fn example_stats() -> QueueStats {
-    QueueStats {
-        depth: 3,
-        in_flight: 1,
-        active_fairness_keys: 1,
-        active_consumers: 1,
-        quantum: 1000,
-        per_key: vec![KeyStats {
-            key: "default".into(),
-            pending: 2,
-            deficit: 998,
-            weight: 1,
-        }],
-        ..QueueStats::default()
-    }
+    QueueStats::default()
+        .depth(3)
+        .in_flight(1)
+        .active_fairness_keys(1)
+        .active_consumers(1)
+        .quantum(1000)
+        .per_key(vec![
+            KeyStats::default()
+                .key("default".into())
+                .pending(2)
+                .deficit(998)
+                .weight(1),
+        ])
 }
 
 /// Statistics in which nothing is zero.
 fn full_stats() -> QueueStats {
-    QueueStats {
-        leader_node_id: 5,
-        replication_count: 6,
-        per_key: vec![KeyStats {
-            key: "k".into(),
-            pending: 2,
-            deficit: -2,
-            weight: 7,
-        }],
-        per_throttle: vec![ThrottleStats {
-            key: "api".into(),
-            tokens: 20.0,
-            rate_per_second: 10.0,
-            burst: 0.5,
-        }],
-        ..example_stats()
-    }
+    example_stats()
+        .leader_node_id(5)
+        .replication_count(6)
+        .per_key(vec![
+            KeyStats::default().key("k".into()).pending(2).deficit(-2).weight(7),
+        ])
+        .per_throttle(vec![
+            ThrottleStats::default()
+                .key("api".into())
+                .tokens(20.0)
+                .rate_per_second(10.0)
+                .burst(0.5),
+        ])
 }
 
 fn queue_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
     let created = || Response::CreateQueue {
         queue_id: "orders".into(),
     };
-    let queue = |name: &str, depth| QueueInfo {
-        name: name.into(),
-        depth,
-        ..QueueInfo::default()
-    };
+    let queue = |name: &str, depth| QueueInfo::default().name(name.into()).depth(depth);
     let zeros = |n: usize| "00".repeat(n);
     vec![
         (
@@ -481,10 +472,11 @@ fn queue_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
             P1_P2,
             Op::ListQueues,
             "00 00 00 20 00 13 00 00 00 09 0a 0a 0a 06 'orders' 10 01 0a 0c 0a 0a 'orders.dlq'".into(),
-            Response::ListQueues(QueueList {
-                queues: vec![queue("orders", 1), queue("orders.dlq", 0)],
-                cluster_node_count: 0,
-            }),
+            Response::ListQueues(
+                QueueList::default()
+                    .queues(vec![queue("orders", 1), queue("orders.dlq", 0)])
+                    .cluster_node_count(0),
+            ),
         ),
         (
             P3,
@@ -499,10 +491,11 @@ fn queue_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
                 "00 00 00 30 00 13 00 00 00 09 00 01 00 06 'orders' 00 00 00 00 00 00 00 01 {}",
                 zeros(24)
             ),
-            Response::ListQueues(QueueList {
-                queues: vec![queue("orders", 1)],
-                cluster_node_count: 0,
-            }),
+            Response::ListQueues(
+                QueueList::default()
+                    .queues(vec![queue("orders", 1)])
+                    .cluster_node_count(0),
+            ),
         ),
         (
             P1,
@@ -525,20 +518,22 @@ fn other_answers() -> Vec<(&'static [Dialect], Op, String, Response)> {
     };
     let created = || Response::CreateApiKey(CreatedApiKey::new("k1", "token", true));
     let keys = || {
-        Response::ListApiKeys(vec![ApiKeyInfo {
-            key_id: "k1".into(),
-            name: "svc".into(),
-            created_at_ms: 258,
-            expires_at_ms: 3,
-            superadmin: true,
-        }])
+        Response::ListApiKeys(vec![
+            ApiKeyInfo::default()
+                .key_id("k1".into())
+                .name("svc".into())
+                .created_at_ms(258)
+                .expires_at_ms(3)
+                .superadmin(true),
+        ])
     };
     let acl = || {
-        Response::GetAcl(Acl {
-            key_id: "k1".into(),
-            permissions: vec![Permission::new("admin", "*")],
-            superadmin: true,
-        })
+        Response::GetAcl(
+            Acl::default()
+                .key_id("k1".into())
+                .permissions(vec![Permission::new("admin", "*")])
+                .superadmin(true),
+        )
     };
     vec![
         (

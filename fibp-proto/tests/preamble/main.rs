@@ -314,7 +314,7 @@ fn what_just_fits_the_wire_is_carried() {
 fn the_frame_limit_is_the_length_field() {
     // An enqueue of one message costs 15 bytes, the queue's name and the payload: 1021 (docs/protocol/preamble.md 1.7).
     let enqueue = Request::Enqueue(vec![Message::new("orders", vec![7; 1000])]);
-    let send = |send| Limits { send, receive: 2000 };
+    let send = |send| Limits::new(send, 2000);
     for dialect in PREAMBLES {
         let wire = enqueue.encode(dialect, 1, send(1021)).expect("fits");
         assert_eq!(wire.len(), 4 + 1021);

@@ -45,13 +45,12 @@ impl KeyRing {
         let key_id = ids.random().to_string();
         let token = ids.token();
         let created = CreatedApiKey::new(key_id.clone(), token.as_str(), spec.superadmin);
-        let info = ApiKeyInfo {
-            key_id: key_id.clone(),
-            name: spec.name,
-            created_at_ms: wall_ms,
-            expires_at_ms: spec.expires_at_ms,
-            superadmin: spec.superadmin,
-        };
+        let info = ApiKeyInfo::default()
+            .key_id(key_id.clone())
+            .name(spec.name)
+            .created_at_ms(wall_ms)
+            .expires_at_ms(spec.expires_at_ms)
+            .superadmin(spec.superadmin);
         let stored = StoredKey {
             info,
             token: token.into(),
@@ -77,10 +76,11 @@ impl KeyRing {
     }
 
     pub(super) fn acl(&self, key_id: &str) -> Option<Acl> {
-        self.keys.get(key_id).map(|key| Acl {
-            key_id: key_id.to_owned(),
-            permissions: key.permissions.clone(),
-            superadmin: key.info.superadmin,
+        self.keys.get(key_id).map(|key| {
+            Acl::default()
+                .key_id(key_id.to_owned())
+                .permissions(key.permissions.clone())
+                .superadmin(key.info.superadmin)
         })
     }
 

@@ -205,17 +205,18 @@ impl BrokerMachine {
             .ok_or_else(|| Refusal::QueueNotFound(QueueName::clone(name)))?;
         let (depth, in_flight) = queue.counted();
         let per_key = queue.pending.key_stats();
-        Ok(Response::QueueStats(QueueStats {
-            depth,
-            in_flight,
-            active_fairness_keys: per_key.len() as u64,
-            active_consumers: self.scheduler.consumer_count(name),
-            quantum: self.settings.quantum,
-            leader_node_id: self.leader(name).unwrap_or(0),
-            replication_count: self.cluster_size(),
-            per_key,
-            per_throttle: self.config.throttles(),
-        }))
+        Ok(Response::QueueStats(
+            QueueStats::default()
+                .depth(depth)
+                .in_flight(in_flight)
+                .active_fairness_keys(per_key.len() as u64)
+                .active_consumers(self.scheduler.consumer_count(name))
+                .quantum(self.settings.quantum)
+                .leader_node_id(self.leader(name).unwrap_or(0))
+                .replication_count(self.cluster_size())
+                .per_key(per_key)
+                .per_throttle(self.config.throttles()),
+        ))
     }
 
     fn list(&self, connection: ConnectionId) -> Result<Response, Refusal> {
@@ -225,10 +226,11 @@ impl BrokerMachine {
         for queue in &mut queues {
             queue.leader_node_id = self.leader(&queue.name).unwrap_or(0);
         }
-        Ok(Response::ListQueues(QueueList {
-            queues,
-            cluster_node_count: self.cluster_size(),
-        }))
+        Ok(Response::ListQueues(
+            QueueList::default()
+                .queues(queues)
+                .cluster_node_count(self.cluster_size()),
+        ))
     }
 
     /// The number of nodes; 0 outside clusters.

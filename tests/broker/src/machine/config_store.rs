@@ -74,11 +74,12 @@ impl ConfigStore {
         self.values
             .range(THROTTLE.to_owned()..)
             .map_while(|(key, value)| key.strip_prefix(THROTTLE).zip(parse_throttle(value).ok()))
-            .map(|(name, (rate, burst))| ThrottleStats {
-                key: name.to_owned(),
-                tokens: burst,
-                rate_per_second: rate,
-                burst,
+            .map(|(name, (rate, burst))| {
+                ThrottleStats::default()
+                    .key(name.to_owned())
+                    .tokens(burst)
+                    .rate_per_second(rate)
+                    .burst(burst)
             })
             .collect()
     }

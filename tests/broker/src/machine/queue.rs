@@ -111,11 +111,12 @@ impl Pending {
     pub(super) fn key_stats(&self) -> Vec<KeyStats> {
         self.keys
             .iter()
-            .map(|(key, queue)| KeyStats {
-                key: key.as_ref().to_owned(),
-                pending: queue.messages.len() as u64,
-                deficit: queue.deficit,
-                weight: WEIGHT,
+            .map(|(key, queue)| {
+                KeyStats::default()
+                    .key(key.as_ref().to_owned())
+                    .pending(queue.messages.len() as u64)
+                    .deficit(queue.deficit)
+                    .weight(WEIGHT)
             })
             .collect()
     }

@@ -103,13 +103,12 @@ impl Scheduler {
             .iter()
             .map(|(name, queue)| {
                 let (depth, in_flight) = queue.counted();
-                QueueInfo {
-                    name: name.as_ref().to_owned(),
-                    depth,
-                    in_flight,
-                    active_consumers: self.consumer_count(name),
-                    leader_node_id: 0,
-                }
+                QueueInfo::default()
+                    .name(name.as_ref().to_owned())
+                    .depth(depth)
+                    .in_flight(in_flight)
+                    .active_consumers(self.consumer_count(name))
+                    .leader_node_id(0)
             })
             .collect()
     }

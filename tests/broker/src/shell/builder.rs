@@ -229,11 +229,8 @@ impl BrokerBuilder {
         }
         let mut server = ServerConfig::new(self.dialects);
         server.node_id = self.node_id;
-        server.limits = Limits {
-            // The machine bounds pushes, by the switch that real servers lack.
-            send: u32::MAX,
-            receive: self.max_frame_size,
-        };
+        // The machine bounds pushes, by the switch that real servers lack.
+        server.limits = Limits::new(u32::MAX, self.max_frame_size);
         let shared = Shared::new(clock, BrokerHost::new(machine, server));
         Broker::start(addrs, listeners, acceptor, shared)
     }

@@ -97,19 +97,17 @@ fn stats_count_what_is_there() {
     assert_eq!((stats.depth, stats.in_flight), (200, 128));
     assert_eq!((stats.active_fairness_keys, stats.active_consumers), (1, 1));
     assert_eq!(stats.quantum, 1000);
-    let key = KeyStats {
-        key: "default".into(),
-        pending: 72,
-        deficit: 1000 - 128,
-        weight: 1,
-    };
+    let key = KeyStats::default()
+        .key("default".into())
+        .pending(72)
+        .deficit(1000 - 128)
+        .weight(1);
     assert_eq!(stats.per_key, [key]);
-    let throttle = ThrottleStats {
-        key: "api".into(),
-        tokens: 20.0,
-        rate_per_second: 10.0,
-        burst: 20.0,
-    };
+    let throttle = ThrottleStats::default()
+        .key("api".into())
+        .tokens(20.0)
+        .rate_per_second(10.0)
+        .burst(20.0);
     assert_eq!(stats.per_throttle, [throttle]);
 }
 

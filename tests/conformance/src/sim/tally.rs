@@ -47,8 +47,8 @@ impl Tally {
     fn count(&mut self, error: Option<&Error>) {
         match error.map(Error::outcome) {
             None => self.flushed += 1,
-            Some(Outcome::Unknown) => self.unknown += 1,
             Some(Outcome::NotSent | Outcome::Rejected) => self.failed += 1,
+            Some(_) => self.unknown += 1,
         }
     }
 

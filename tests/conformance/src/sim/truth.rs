@@ -395,15 +395,15 @@ impl Truth {
     fn fail(&mut self, tag: Tag, message: &Message, error: &Error) -> Result<(), String> {
         self.failures += 1;
         match error.outcome() {
-            Outcome::Unknown => {
-                self.in_doubt.insert(tag);
-                self.same_message(tag, message)
-            }
             Outcome::NotSent | Outcome::Rejected => {
                 if self.executed.contains(&tag) {
                     return Err(format!("message {tag} was stored, but its caller is told: {error}"));
                 }
                 self.came_back(tag, message)
+            }
+            _ => {
+                self.in_doubt.insert(tag);
+                self.same_message(tag, message)
             }
         }
     }

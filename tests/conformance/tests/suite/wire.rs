@@ -105,10 +105,7 @@ cases! {
             conversation.write(&stray);
             for asked in asked.iter().rev() {
                 let Request::QueueStats { queue } = &asked.request else { unreachable!("expected above") };
-                let stats = fibp_proto::admin::QueueStats {
-                    depth: queue.len() as u64,
-                    ..Default::default()
-                };
+                let stats = fibp_proto::admin::QueueStats::default().depth(queue.len() as u64);
                 let answer = conversation.encode(asked, &Response::QueueStats(stats));
                 conversation.write(&answer);
                 conversation.write(&answer);
