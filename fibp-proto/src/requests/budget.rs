@@ -9,6 +9,7 @@ use crate::config::{OnFull, ProducerSettings, Settings};
 use crate::earliest_deadline::EarliestDeadline;
 use crate::error::Error;
 use crate::machine::{CallId, Completion, Reply};
+use crate::message::QueueName;
 
 /// The bounds of the client's own calls, or of one producer.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(super) enum Submission<T> {
     /// Room for a message that its caller keeps meanwhile.
     Room {
         room: Reserved,
+        /// The message's queue, for errors.
+        queue: QueueName,
         token: T,
     },
 }

@@ -100,7 +100,17 @@ impl<T> Requests<T> {
         let deadline = self.deadline(now, timeout);
         let cost = cost_of_message(message);
         let room = Reserved { id, cost, deadline };
-        self.submit(now, producer.0, id, deadline, Submission::Room { room, token });
+        self.submit(
+            now,
+            producer.0,
+            id,
+            deadline,
+            Submission::Room {
+                room,
+                queue: message.queue.clone(),
+                token,
+            },
+        );
         id
     }
 

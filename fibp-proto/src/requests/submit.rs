@@ -164,7 +164,7 @@ impl<T> Requests<T> {
                 self.admit_item(now, item);
                 self.ledger.complete(admitted, Reply::Admitted(Ok(())));
             }
-            Submission::Room { room, token } => {
+            Submission::Room { room, token, .. } => {
                 if let Some(budget) = self.ledger.budget(budget) {
                     budget.reserve(room);
                 }
@@ -252,7 +252,10 @@ impl<T> Requests<T> {
                 let Completion { token, reply } = many.fail(error);
                 self.ledger.complete(token, reply);
             }
-            Submission::Room { token, .. } => self.ledger.complete(token, Reply::Room(Err(error.clone()))),
+            Submission::Room { token, queue, .. } => {
+                let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &queue));
+                self.ledger.complete(token, Reply::Room(Err(error)));
+            }
             Submission::Send { item, admitted } => {
                 if let (Payload::Message(message), ReplyTo::One(receipt)) = (item.payload, item.ticket.reply_to) {
                     let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &message.queue));

@@ -144,9 +144,14 @@ fn waiting_for_room_ends_with_the_deadline_or_the_client() {
     sim.send(failing, "3");
     let (refused, _) = sim.reserve(failing, "refused");
     sim.settle();
-    assert_eq!(sim.room(refused).unwrap_err().kind(), ErrorKind::Overloaded);
+    let refused = sim.room(refused).unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.queue()),
+        (ErrorKind::Overloaded, Some("orders"))
+    );
     sim.advance_secs(10);
-    assert_eq!(sim.room(late).unwrap_err().kind(), ErrorKind::Timeout);
+    let late = sim.room(late).unwrap_err();
+    assert_eq!((late.kind(), late.queue()), (ErrorKind::Timeout, Some("orders")));
 
     let (given, room) = sim.reserve(producer, "4");
     sim.settle();
