@@ -4,11 +4,15 @@
 //! `FILA_CLIENT_CERT_FILE` and `FILA_CLIENT_KEY_FILE` are used as by every client. Nothing is changed on the server.
 
 use std::ffi::OsString;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use fila_client_blocking::{Client, Config, Dialect, Error, ErrorKind, Event, Outcome, Reconnect};
+use fibp_proto::frame::Transmit;
+use fibp_proto::observe::{Conversation, ObserverConfig, Side};
+use fibp_proto::{ClientConfig, ClientConnection, ClientEvent, Request};
+use fila_client_blocking::{AdminRevision, Client, Config, Dialect, Error, ErrorKind, Event, Outcome, Reconnect};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests whose round trips are measured.
@@ -65,10 +69,10 @@ fn examine(address: &str) -> Result<(), Unwell> {
         },
     );
     key(&client)?;
-    dialect(&client);
+    let url = if tls { urls.last() } else { urls.first() }.map_or("", String::as_str);
+    dialect(&client, &config(url)?);
     round_trips(&client)?;
-    let warnings = config(if tls { urls.last() } else { urls.first() }.map_or("", String::as_str))?.warnings();
-    for warning in warnings {
+    for warning in config(url)?.warnings() {
         say("warning", warning);
     }
     client.close(Duration::from_secs(1));
@@ -216,7 +220,7 @@ fn key(client: &Client) -> Result<(), Unwell> {
 }
 
 /// A consumer has a connection of its own, whose event says what is spoken there. It consumes a queue that no one has.
-fn dialect(client: &Client) {
+fn dialect(client: &Client, config: &Config) {
     let mut events = client.events();
     let queue = format!("doctor-{}", std::process::id());
     let consumer = client.consumer(&queue).open();
@@ -226,14 +230,56 @@ fn dialect(client: &Client) {
     });
     drop(consumer);
     match spoken {
-        // Its revision is found out for each connection, and only when an admin operation is asked for.
-        Some(Dialect::Preamble(_)) => say(
-            "dialect",
-            "preamble: a server of 26 or 27 March 2026 (P1, P2 and P3, which differ in admin operations only)",
-        ),
+        Some(Dialect::Preamble(_)) => {
+            let age = match revision(config) {
+                Some(AdminRevision::P1) => "P1, a server of 26 March 2026",
+                Some(AdminRevision::P2) => "P2, a server of later on 26 March 2026",
+                Some(AdminRevision::P3) => "P3, a server of 27 March 2026",
+                _ => "P1, P2 or P3 (26 and 27 March 2026), which differ in admin operations only",
+            };
+            say("dialect", &format!("preamble: {age}"));
+        }
         Some(Dialect::FramedF1) => say("dialect", "framed-f1: one of a few builds of early April 2026"),
         Some(dialect) => say("dialect", &format!("{dialect}: a current server")),
         None => say("dialect", "not found out: no second connection was possible"),
+    }
+}
+
+/// Clients find the admin revision out for each connection, when an admin operation is asked for. So does this one, by the
+/// same question, and an observer says what the answer means. Plaintext only.
+fn revision(config: &Config) -> Option<AdminRevision> {
+    let settings = config.settings();
+    let endpoint = settings.endpoints.first().filter(|_| settings.tls.is_none())?;
+    let mut socket = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).ok()?;
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut opening = ClientConfig::new(Dialect::Preamble(AdminRevision::P1));
+    opening.key = settings.credentials.key().ok()?;
+    let mut connection = ClientConnection::new(opening).ok()?;
+    let mut observer = Conversation::new(ObserverConfig::default());
+    let mut transmit = Transmit::new();
+    loop {
+        while connection.take_transmit(&mut transmit) {
+            while !transmit.is_empty() {
+                let written = socket.write(transmit.chunk()).ok().filter(|n| *n > 0)?;
+                observer.input(Side::Client, Duration::ZERO, transmit.chunk().get(..written)?);
+                connection.transmitted(&mut transmit, written);
+            }
+        }
+        let mut buffer = connection.take_read_buffer()?;
+        let read = socket.read(buffer.unfilled()).ok().filter(|n| *n > 0)?;
+        observer.input(Side::Server, Duration::ZERO, buffer.unfilled().get(..read)?);
+        buffer.advance(read);
+        connection.handle_input(Instant::now(), buffer);
+        while let Some(event) = connection.poll_event() {
+            match event {
+                ClientEvent::Opened => drop(connection.request(&Request::ProbeAdmin, None).ok()?),
+                ClientEvent::Answer { .. } => match observer.dialect() {
+                    Some((Dialect::Preamble(revision), true)) => return Some(revision),
+                    _ => return None,
+                },
+                _ => return None,
+            }
+        }
     }
 }
 
