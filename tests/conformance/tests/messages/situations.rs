@@ -332,9 +332,8 @@ pub(crate) async fn lifetimes(env: &Env, report: &mut Report) {
     report.add("Consume from an unknown queue, verified", &places, &error);
     let mut consumer = client.consumer("orders", settings).await.expect("a consumer");
     client.delete_queue("orders").await.expect("deleted");
-    let error = match consumer.next().await {
-        Some(Err(error)) => error,
-        _ => panic!("the queue is gone"),
+    let Some(Err(error)) = consumer.next().await else {
+        panic!("the queue is gone")
     };
     report.add("A queue is deleted while it is consumed, verified", &places, &error);
     assert!(consumer.next().await.is_none(), "an error is the end");
