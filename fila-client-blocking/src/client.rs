@@ -9,17 +9,17 @@ use fibp_proto::client::{Handle, StateWatch, Subscription};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::machine::CloseReport;
-use fibp_proto::operation::{self as op, Operation};
+use fibp_proto::operation as op;
 use fibp_proto::request::NackItem;
 use fibp_proto::requests::Settle;
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
-use crate::connect::Stream;
+use crate::caller::Caller;
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::{SOURCES, drivers};
 use crate::producer::ProducerBuilder;
-use crate::wait::{Notifier, wait};
+use crate::wait::Notifier;
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
 ///
@@ -30,11 +30,7 @@ use crate::wait::{Notifier, wait};
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
 #[derive(Debug, Clone)]
-pub struct Client {
-    pub(crate) handle: Handle<Stream>,
-    /// Instead of the configured request timeout.
-    pub(crate) timeout: Option<Duration>,
-}
+pub struct Client(Caller);
 
 impl Client {
     /// Connects, and waits until the broker is ready for requests.
@@ -52,8 +48,8 @@ impl Client {
     {
         let shared = shared(config.try_into().map_err(Into::into)?)?;
         let (handle, opened) = Handle::open(shared, SOURCES, drivers());
-        let client = Self { handle, timeout: None };
-        client.wait(opened.opened())?;
+        let client = Self(Caller { handle, timeout: None });
+        client.0.wait(opened.opened())?;
         Ok(client)
     }
 
@@ -90,7 +86,7 @@ impl Client {
     {
         let shared = shared(config.try_into().map_err(Into::into)?)?;
         let handle = Handle::open_lazily(shared, SOURCES, drivers());
-        Ok(Self { handle, timeout: None })
+        Ok(Self(Caller { handle, timeout: None }))
     }
 
     /// Waits until the server answers, for `deadline` at most.
@@ -99,7 +95,7 @@ impl Client {
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if it does not; otherwise why there is no connection.
     pub fn ready(&self, deadline: Duration) -> Result<(), Error> {
-        self.with_timeout(deadline).call(op::Heartbeat {})
+        self.with_timeout(deadline).0.call(op::Heartbeat {})
     }
 
     /// Sends a heartbeat, and says how long its answer took. Where there is no connection, that includes the wait for one.
@@ -109,7 +105,7 @@ impl Client {
     /// Why there is no answer.
     pub fn ping(&self) -> Result<Duration, Error> {
         let sent = Instant::now();
-        self.call(op::Heartbeat {})?;
+        self.0.call(op::Heartbeat {})?;
         Ok(sent.elapsed())
     }
 
@@ -132,8 +128,8 @@ impl Client {
     /// # }
     /// ```
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        let call = self.handle.main().enqueue(Instant::now(), message, self.timeout);
-        self.wait(call).map_err(|failed| *failed)
+        let call = self.0.handle.main().enqueue(Instant::now(), message, self.0.timeout);
+        self.0.wait(call).map_err(|failed| *failed)
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
@@ -149,7 +145,12 @@ impl Client {
     /// # }
     /// ```
     pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.wait(self.handle.main().enqueue_many(Instant::now(), messages, self.timeout))
+        self.0.wait(
+            self.0
+                .handle
+                .main()
+                .enqueue_many(Instant::now(), messages, self.0.timeout),
+        )
     }
 
     /// Acks a message by its id. [`Delivery::ack`](crate::Delivery::ack) is the usual way.
@@ -160,7 +161,7 @@ impl Client {
     /// [`ErrorKind::MessageNotFound`](crate::ErrorKind::MessageNotFound) if it isn't leased any more; otherwise
     /// why there is no confirmation.
     pub fn ack(&self, queue: &str, id: &MessageId) -> Result<(), Error> {
-        self.settle(Settle::ack(queue, id))
+        self.0.settle(Settle::ack(queue, id))
     }
 
     /// Nacks a message by its id: it is delivered again, its attempt count one higher, or goes to the
@@ -170,7 +171,7 @@ impl Client {
     ///
     /// As for [`ack`](Self::ack).
     pub fn nack(&self, queue: &str, id: &MessageId, why: &str) -> Result<(), Error> {
-        self.settle(Settle::nack(queue, id, why))
+        self.0.settle(Settle::nack(queue, id, why))
     }
 
     /// Acks many messages, of any mix of queues; results in input order. Give it references to deliveries where there are
@@ -187,12 +188,13 @@ impl Client {
     /// # }
     /// ```
     pub fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> Vec<Result<(), Error>> {
-        self.settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
+        self.0
+            .settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
     }
 
     /// Nacks many messages, of any mix of queues; results in input order.
     pub fn nack_many(&self, nacks: impl IntoIterator<Item = NackItem>) -> Vec<Result<(), Error>> {
-        self.settle_many(nacks.into_iter().map(Settle::from).collect())
+        self.0.settle_many(nacks.into_iter().map(Settle::from).collect())
     }
 
     /// The same client, whose calls have this timeout instead of the configured one; so have those of the
@@ -210,20 +212,20 @@ impl Client {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self {
+        Self(Caller {
             timeout: Some(timeout),
-            ..self.clone()
-        }
+            ..self.0.clone()
+        })
     }
 
     /// A producer, with options.
     pub fn producer(&self) -> ProducerBuilder {
-        ProducerBuilder::new(self.clone())
+        ProducerBuilder::new(self.0.clone())
     }
 
     /// A consumer, with options.
     pub fn consumer(&self, queue: &str) -> ConsumerBuilder {
-        ConsumerBuilder::new(self.clone(), queue)
+        ConsumerBuilder::new(self.0.clone(), queue)
     }
 
     /// Opens a consumer with the default options.
@@ -238,13 +240,13 @@ impl Client {
     /// Administration: queues, configuration, API keys.
     #[must_use]
     pub fn admin(&self) -> Admin {
-        Admin::new(self.clone())
+        Admin::new(self.0.clone())
     }
 
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.handle.clients().shared.state()
+        self.0.handle.clients().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
@@ -262,14 +264,14 @@ impl Client {
     /// ```
     #[must_use]
     pub fn events(&self) -> Events {
-        let clients = self.handle.clients();
+        let clients = self.0.handle.clients();
         Events(Subscription::new(&clients.shared, &clients.watchers))
     }
 
     /// The state of the main connection now, then each change. Does not keep the client alive.
     #[must_use]
     pub fn watch_state(&self) -> States {
-        let clients = self.handle.clients();
+        let clients = self.0.handle.clients();
         States(StateWatch::new(&clients.shared, &clients.watchers))
     }
 
@@ -285,7 +287,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.stats()
+        self.0.handle.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
@@ -301,25 +303,7 @@ impl Client {
     /// # }
     /// ```
     pub fn close(&self, deadline: Duration) -> CloseReport {
-        self.wait(self.handle.close(deadline))
-    }
-
-    pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
-        let main = self.handle.main();
-        let call = main.call(Instant::now(), operation.into_request(), self.timeout);
-        O::output(*self.wait(call)?)
-    }
-
-    pub(crate) fn settle(&self, settle: Settle) -> Result<(), Error> {
-        self.wait(self.handle.main().settle(Instant::now(), settle, self.timeout))
-    }
-
-    fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        self.wait(self.handle.main().settle_many(Instant::now(), settles, self.timeout))
-    }
-
-    pub(crate) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        wait(self.handle.clients(), self.handle.main(), answer)
+        self.0.wait(self.0.handle.close(deadline))
     }
 }
 

@@ -11,24 +11,24 @@ use fibp_proto::request::AckItem;
 use fibp_proto::requests::Settle;
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
-use crate::client::Client;
+use crate::caller::{Caller, Pending};
 use crate::connect::Stream;
-use crate::wait::{Pending, wait, wait_until};
+use crate::wait::{wait, wait_until};
 use fibp_proto::client::ConsumerCell;
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ConsumerBuilder {
-    client: Client,
+    caller: Caller,
     queue: QueueName,
     settings: ConsumerSettings,
 }
 
 impl ConsumerBuilder {
-    pub(crate) fn new(client: Client, queue: &str) -> Self {
+    pub(crate) fn new(caller: Caller, queue: &str) -> Self {
         Self {
-            client,
+            caller,
             queue: queue.into(),
             settings: ConsumerSettings::default(),
         }
@@ -44,18 +44,18 @@ impl ConsumerBuilder {
     /// [`ErrorKind::QueueNotFound`] where servers check), or why there is no connection within `connect_timeout`.
     pub fn open(self) -> Result<Consumer, Error> {
         let Self {
-            client,
+            caller,
             queue,
             settings,
         } = self;
         settings.validate()?;
-        let (cell, opened) = client.handle.clients().open_consumer(queue, settings);
+        let (cell, opened) = caller.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
-            client,
+            caller,
             deliveries: Deliveries::new(Arc::clone(&cell), settings.prefetch),
             cell,
         };
-        wait(consumer.client.handle.clients(), &consumer.cell, opened.opened())?;
+        wait(consumer.caller.handle.clients(), &consumer.cell, opened.opened())?;
         Ok(consumer)
     }
 }
@@ -67,7 +67,7 @@ impl ConsumerBuilder {
 /// holds come back to the queue when their leases expire.
 #[derive(Debug)]
 pub struct Consumer {
-    client: Client,
+    caller: Caller,
     cell: Arc<ConsumerCell<Stream>>,
     deliveries: Deliveries<Stream>,
 }
@@ -122,12 +122,12 @@ impl Consumer {
 
     /// The deliveries that were received, `max` at most, without waiting: perhaps none.
     pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery> {
-        let Self { client, deliveries, .. } = self;
+        let Self { caller, deliveries, .. } = self;
         let mut leases = Vec::new();
         deliveries.take_many(Instant::now, max, &mut leases);
         let delivery = |lease| Delivery {
             lease,
-            client: client.clone(),
+            caller: caller.clone(),
         };
         leases.into_iter().map(delivery).collect()
     }
@@ -145,27 +145,27 @@ impl Consumer {
     /// # }
     /// ```
     pub fn drain(&mut self) {
-        let clients = self.client.handle.clients();
+        let clients = self.caller.handle.clients();
         wait(clients, &self.cell, self.deliveries.drain(Instant::now()));
     }
 
     /// `None` at `until`; else what a stream would give.
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Option<Result<Delivery, Error>>> {
         let Self {
-            client,
+            caller,
             cell,
             deliveries,
         } = self;
         let next = match deliveries.take() {
             Some(lease) => Some(Ok(lease)),
-            None => wait_until(client.handle.clients(), cell, Input::Push, until, |cx| {
+            None => wait_until(caller.handle.clients(), cell, Input::Push, until, |cx| {
                 deliveries.poll(Instant::now, cx)
             })?,
         };
         Some(next.map(|lease| {
             lease.map(|lease| Delivery {
                 lease,
-                client: client.clone(),
+                caller: caller.clone(),
             })
         }))
     }
@@ -194,7 +194,7 @@ impl Drop for Consumer {
 #[must_use = "a delivery that is not settled comes back"]
 pub struct Delivery {
     lease: Lease,
-    client: Client,
+    caller: Caller,
 }
 
 #[expect(clippy::result_large_err, reason = "the error gives the delivery back")]
@@ -231,7 +231,7 @@ impl Delivery {
 
     fn settle(self, nack: Option<&str>) -> Result<(), AckError> {
         let settle = self.lease.settle(nack);
-        match self.client.settle(settle) {
+        match self.caller.settle(settle) {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
         }
@@ -249,13 +249,13 @@ impl Delivery {
     /// ```
     pub fn ack_queued(self) -> AckReceipt {
         let settle = self.lease.settle(None);
-        AckReceipt::new(self.client, settle)
+        AckReceipt::new(self.caller, settle)
     }
 
     /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
     pub fn nack_queued(self, why: &str) -> AckReceipt {
         let settle = self.lease.settle(Some(why));
-        AckReceipt::new(self.client, settle)
+        AckReceipt::new(self.caller, settle)
     }
 
     /// The message, and what settles it: for handing them to different threads.
@@ -270,12 +270,12 @@ impl Delivery {
     /// # }
     /// ```
     pub fn into_parts(self) -> (Received, Acker) {
-        let Self { lease, client } = self;
+        let Self { lease, caller } = self;
         let ack = lease.settle(None);
         let acker = Acker {
             ack,
             _guard: lease.guard,
-            client,
+            caller,
         };
         (lease.received, acker)
     }
@@ -300,7 +300,7 @@ impl From<&Delivery> for AckItem {
 pub struct Acker {
     ack: Settle,
     _guard: Option<LeaseGuard>,
-    client: Client,
+    caller: Caller,
 }
 
 #[expect(clippy::result_large_err, reason = "the error gives the acker back")]
@@ -327,13 +327,13 @@ impl Acker {
 
     /// As [`Delivery::ack_queued`].
     pub fn ack_queued(self) -> AckReceipt {
-        AckReceipt::new(self.client, self.ack)
+        AckReceipt::new(self.caller, self.ack)
     }
 
     /// As [`Delivery::nack_queued`].
     pub fn nack_queued(self, why: &str) -> AckReceipt {
         let settle = self.ack.into_nack(why);
-        AckReceipt::new(self.client, settle)
+        AckReceipt::new(self.caller, settle)
     }
 
     fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
@@ -342,7 +342,7 @@ impl Acker {
             Some(why) => ack.into_nack(why),
             None => ack,
         };
-        match self.client.settle(settle) {
+        match self.caller.settle(settle) {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
         }
@@ -358,10 +358,10 @@ pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 pub struct AckReceipt(Pending<answer::Settled>);
 
 impl AckReceipt {
-    fn new(client: Client, settle: Settle) -> Self {
-        let main = client.handle.main();
-        let call = main.settle_queued(Instant::now(), settle, client.timeout);
-        Self(Pending::new(client, call))
+    fn new(caller: Caller, settle: Settle) -> Self {
+        let main = caller.handle.main();
+        let call = main.settle_queued(Instant::now(), settle, caller.timeout);
+        Self(Pending::new(caller, call))
     }
 
     /// Waits until the server has answered.

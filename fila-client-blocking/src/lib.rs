@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
+mod caller;
 mod client;
 mod connect;
 mod consumer;

@@ -8,22 +8,21 @@ use fibp_proto::config::ProducerSettings;
 use fibp_proto::requests::ProducerId;
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
 
-use crate::client::Client;
+use crate::caller::{Caller, Pending};
 use crate::connect::Stream;
-use crate::wait::Pending;
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ProducerBuilder {
-    client: Client,
+    caller: Caller,
     settings: ProducerSettings,
 }
 
 impl ProducerBuilder {
-    pub(crate) fn new(client: Client) -> Self {
-        let settings = client.handle.clients().shared.config().settings().producer;
-        Self { client, settings }
+    pub(crate) fn new(caller: Caller) -> Self {
+        let settings = caller.handle.clients().shared.config().settings().producer;
+        Self { caller, settings }
     }
 
     fibp_proto::producer_options!();
@@ -34,10 +33,10 @@ impl ProducerBuilder {
     ///
     /// [`ErrorKind::Config`] for an option that cannot work.
     pub fn build(self) -> Result<Producer, Error> {
-        let Self { client, settings } = self;
+        let Self { caller, settings } = self;
         settings.validate()?;
-        let id = client.handle.main().with(|requests| requests.open_producer(settings));
-        Ok(Producer(Arc::new(Inner { client, id })))
+        let id = caller.handle.main().with(|requests| requests.open_producer(settings));
+        Ok(Producer(Arc::new(Inner { caller, id })))
     }
 }
 
@@ -49,7 +48,7 @@ pub struct Producer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    client: Client,
+    caller: Caller,
     id: ProducerId,
 }
 
@@ -76,10 +75,10 @@ impl Producer {
             Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
             done => return done,
         };
-        let Inner { client, id } = &*self.0;
-        let main = client.handle.main();
-        let room = main.reserve(Instant::now(), *id, &message, client.timeout);
-        match client.wait(room.room()) {
+        let Inner { caller, id } = &*self.0;
+        let main = caller.handle.main();
+        let room = main.reserve(Instant::now(), *id, &message, caller.timeout);
+        match caller.wait(room.room()) {
             Ok(room) => Ok(self.receipt(main.send_reserved(Instant::now(), *id, room, message)?)),
             Err(error) => Err(SendError { message, error }),
         }
@@ -103,9 +102,9 @@ impl Producer {
     /// # }
     /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
-        let Inner { client, id } = &*self.0;
-        let main = client.handle.main();
-        let call = main.try_send(Instant::now(), *id, message, client.timeout)?;
+        let Inner { caller, id } = &*self.0;
+        let main = caller.handle.main();
+        let call = main.try_send(Instant::now(), *id, message, caller.timeout)?;
         Ok(self.receipt(call))
     }
 
@@ -126,19 +125,19 @@ impl Producer {
     /// # }
     /// ```
     pub fn flush(&self) -> Result<(), Error> {
-        let Inner { client, id } = &*self.0;
-        client.wait(client.handle.main().flush(Instant::now(), *id, client.timeout))
+        let Inner { caller, id } = &*self.0;
+        caller.wait(caller.handle.main().flush(Instant::now(), *id, caller.timeout))
     }
 
     fn receipt(&self, call: RequestCall<Stream, answer::Enqueued>) -> Receipt {
-        let client = self.0.client.clone();
-        Receipt(Pending::new(client, call))
+        let caller = self.0.caller.clone();
+        Receipt(Pending::new(caller, call))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.client
+        self.caller
             .handle
             .main()
             .with(|requests| requests.close_producer(self.id));

@@ -9,9 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Answer, Cell, Clients, Driven, Input, Job, News, RequestCall, Worker};
+use fibp_proto::client::{Cell, Clients, Driven, Input, Job, News, Worker};
 
-use crate::client::Client;
 use crate::connect::Stream;
 
 /// Locks, whatever another thread's panic left behind: the data is valid between any two statements.
@@ -129,47 +128,5 @@ pub(crate) fn wait<M: Driven, T>(
         if let Some(result) = wait_until(clients, cell, Input::Answer, None, |cx| future.as_mut().poll(cx)) {
             return result;
         }
-    }
-}
-
-/// A call to a client's requests whose result is waited for later, if at all.
-#[derive(Debug)]
-pub(crate) struct Pending<A: Answer> {
-    client: Client,
-    call: RequestCall<Stream, A>,
-    result: Option<A::Output>,
-}
-
-impl<A: Answer<Output: Clone>> Pending<A> {
-    pub(crate) fn new(client: Client, call: RequestCall<Stream, A>) -> Self {
-        Self {
-            client,
-            call,
-            result: None,
-        }
-    }
-
-    pub(crate) fn wait(mut self) -> A::Output {
-        loop {
-            if let Some(result) = self.wait_until(None) {
-                return result;
-            }
-        }
-    }
-
-    pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> Option<A::Output> {
-        self.wait_until(Instant::now().checked_add(timeout))
-    }
-
-    fn wait_until(&mut self, until: Option<Instant>) -> Option<A::Output> {
-        if self.result.is_none() {
-            let Client { handle, .. } = &self.client;
-            let call = &mut self.call;
-            let reply = wait_until(handle.clients(), handle.main(), Input::Answer, until, |cx| {
-                pin!(&mut *call).poll(cx)
-            })?;
-            self.result = Some(reply);
-        }
-        self.result.clone()
     }
 }

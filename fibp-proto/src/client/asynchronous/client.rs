@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::admin::Admin;
+use super::caller::Caller;
 use super::consumer::{Consumer, ConsumerBuilder};
 use super::driver::drivers;
 use super::events::{Events, States};
@@ -16,7 +17,6 @@ use crate::event::{State, Stats};
 use crate::machine::CloseReport;
 use crate::message::{Message, MessageId};
 use crate::operation as op;
-use crate::operation::Operation;
 use crate::request::NackItem;
 use crate::requests::Settle;
 use crate::shared::Shared;
@@ -30,11 +30,7 @@ use crate::shared::Shared;
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
 #[derive(Debug)]
-pub struct Client<R: Runtime> {
-    pub(super) handle: Handle<R::Writer>,
-    /// Instead of the configured request timeout.
-    pub(super) timeout: Option<Duration>,
-}
+pub struct Client<R: Runtime>(Caller<R>);
 
 impl<R: Runtime> Client<R> {
     /// Connects, and waits until the broker is ready for requests.
@@ -70,7 +66,7 @@ impl<R: Runtime> Client<R> {
     pub async fn connect_on(runtime: R, config: Config) -> Result<Self, Error> {
         let shared = Shared::new(config.load_files(R::read_file)?)?;
         let (handle, wait) = Handle::open(shared, sources::<R>(), drivers(runtime));
-        let client = Self { handle, timeout: None };
+        let client = Self(Caller { handle, timeout: None });
         wait.opened().await?;
         Ok(client)
     }
@@ -90,7 +86,7 @@ impl<R: Runtime> Client<R> {
         let runtime = R::current()?;
         let shared = Shared::new(config.load_files(R::read_file)?)?;
         let handle = Handle::open_lazily(shared, sources::<R>(), drivers(runtime));
-        Ok(Self { handle, timeout: None })
+        Ok(Self(Caller { handle, timeout: None }))
     }
 
     /// What [`from_env`](Self::from_env) connects with, to be changed before it is passed to [`connect`](Self::connect).
@@ -112,7 +108,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future is harmless.
     pub async fn ready(&self, deadline: Duration) -> Result<(), Error> {
-        self.with_timeout(deadline).call(op::Heartbeat {}).await
+        self.with_timeout(deadline).0.call(op::Heartbeat {}).await
     }
 
     /// Sends a heartbeat, and says how long its answer took. Where there is no connection, that includes the wait for one.
@@ -126,7 +122,7 @@ impl<R: Runtime> Client<R> {
     /// Dropping the future is harmless.
     pub async fn ping(&self) -> Result<Duration, Error> {
         let sent = R::now();
-        self.call(op::Heartbeat {}).await?;
+        self.0.call(op::Heartbeat {}).await?;
         Ok(R::now().saturating_duration_since(sent))
     }
 
@@ -168,7 +164,7 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        let call = self.handle.main().enqueue(R::now(), message, self.timeout);
+        let call = self.0.handle.main().enqueue(R::now(), message, self.0.timeout);
         call.await.map_err(|failed| *failed)
     }
 
@@ -190,7 +186,11 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.handle.main().enqueue_many(R::now(), messages, self.timeout).await
+        self.0
+            .handle
+            .main()
+            .enqueue_many(R::now(), messages, self.0.timeout)
+            .await
     }
 
     /// Acks a message by its id. [`Delivery::ack`](super::Delivery::ack) is the usual way.
@@ -204,7 +204,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future withdraws an ack that is not sent yet. One that is sent counts.
     pub async fn ack(&self, queue: &str, id: &MessageId) -> Result<(), Error> {
-        self.settle(Settle::ack(queue, id)).await
+        self.0.settle(Settle::ack(queue, id)).await
     }
 
     /// Nacks a message by its id: it is delivered again, its attempt count one higher, or goes to the dead-letter
@@ -218,7 +218,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// As for [`ack`](Self::ack).
     pub async fn nack(&self, queue: &str, id: &MessageId, why: &str) -> Result<(), Error> {
-        self.settle(Settle::nack(queue, id, why)).await
+        self.0.settle(Settle::nack(queue, id, why)).await
     }
 
     /// Acks many messages, of any mix of queues; results in input order. Give it references to deliveries where there are
@@ -239,7 +239,8 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> Vec<Result<(), Error>> {
-        self.settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
+        self.0
+            .settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
             .await
     }
 
@@ -249,7 +250,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// As for [`ack`](Self::ack), for each message.
     pub async fn nack_many(&self, nacks: impl IntoIterator<Item = NackItem>) -> Vec<Result<(), Error>> {
-        self.settle_many(nacks.into_iter().map(Settle::from).collect()).await
+        self.0.settle_many(nacks.into_iter().map(Settle::from).collect()).await
     }
 
     /// The same client, whose calls have this timeout instead of the configured one; so have those of the producers
@@ -269,20 +270,20 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self {
-            handle: self.handle.clone(),
+        Self(Caller {
+            handle: self.0.handle.clone(),
             timeout: Some(timeout),
-        }
+        })
     }
 
     /// A producer, with options.
     pub fn producer(&self) -> ProducerBuilder<R> {
-        ProducerBuilder::new(self.clone())
+        ProducerBuilder::new(self.0.clone())
     }
 
     /// A consumer, with options.
     pub fn consumer(&self, queue: &str) -> ConsumerBuilder<R> {
-        ConsumerBuilder::new(self.clone(), queue)
+        ConsumerBuilder::new(self.0.clone(), queue)
     }
 
     /// Opens a consumer with the default options.
@@ -301,13 +302,13 @@ impl<R: Runtime> Client<R> {
     /// Administration: queues, configuration, API keys.
     #[must_use]
     pub fn admin(&self) -> Admin<R> {
-        Admin::new(self.clone())
+        Admin::new(self.0.clone())
     }
 
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.handle.clients().shared.state()
+        self.0.handle.clients().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
@@ -327,14 +328,14 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn events(&self) -> Events {
-        let clients = self.handle.clients();
+        let clients = self.0.handle.clients();
         Events(Subscription::new(&clients.shared, &clients.watchers))
     }
 
     /// The state of the main connection now, then each change. Does not keep the client alive.
     #[must_use]
     pub fn watch_state(&self) -> States {
-        let clients = self.handle.clients();
+        let clients = self.0.handle.clients();
         States(StateWatch::new(&clients.shared, &clients.watchers))
     }
 
@@ -350,7 +351,7 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.handle.stats()
+        self.0.handle.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers, and
@@ -369,23 +370,7 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn close(&self, deadline: Duration) -> CloseReport {
-        self.handle.close(deadline).await
-    }
-
-    pub(super) async fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
-        let call = self
-            .handle
-            .main()
-            .call(R::now(), operation.into_request(), self.timeout);
-        O::output(*call.await?)
-    }
-
-    pub(super) async fn settle(&self, settle: Settle) -> Result<(), Error> {
-        self.handle.main().settle(R::now(), settle, self.timeout).await
-    }
-
-    async fn settle_many(&self, settles: Vec<Settle>) -> Vec<Result<(), Error>> {
-        self.handle.main().settle_many(R::now(), settles, self.timeout).await
+        self.0.handle.close(deadline).await
     }
 }
 
@@ -399,9 +384,6 @@ fn sources<R: Runtime>() -> Sources {
 // Derived, it would ask for sockets that can be cloned.
 impl<R: Runtime> Clone for Client<R> {
     fn clone(&self) -> Self {
-        Self {
-            handle: self.handle.clone(),
-            timeout: self.timeout,
-        }
+        Self(self.0.clone())
     }
 }

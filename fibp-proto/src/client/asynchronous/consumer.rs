@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
-use super::client::Client;
+use super::caller::Caller;
 use super::delivery::Delivery;
 use super::runtime::Runtime;
 use crate::client::deliveries::Deliveries;
@@ -20,15 +20,15 @@ use crate::message::QueueName;
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ConsumerBuilder<R: Runtime> {
-    client: Client<R>,
+    caller: Caller<R>,
     queue: QueueName,
     settings: ConsumerSettings,
 }
 
 impl<R: Runtime> ConsumerBuilder<R> {
-    pub(super) fn new(client: Client<R>, queue: &str) -> Self {
+    pub(super) fn new(caller: Caller<R>, queue: &str) -> Self {
         Self {
-            client,
+            caller,
             queue: queue.into(),
             settings: ConsumerSettings::default(),
         }
@@ -49,14 +49,14 @@ impl<R: Runtime> ConsumerBuilder<R> {
     /// expire.
     pub async fn open(self) -> Result<Consumer<R>, Error> {
         let Self {
-            client,
+            caller,
             queue,
             settings,
         } = self;
         settings.validate()?;
-        let (cell, wait) = client.handle.clients().open_consumer(queue, settings);
+        let (cell, wait) = caller.handle.clients().open_consumer(queue, settings);
         let consumer = Consumer {
-            client,
+            caller,
             deliveries: Deliveries::new(cell, settings.prefetch),
         };
         wait.opened().await?;
@@ -71,7 +71,7 @@ impl<R: Runtime> ConsumerBuilder<R> {
 /// come back to the queue when their leases expire.
 #[derive(Debug)]
 pub struct Consumer<R: Runtime> {
-    client: Client<R>,
+    caller: Caller<R>,
     deliveries: Deliveries<R::Writer>,
 }
 
@@ -111,17 +111,17 @@ impl<R: Runtime> Consumer<R> {
     ///
     /// Dropping the future loses nothing.
     pub async fn next_many(&mut self, max: usize) -> Option<Result<Vec<Delivery<R>>, Error>> {
-        let Self { client, deliveries } = self;
+        let Self { caller, deliveries } = self;
         let leases = poll_fn(|cx| deliveries.poll_many(R::now, max, cx)).await?;
-        Some(leases.map(|leases| leases.into_iter().map(|lease| delivery(client, lease)).collect()))
+        Some(leases.map(|leases| leases.into_iter().map(|lease| delivery(caller, lease)).collect()))
     }
 
     /// The deliveries that are there, `max` at most, without waiting: perhaps none.
     pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery<R>> {
-        let Self { client, deliveries } = self;
+        let Self { caller, deliveries } = self;
         let mut leases = Vec::new();
         deliveries.take_many(R::now, max, &mut leases);
-        leases.into_iter().map(|lease| delivery(client, lease)).collect()
+        leases.into_iter().map(|lease| delivery(caller, lease)).collect()
     }
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
@@ -145,15 +145,15 @@ impl<R: Runtime> Consumer<R> {
     }
 
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<R>, Error>>> {
-        let Self { client, deliveries } = self;
-        deliveries.poll(R::now, cx).map_ok(|lease| delivery(client, lease))
+        let Self { caller, deliveries } = self;
+        deliveries.poll(R::now, cx).map_ok(|lease| delivery(caller, lease))
     }
 }
 
-fn delivery<R: Runtime>(client: &Client<R>, lease: Lease) -> Delivery<R> {
+fn delivery<R: Runtime>(caller: &Caller<R>, lease: Lease) -> Delivery<R> {
     Delivery {
         lease,
-        client: client.clone(),
+        caller: caller.clone(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::client::Client;
+use super::caller::Caller;
 use super::runtime::Runtime;
 use crate::client::cell::RequestCall;
 use crate::client::waiter::answer;
@@ -19,7 +19,7 @@ use crate::requests::Settle;
 #[must_use = "a delivery that is not settled comes back"]
 pub struct Delivery<R: Runtime> {
     pub(super) lease: Lease,
-    pub(super) client: Client<R>,
+    pub(super) caller: Caller<R>,
 }
 
 impl<R: Runtime> Delivery<R> {
@@ -63,7 +63,7 @@ impl<R: Runtime> Delivery<R> {
 
     async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
         let settle = self.lease.settle(nack);
-        match self.client.settle(settle).await {
+        match self.caller.settle(settle).await {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
         }
@@ -81,13 +81,13 @@ impl<R: Runtime> Delivery<R> {
     /// ```
     pub fn ack_queued(self) -> AckReceipt<R> {
         let settle = self.lease.settle(None);
-        AckReceipt::new(self.client, settle)
+        AckReceipt::new(self.caller, settle)
     }
 
     /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
     pub fn nack_queued(self, why: &str) -> AckReceipt<R> {
         let settle = self.lease.settle(Some(why));
-        AckReceipt::new(self.client, settle)
+        AckReceipt::new(self.caller, settle)
     }
 
     /// The message, and what settles it: for handing them to different tasks.
@@ -102,12 +102,12 @@ impl<R: Runtime> Delivery<R> {
     /// # }
     /// ```
     pub fn into_parts(self) -> (Received, Acker<R>) {
-        let Self { lease, client } = self;
+        let Self { lease, caller } = self;
         let ack = lease.settle(None);
         let acker = Acker {
             ack,
             _guard: lease.guard,
-            client,
+            caller,
         };
         (lease.received, acker)
     }
@@ -132,7 +132,7 @@ impl<R: Runtime> From<&Delivery<R>> for AckItem {
 pub struct Acker<R: Runtime> {
     ack: Settle,
     _guard: Option<LeaseGuard>,
-    client: Client<R>,
+    caller: Caller<R>,
 }
 
 impl<R: Runtime> Acker<R> {
@@ -166,13 +166,13 @@ impl<R: Runtime> Acker<R> {
 
     /// As [`Delivery::ack_queued`].
     pub fn ack_queued(self) -> AckReceipt<R> {
-        AckReceipt::new(self.client, self.ack)
+        AckReceipt::new(self.caller, self.ack)
     }
 
     /// As [`Delivery::nack_queued`].
     pub fn nack_queued(self, why: &str) -> AckReceipt<R> {
         let settle = self.ack.into_nack(why);
-        AckReceipt::new(self.client, settle)
+        AckReceipt::new(self.caller, settle)
     }
 
     async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
@@ -181,7 +181,7 @@ impl<R: Runtime> Acker<R> {
             Some(why) => ack.into_nack(why),
             None => ack,
         };
-        match self.client.settle(settle).await {
+        match self.caller.settle(settle).await {
             Ok(()) => Ok(()),
             Err(error) => Err(AckError { delivery: self, error }),
         }
@@ -193,14 +193,14 @@ impl<R: Runtime> Acker<R> {
 #[must_use = "without the receipt, a failed ack goes unnoticed"]
 pub struct AckReceipt<R: Runtime> {
     call: RequestCall<R::Writer, answer::Settled>,
-    _client: Client<R>,
+    _caller: Caller<R>,
 }
 
 impl<R: Runtime> AckReceipt<R> {
-    fn new(client: Client<R>, settle: Settle) -> Self {
+    fn new(caller: Caller<R>, settle: Settle) -> Self {
         Self {
-            call: client.handle.main().settle_queued(R::now(), settle, client.timeout),
-            _client: client,
+            call: caller.handle.main().settle_queued(R::now(), settle, caller.timeout),
+            _caller: caller,
         }
     }
 }

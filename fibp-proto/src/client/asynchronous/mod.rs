@@ -1,6 +1,7 @@
 //! The asynchronous client, for any [`Runtime`].
 
 mod admin;
+mod caller;
 mod client;
 mod consumer;
 mod delivery;

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::client::Client;
+use super::caller::Caller;
 use super::runtime::Runtime;
 use crate::client::cell::RequestCall;
 use crate::client::waiter::answer;
@@ -17,14 +17,14 @@ use crate::requests::ProducerId;
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ProducerBuilder<R: Runtime> {
-    client: Client<R>,
+    caller: Caller<R>,
     settings: ProducerSettings,
 }
 
 impl<R: Runtime> ProducerBuilder<R> {
-    pub(super) fn new(client: Client<R>) -> Self {
-        let settings = client.handle.clients().shared.config().settings().producer;
-        Self { client, settings }
+    pub(super) fn new(caller: Caller<R>) -> Self {
+        let settings = caller.handle.clients().shared.config().settings().producer;
+        Self { caller, settings }
     }
 
     crate::producer_options!();
@@ -35,10 +35,10 @@ impl<R: Runtime> ProducerBuilder<R> {
     ///
     /// [`ErrorKind::Config`] for options that contradict each other.
     pub fn build(self) -> Result<Producer<R>, Error> {
-        let Self { client, settings } = self;
+        let Self { caller, settings } = self;
         settings.validate()?;
-        let id = client.handle.main().with(|requests| requests.open_producer(settings));
-        Ok(Producer(Arc::new(Inner { client, id })))
+        let id = caller.handle.main().with(|requests| requests.open_producer(settings));
+        Ok(Producer(Arc::new(Inner { caller, id })))
     }
 }
 
@@ -50,7 +50,7 @@ pub struct Producer<R: Runtime>(Arc<Inner<R>>);
 
 #[derive(Debug)]
 struct Inner<R: Runtime> {
-    client: Client<R>,
+    caller: Caller<R>,
     id: ProducerId,
 }
 
@@ -82,9 +82,9 @@ impl<R: Runtime> Producer<R> {
             Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
             done => return done,
         };
-        let Inner { client, id } = &*self.0;
-        let main = client.handle.main();
-        let room = main.reserve(R::now(), *id, &message, client.timeout);
+        let Inner { caller, id } = &*self.0;
+        let main = caller.handle.main();
+        let room = main.reserve(R::now(), *id, &message, caller.timeout);
         match room.room().await {
             Ok(room) => Ok(self.receipt(main.send_reserved(R::now(), *id, room, message)?)),
             Err(error) => Err(SendError { message, error }),
@@ -110,9 +110,9 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt<R>, SendError> {
-        let Inner { client, id } = &*self.0;
-        let main = client.handle.main();
-        let call = main.try_send(R::now(), *id, message, client.timeout)?;
+        let Inner { caller, id } = &*self.0;
+        let main = caller.handle.main();
+        let call = main.try_send(R::now(), *id, message, caller.timeout)?;
         Ok(self.receipt(call))
     }
 
@@ -138,21 +138,21 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub async fn flush(&self) -> Result<(), Error> {
-        let Inner { client, id } = &*self.0;
-        client.handle.main().flush(R::now(), *id, client.timeout).await
+        let Inner { caller, id } = &*self.0;
+        caller.handle.main().flush(R::now(), *id, caller.timeout).await
     }
 
     fn receipt(&self, call: RequestCall<R::Writer, answer::Enqueued>) -> Receipt<R> {
         Receipt {
             call,
-            _client: self.0.client.clone(),
+            _caller: self.0.caller.clone(),
         }
     }
 }
 
 impl<R: Runtime> Drop for Inner<R> {
     fn drop(&mut self) {
-        self.client
+        self.caller
             .handle
             .main()
             .with(|requests| requests.close_producer(self.id));
@@ -165,7 +165,7 @@ impl<R: Runtime> Drop for Inner<R> {
 #[must_use = "without the receipt, a failed message is only an event"]
 pub struct Receipt<R: Runtime> {
     call: RequestCall<R::Writer, answer::Enqueued>,
-    _client: Client<R>,
+    _caller: Caller<R>,
 }
 
 impl<R: Runtime> Future for Receipt<R> {
