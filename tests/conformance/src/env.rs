@@ -36,7 +36,10 @@ pub enum Needs {
     QuietPlainServer,
     /// No Fila server: none at all, or something else that listens.
     Nothing,
-    /// A server that keys are required by.
+    /// A server that demands a key: the embedded broker once it is told to, or the external one, if `FILA_API_KEY` is
+    /// what it demands.
+    Keyed,
+    /// A server whose keys and certificates the case chooses.
     Keys,
     /// Nodes that name each other as leaders.
     Cluster,
@@ -56,9 +59,15 @@ impl Needs {
         match self {
             Self::AnyServer | Self::QuietServer | Self::Nothing => None,
             Self::PlainServer | Self::QuietPlainServer => {
-                let encrypted = external::config(None).settings().tls.is_some();
-                encrypted.then_some("chooses the certificates that the server presents")
+                if external::config(None).settings().tls.is_some() {
+                    return Some("chooses the certificates that the server presents");
+                }
+                external::is_cluster().then_some("puts TLS before one node, while consumers connect to another")
             }
+            Self::Keyed => match external::required_key() {
+                Some(_) => None,
+                None => Some("FILA_API_KEY names no key that the server demands"),
+            },
             Self::Keys => Some("chooses the API keys that the server knows"),
             Self::Cluster => Some("chooses who leads which queue"),
             Self::Successor => Some("replaces the server by one of another revision"),
@@ -83,7 +92,7 @@ impl Needs {
             Self::QuietServer | Self::QuietPlainServer if is_external() => {
                 Turn::Quiet(SERVER.write().unwrap_or_else(PoisonError::into_inner))
             }
-            Self::AnyServer | Self::PlainServer if is_external() => {
+            Self::AnyServer | Self::PlainServer | Self::Keyed if is_external() => {
                 Turn::Shared(SERVER.read().unwrap_or_else(PoisonError::into_inner))
             }
             _ => Turn::Free,
@@ -148,7 +157,9 @@ impl Env {
                 return None;
             }
             let spoken = external::dialect();
-            if chosen.is_some_and(|chosen| chosen != spoken) {
+            // Both revisions of the framed dialect are asked the same.
+            let kin = |chosen| chosen == spoken || (chosen == Dialect::Framed && spoken == Dialect::FramedF1);
+            if !chosen.is_none_or(kin) {
                 announce_skip(test, &format!("the server speaks {spoken}"));
                 return None;
             }
@@ -282,6 +293,63 @@ impl Env {
         self.eventually("the calls are sent", quiet).await;
     }
 
+    /// The key that a server of [`Needs::Keyed`] demands, which lets its holder do everything.
+    ///
+    /// # Panics
+    ///
+    /// `FILA_URL` and its companions are malformed.
+    pub fn key(&self) -> String {
+        external_url()
+            .and_then(|_| external::required_key())
+            .unwrap_or_else(|| "right".to_owned())
+    }
+
+    /// How to reach such a server, but for the key. It is started with the first call.
+    ///
+    /// # Panics
+    ///
+    /// `FILA_URL` and its companions are malformed.
+    pub fn keyless(&self) -> Config {
+        if is_external() {
+            return external::without_key();
+        }
+        let start = || broker::start_with(self.dialect, |builder| builder.api_key(self.key()));
+        config(self.embedded.get_or_init(start).addr())
+    }
+
+    /// Waits until nothing is left in a queue. The statistics of clusters keep counting what was acked, so there is nothing
+    /// to wait for (docs/protocol/clusters.md 4).
+    ///
+    /// # Panics
+    ///
+    /// The queue does not become empty.
+    pub async fn until_empty(&self, client: &Arc<dyn Client>, queue: &str) {
+        if self.is_in_cluster() {
+            return;
+        }
+        let empty = async || client.queue_stats(queue).await.expect("stats").depth == 0;
+        self.eventually("the queue is empty", empty).await;
+    }
+
+    /// Whether the external server is a cluster, of which this cannot be asked: then the case is over, with a note.
+    pub fn is_beyond_clusters(&self, why: &str) -> bool {
+        let beyond = self.is_in_cluster();
+        if beyond {
+            announce_skip(&self.test, why);
+        }
+        beyond
+    }
+
+    /// Whether the external server is a cluster.
+    pub fn is_in_cluster(&self) -> bool {
+        is_external() && external::is_cluster()
+    }
+
+    /// Whether frames to the external server hold one item each (docs/protocol/clusters.md 3).
+    pub fn sends_one_each(&self) -> bool {
+        self.is_in_cluster() && matches!(self.dialect, Dialect::Framed | Dialect::FramedF1)
+    }
+
     /// Whether the server wants TLS.
     pub fn is_encrypted(&self) -> bool {
         self.config().settings().tls.is_some()
@@ -361,6 +429,10 @@ impl Env {
         let name = self.queue_name();
         let spec = change(QueueSpec::new(name.as_str()));
         client.create_queue(spec).await.expect("a new queue");
+        if self.is_in_cluster() {
+            // What breaks connections counts on answers; cases of clusters see what new queues do there.
+            client.queue_stats(&name).await.expect("a queue that every node knows");
+        }
         name
     }
 

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use fibp_proto::Dialect;
 use fibp_proto::config::Config;
+use fibp_proto::{Dialect, ErrorKind};
 
 use crate::broker::{FRAMED, P1, P2, P3};
 use crate::script::{PREAMBLE, frame_bytes};
@@ -58,7 +58,9 @@ pub fn dialect() -> Dialect {
     *DIALECT.get_or_init(|| {
         let config = read(None);
         match config.settings().dialect {
-            Dialect::Auto if config.settings().tls.is_none() => probe(&config).unwrap_or(FRAMED),
+            Dialect::Auto if config.settings().tls.is_none() => {
+                probe(&config).or_else(|_| probe_framed(&config)).unwrap_or(FRAMED)
+            }
             Dialect::Auto => {
                 let framed = fila_client_blocking::Client::connect(config.dialect(FRAMED));
                 if framed.is_ok() { FRAMED } else { P1 }
@@ -94,13 +96,77 @@ fn probe(config: &Config) -> io::Result<Dialect> {
     })
 }
 
+/// What a framed server says to the probe of docs/protocol/framed.md 3.
+fn probe_framed(config: &Config) -> io::Result<Dialect> {
+    let mut socket = TcpStream::connect(addr())?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut handshake = vec![0, 1];
+    match config.settings().credentials.key().map_err(io::Error::other)? {
+        Some(key) => {
+            let length = u16::try_from(key.expose().len()).map_err(io::Error::other)?;
+            handshake.push(1);
+            handshake.extend(length.to_be_bytes());
+            handshake.extend(key.expose().as_bytes());
+        }
+        None => handshake.push(0),
+    }
+    socket.write_all(&frame_bytes(0x01, 0, 0, &handshake))?;
+    read_frame(&mut socket)?;
+    socket.write_all(&frame_bytes(0x16, 0, 1, &[0; 4]))?;
+    let (head, _) = read_frame(&mut socket)?;
+    Ok(match head[4] {
+        0x17 => FRAMED,
+        _ => Dialect::FramedF1,
+    })
+}
+
 fn read_body(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    Ok(read_frame(socket)?.1)
+}
+
+fn read_frame(socket: &mut TcpStream) -> io::Result<([u8; 10], Vec<u8>)> {
     let mut head = [0; 10];
     socket.read_exact(&mut head)?;
     let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     let mut body = vec![0; usize::try_from(length).map_err(io::Error::other)?.saturating_sub(6)];
     socket.read_exact(&mut body)?;
-    Ok(body)
+    Ok((head, body))
+}
+
+/// Whether it is a cluster, as far as it says so.
+pub fn is_cluster() -> bool {
+    static CLUSTER: OnceLock<bool> = OnceLock::new();
+    *CLUSTER.get_or_init(|| {
+        let list = fila_client_blocking::Client::connect(read(None)).and_then(|client| client.admin().list_queues());
+        list.is_ok_and(|list| list.cluster_node_count > 1)
+    })
+}
+
+/// The key to present to it, if it refuses others.
+pub fn required_key() -> Option<String> {
+    static KEY: OnceLock<Option<String>> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let config = read(None);
+        let key = config.settings().credentials.key().ok().flatten()?;
+        let strange = fila_client_blocking::Client::connect(config.api_key("not the key"));
+        let refused = strange.and_then(|client| client.admin().queue_stats("none"));
+        (refused.err()?.kind() == ErrorKind::Auth).then(|| key.expose().to_owned())
+    })
+    .clone()
+}
+
+/// How to reach it without a key.
+///
+/// # Panics
+///
+/// The variables are malformed.
+pub fn without_key() -> Config {
+    let lookup = |name: &str| match name {
+        "FILA_API_KEY" => None,
+        "FILA_URL" => Some(without_authority_key(&url()).into()),
+        _ => std::env::var_os(name),
+    };
+    Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions")
 }
 
 fn url() -> String {
@@ -124,9 +190,30 @@ fn with_addresses(url: &str, addresses: &str) -> String {
     format!("{scheme}://{}{addresses}{options}", key.unwrap_or_default())
 }
 
+/// The same URL without a key.
+fn without_authority_key(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_loses_its_key_and_nothing_else() {
+        for (url, without) in [
+            ("fila://key@a:1,b:2?x=@", "fila://a:1,b:2?x=@"),
+            ("fila+tls://a?heartbeat=1s", "fila+tls://a?heartbeat=1s"),
+            ("key@a:1", "a:1"),
+        ] {
+            assert_eq!(without_authority_key(url), without);
+        }
+    }
 
     #[test]
     fn only_the_addresses_of_a_url_are_replaced() {
