@@ -132,6 +132,11 @@ impl<T> BatchQueue<T> {
         self.peer.in_cluster && self.key.kind == BatchKind::Enqueue && !self.confirmed
     }
 
+    /// Lets what waits go out in partial frames, too.
+    pub(super) fn flush(&mut self) {
+        self.flushing = !self.items.is_empty();
+    }
+
     fn is_full(&self) -> bool {
         let messages = match self.policy.batching {
             Batching::Linger { max_messages, .. } => max_messages.min(self.policy.max_messages),

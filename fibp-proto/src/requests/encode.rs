@@ -159,6 +159,10 @@ impl<T> Encoder<'_, T> {
                 Some(error) => refused.push((item, error)),
             }
         }
+        if queue.is_probing() {
+            // What was due with it has waited for company, and waits for the answer now.
+            queue.flush();
+        }
         let sent = self.send_batch(key, picked);
         queues.taken(self.now, index, taken, sent);
         for (item, error) in refused {

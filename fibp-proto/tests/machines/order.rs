@@ -75,6 +75,18 @@ fn late_node(dialect: Dialect, mode: Mode, refusals: usize) -> (Sim, Accepted) {
     (sim, accepted)
 }
 
+/// A preamble node says what it is in a list of queues.
+fn get_known_as_cluster(sim: &mut Sim) {
+    let serve = std::mem::replace(
+        &mut sim.serve,
+        Box::new(|_, _| Act::Answer(Response::ListQueues(cluster_of(3)))),
+    );
+    let list = sim.call(ListQueues {});
+    sim.settle();
+    assert!(sim.response(list).is_ok());
+    sim.serve = serve;
+}
+
 #[test]
 fn a_queue_that_was_just_created_gets_a_list_in_its_order() {
     for refusals in [1, 2, 3] {
@@ -109,18 +121,29 @@ fn a_queue_that_was_just_created_gets_a_producers_messages_in_their_order() {
 #[test]
 fn a_preamble_cluster_that_is_known_gets_them_in_order_too() {
     let (mut sim, accepted) = late_node(P3, Mode::Whole, 1);
-    let serve = std::mem::replace(
-        &mut sim.serve,
-        Box::new(|_, _| Act::Answer(Response::ListQueues(cluster_of(3)))),
-    );
-    let list = sim.call(ListQueues {});
-    sim.settle();
-    assert!(sim.response(list).is_ok());
-    sim.serve = serve;
+    get_known_as_cluster(&mut sim);
     let many = sim.enqueue_many(messages(50));
     sim.advance_secs(1);
     assert!(sim.enqueued_many(many).iter().all(Result::is_ok));
     assert_eq!(*accepted.borrow(), numbers(50));
+    sim.finish();
+}
+
+#[test]
+fn what_was_due_with_the_probe_lingers_no_longer() {
+    let linger = Batching::Linger {
+        delay: std::time::Duration::MAX,
+        max_messages: 5,
+    };
+    let (mut sim, accepted) = late_node(P3, Mode::Whole, 0);
+    get_known_as_cluster(&mut sim);
+    let producer = sim.producer(ProducerSettings::default().batching(linger));
+    let receipts: Vec<_> = (0..5).map(|n| sim.send(producer, &n.to_string()).1).collect();
+    sim.advance_secs(1);
+    for receipt in receipts {
+        assert!(sim.enqueued(receipt).is_ok());
+    }
+    assert_eq!(*accepted.borrow(), numbers(5));
     sim.finish();
 }
 
