@@ -256,7 +256,12 @@ mod consumers {
                 let id = direct.enqueue(Message::new(queue.as_str(), "x")).await.expect("confirmed");
                 let delivery = next(&mut consumer).await;
                 assert_eq!(delivery.received().id, id);
-                delivery.ack().await.map_err(|(error, _)| error).expect("acked");
+                match delivery.ack().await {
+                    Ok(()) => {}
+                    // What a preamble leader says of an ack that is done, to a client that nothing has told of a cluster.
+                    Err((error, _)) if env.is_in_cluster() => assert_eq!(error.kind(), ErrorKind::MessageNotFound),
+                    Err((error, _)) => panic!("not acked: {error}"),
+                }
                 if n == 0 { proxy.cut() } else { proxy.reset() }
             }
         }
