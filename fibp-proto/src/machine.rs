@@ -157,7 +157,19 @@ impl ChannelId {
 
 /// Names a call until it completes, for `abandon`. What waits for the same thing waits in the order of these ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CallId(pub(crate) u64);
+pub struct CallId {
+    /// One more for each call of a machine.
+    pub(crate) number: u64,
+    /// The budget that the call is charged to, if its machine has several: where to look for it.
+    pub(crate) budget: u32,
+}
+
+impl CallId {
+    /// A call of a machine's own budget, the first.
+    pub(crate) const fn new(number: u64) -> Self {
+        Self { number, budget: 0 }
+    }
+}
 
 /// Names a dial attempt of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

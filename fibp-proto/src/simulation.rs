@@ -91,6 +91,8 @@ pub struct Usage {
     pub queued_items: usize,
     /// Jobs that wait for room.
     pub parked: usize,
+    /// Calls whose whereabouts are known, in case that their callers go away.
+    pub places: usize,
     /// Requests charged to the client's budget.
     pub charged_requests: usize,
     /// Bytes charged to all budgets.

@@ -673,12 +673,17 @@ impl<W> Connection<W> {
 
     // ---- the end, and looking in ----
 
-    /// Lets `visit` look at the work of everything in flight; true gives it up.
-    pub(crate) fn visit(&mut self, mut visit: impl FnMut(&mut W) -> bool) {
-        self.table.visit(|ticket| match ticket {
-            Ticket::User(work) => visit(work),
-            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => false,
-        });
+    /// The work of a request in flight that somebody waits for.
+    pub(crate) fn work_mut(&mut self, id: u32) -> Option<&mut W> {
+        match self.table.work_mut(id)? {
+            Ticket::User(work) => Some(work),
+            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
+        }
+    }
+
+    /// Nobody waits for a request any more.
+    pub(crate) fn give_up(&mut self, id: u32) {
+        self.table.give_up(id);
     }
 
     /// Everything that was not answered, in the order in which it was encoded, and whether it may have been

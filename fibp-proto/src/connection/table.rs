@@ -146,16 +146,20 @@ impl<W> Table<W> {
         self.drop_tombstones();
     }
 
-    /// Lets `visit` look at everything that is waited for, in no order; true makes the entry a tombstone.
-    pub(super) fn visit(&mut self, mut visit: impl FnMut(&mut W) -> bool) {
-        for entry in self.entries.values_mut() {
-            if entry.work.as_mut().is_some_and(&mut visit) {
-                entry.work = None;
-                entry.deadline = None;
-                self.tombstones += 1;
-            }
+    /// What waits for the answer to a request.
+    pub(super) fn work_mut(&mut self, id: u32) -> Option<&mut W> {
+        self.entries.get_mut(&id)?.work.as_mut()
+    }
+
+    /// Makes the entry of a request that nobody waits for any more a tombstone.
+    pub(super) fn give_up(&mut self, id: u32) {
+        if let Some(entry) = self.entries.get_mut(&id)
+            && entry.work.take().is_some()
+        {
+            entry.deadline = None;
+            self.tombstones += 1;
+            self.drop_tombstones();
         }
-        self.drop_tombstones();
     }
 
     fn drop_tombstones(&mut self) {

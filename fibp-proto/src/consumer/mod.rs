@@ -122,7 +122,7 @@ impl<T> Consumer<T> {
 
     fn next_call_id(&mut self) -> CallId {
         self.next_call += 1;
-        CallId(self.next_call)
+        CallId::new(self.next_call)
     }
 
     fn complete(&mut self, token: T, reply: Reply<T>) {

@@ -2,6 +2,7 @@
 
 use super::Requests;
 use super::budget::Submission;
+use super::places::Place;
 use super::route::Route;
 use super::submit::closed;
 use super::work::{InFlight, ReplyTo};
@@ -20,7 +21,6 @@ impl<T> Requests<T> {
     }
 
     fn find_abandoned(&mut self, id: CallId) -> Option<T> {
-        let now = self.latest;
         if self.opened.as_ref().is_some_and(|(opened, _)| *opened == id) {
             return self.opened.take().map(|(_, token)| token);
         }
@@ -31,89 +31,115 @@ impl<T> Requests<T> {
         }
         for route in &mut self.routes {
             if let Some(token) = route.withdraw_call(id) {
-                self.ledger.release_call();
+                self.ledger.release_call(id);
                 return token;
             }
         }
-        for index in 0..self.ledger.budgets.len() {
-            let Some(budget) = self.ledger.budget(index) else {
-                continue;
+        let budgets = &mut self.ledger.budgets;
+        if let Some(token) = budgets.get_mut(id.budget).and_then(|budget| budget.abandon_flush(id)) {
+            return Some(token);
+        }
+        if budgets.redeem(id.budget, id).is_some() {
+            // The room is free for the next in line.
+            return None;
+        }
+        if let Some(parked) = budgets.withdraw(id.budget, id) {
+            return match parked.submission {
+                Submission::Call(call) => call.token,
+                Submission::Room { token, .. } => Some(token),
+                Submission::Send { item, admitted } => {
+                    self.ledger.fail_outside(item, &closed("the wait for room"));
+                    Some(admitted)
+                }
+                Submission::Item(item) => item.ticket.reply_to.into_token(),
+                Submission::Many(many) => Some(many.token),
             };
-            if let Some(token) = budget.abandon_flush(id) {
-                return Some(token);
-            }
-            if budget.redeem(id).is_some() {
-                // The room is free for the next in line.
-                return None;
-            }
-            if let Some(parked) = budget.withdraw(id) {
-                return match parked.submission {
-                    Submission::Call(call) => call.token,
-                    Submission::Room { token, .. } => Some(token),
-                    Submission::Send { item, admitted } => {
-                        self.ledger.fail_outside(item, &closed("the wait for room"));
-                        Some(admitted)
-                    }
-                    Submission::Item(item) => item.ticket.reply_to.into_token(),
-                    Submission::Many(many) => Some(many.token),
-                };
-            }
         }
-        if let Some(reply_to) = self.routes.iter_mut().find_map(|route| route.queues.detach(id)) {
-            return reply_to.into_token();
+        match self.ledger.places.get(id) {
+            Some(Place::Waiting(index)) => self.abandon_waiting(id, index as usize),
+            Some(Place::InFlight(request)) => self.abandon_in_flight(id, request),
+            None => self.abandon_many(id),
         }
-        // Parts of a call with many items may be under way; they find nobody waiting.
-        let mut token = self.ledger.joins.abandon(id);
+    }
+
+    /// A call with one item, which waits in a batch queue.
+    fn abandon_waiting(&mut self, id: CallId, index: usize) -> Option<T> {
+        let now = self.latest;
         for route in &mut self.routes {
-            for mut item in route.queues.withdraw(now, id) {
-                let reply_to = std::mem::replace(&mut item.ticket.reply_to, ReplyTo::Told);
-                token = token.or_else(|| reply_to.into_token());
+            if let Some(reply_to) = route.queues.detach(index, id) {
+                return reply_to.into_token();
+            }
+            if let Some(item) = route.queues.withdraw_one(now, index, id) {
+                self.ledger.release(item.ticket.charge(), None);
+                return item.ticket.reply_to.into_token();
+            }
+        }
+        None
+    }
+
+    fn abandon_in_flight(&mut self, id: CallId, request: u32) -> Option<T> {
+        for route in &mut self.routes {
+            match route.forget_in_flight(id, request) {
+                Some(Forgotten::Call(token)) => {
+                    self.ledger.release_call(id);
+                    return token;
+                }
+                Some(Forgotten::Item(reply_to)) => return reply_to.into_token(),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// Parts of a call with many items may be under way; they find nobody waiting.
+    fn abandon_many(&mut self, id: CallId) -> Option<T> {
+        let now = self.latest;
+        let token = self.ledger.joins.abandon(id)?;
+        for route in &mut self.routes {
+            for item in route.queues.withdraw_many(now, id) {
                 self.ledger.release(item.ticket.charge(), None);
             }
         }
-        for route in &mut self.routes {
-            let (found, is_call) = route.forget_in_flight(id);
-            token = token.or(found);
-            if is_call {
-                self.ledger.release_call();
-            }
-        }
-        token
+        Some(token)
     }
+}
+
+/// What is taken out of what is in flight.
+enum Forgotten<T> {
+    Call(Option<T>),
+    Item(ReplyTo<T>),
 }
 
 impl<T> Route<T> {
     /// Takes out a call that waits; its token, if its caller is still there.
     fn withdraw_call(&mut self, id: CallId) -> Option<Option<T>> {
-        if let Ok(place) = self.calls.binary_search_by_key(&id, |call| call.id) {
-            return self.calls.remove(place).map(|call| call.token);
-        }
-        let place = self.delayed.iter().position(|(_, call)| call.id == id)?;
-        Some(self.delayed.swap_remove(place).1.token)
+        let delayed = |route: &mut Self| route.delayed.remove(&id).map(|(_, call)| call);
+        let call = self.calls.remove(&id).or_else(|| delayed(self))?;
+        Some(call.token)
     }
 
-    /// Takes the token out of what is in flight; a request nobody waits for leaves a tombstone. Also whether it was a
-    /// call.
-    fn forget_in_flight(&mut self, id: CallId) -> (Option<T>, bool) {
-        let mut token = None;
-        let mut is_call = false;
-        if let Some(connection) = self.channel.connection_mut() {
-            connection.visit(|work| match work {
-                InFlight::Call(call) if call.id == id => {
-                    token = call.token.take();
-                    is_call = true;
-                    true
+    /// Takes the token out of a request in flight, if it is this call's. A request nobody waits for leaves a tombstone.
+    fn forget_in_flight(&mut self, id: CallId, request: u32) -> Option<Forgotten<T>> {
+        let connection = self.channel.connection_mut()?;
+        match connection.work_mut(request)? {
+            InFlight::Call(call) if call.id == id => {
+                let token = call.token.take();
+                connection.give_up(request);
+                Some(Forgotten::Call(token))
+            }
+            InFlight::Call(_) => None,
+            InFlight::Batch(batch) => {
+                let place = batch.tickets.binary_search_by_key(&id, |ticket| ticket.call);
+                let ticket = batch.tickets.get_mut(place.ok()?)?;
+                // Its deadline may have passed in flight: then it stays completed.
+                match ticket.reply_to {
+                    ReplyTo::Told => None,
+                    _ => Some(Forgotten::Item(std::mem::replace(
+                        &mut ticket.reply_to,
+                        ReplyTo::Nobody,
+                    ))),
                 }
-                InFlight::Batch(batch) => {
-                    let place = batch.tickets.binary_search_by_key(&id, |ticket| ticket.call);
-                    if let Some(ticket) = place.ok().and_then(|place| batch.tickets.get_mut(place)) {
-                        token = std::mem::replace(&mut ticket.reply_to, ReplyTo::Nobody).into_token();
-                    }
-                    false
-                }
-                InFlight::Call(_) => false,
-            });
+            }
         }
-        (token, is_call)
     }
 }

@@ -66,7 +66,7 @@ impl<T> Requests<T> {
             },
             InFlight::Batch(Batch { key, payloads, tickets }) => {
                 if let Some(route) = self.route_mut(channel) {
-                    route.queues.answered(now, &key, Answered::NotYet);
+                    route.queues.answered(now, &key, tickets.len(), Answered::NotYet);
                 }
                 let waiting = payloads.into_vec().into_iter().zip(tickets);
                 let items = waiting
@@ -120,6 +120,7 @@ impl<T> Requests<T> {
 
     fn answer_batch(&mut self, now: Instant, channel: ChannelId, batch: Batch<T>, response: Result<Response, Error>) {
         let Batch { key, payloads, tickets } = batch;
+        let items = tickets.len();
         let results = ItemResults::of(key.kind, response);
         let delayed = match payloads {
             Payloads::Messages(messages) => self.answer_items(now, channel, &key.queue, messages, tickets, results),
@@ -139,7 +140,7 @@ impl<T> Requests<T> {
         if let Some(since) = delayed.absent_since {
             route.queues.note_absent(&key, since);
         }
-        route.queues.answered(now, &key, answered);
+        route.queues.answered(now, &key, items, answered);
         if delayed.moved && key.kind == BatchKind::Enqueue {
             for item in route.queues.take_waiting(now, &key) {
                 self.return_item(now, item);

@@ -16,15 +16,23 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::work::{BatchItem, BatchKey, BatchKind, ReplyTo, Ticket};
+use super::line::Line;
+use super::places::{Place, Places};
+use super::work::{BatchItem, BatchKey, BatchKind, ReplyTo};
 use crate::config::Batching;
 use crate::earliest_deadline::EarliestDeadline;
 use crate::machine::CallId;
 
-/// Idle queues up to this number are kept for reuse.
+/// Idle queues are kept for reuse as long as there are no more queues than this.
 const KEEP_IDLE: usize = 64;
+
+/// Beyond [`KEEP_IDLE`], queues are given back that were idle for this long.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// With more queues than this, one that becomes idle is given back at once.
+const MAX_QUEUES: usize = 16_384;
 
 /// When frames of a producer go out.
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +47,9 @@ pub(super) struct Policy {
 pub(super) struct BatchQueue<T> {
     pub(super) key: BatchKey,
     pub(super) policy: Policy,
-    /// In order of their call ids.
-    items: VecDeque<BatchItem<T>>,
+    items: Line<T>,
     bytes: usize,
-    /// Frames that are not answered.
+    /// Items in frames that are not answered.
     in_flight: usize,
     /// When the first of the waiting items arrived.
     waiting_since: Option<Instant>,
@@ -51,6 +58,12 @@ pub(super) struct BatchQueue<T> {
     /// Send partial frames too: somebody flushes or closes.
     flushing: bool,
     queued: bool,
+    /// Its place among the queues with items.
+    busy_at: Option<usize>,
+    /// When it became idle last.
+    idle_since: Option<Instant>,
+    /// It is among the queues that may be idle.
+    in_idle: bool,
     peer: Peer,
     /// The last answer to a frame was final: what follows may be sent before the next answer.
     confirmed: bool,
@@ -99,31 +112,24 @@ impl<T> BatchQueue<T> {
         if self.items.is_empty() {
             self.waiting_since = None;
             self.flushing = false;
-            // The next items take the same places, which the caches still know.
-            self.items.clear();
+            self.items.rewind();
         }
     }
 
     /// Behind what waits already, in the order of call ids.
     fn push(&mut self, item: BatchItem<T>) {
         self.bytes = self.bytes.saturating_add(item.ticket.cost);
-        // Frames of one item each are moved one by one, so the place within the call counts too.
-        let order = item.ticket.order();
-        if self.items.back().is_none_or(|last| last.ticket.order() <= order) {
-            self.items.push_back(item);
-        } else {
-            let place = self.items.partition_point(|known| known.ticket.order() <= order);
-            self.items.insert(place, item);
-        }
+        self.items.push(item);
     }
 
     /// Before what waits already, in the order of call ids.
     fn put_back(&mut self, item: BatchItem<T>) {
         self.bytes = self.bytes.saturating_add(item.ticket.cost);
-        // Frames of one item each come back one by one, so the place within the call counts too.
-        let order = item.ticket.order();
-        let place = self.items.partition_point(|known| known.ticket.order() < order);
-        self.items.insert(place, item);
+        self.items.put_back(item);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.items.is_empty() && self.in_flight == 0
     }
 
     /// Whether the node has not yet answered for good: one message at a time, to keep their order. The order of acks
@@ -183,6 +189,15 @@ pub(super) struct BatchQueues<T> {
     by_key: HashMap<BatchKey, usize, BuildHasherDefault<DefaultHasher>>,
     /// The queue used last: most clients stay with it.
     latest: usize,
+    /// The queues with items, in no order. What is done to all that waits looks at these only.
+    busy: Vec<usize>,
+    /// The queues that may be idle, those that became so first in front.
+    idle: VecDeque<usize>,
+    /// When to look for queues that were idle for long.
+    sweep_at: EarliestDeadline,
+    /// How many queues were looked at because of something that is not theirs.
+    #[cfg(test)]
+    visits: usize,
     /// BatchQueues that may send now, each once.
     ready: VecDeque<usize>,
     earliest: EarliestDeadline,
@@ -197,6 +212,11 @@ impl<T> BatchQueues<T> {
             free: Vec::new(),
             by_key: HashMap::default(),
             latest: 0,
+            busy: Vec::new(),
+            idle: VecDeque::new(),
+            sweep_at: EarliestDeadline::default(),
+            #[cfg(test)]
+            visits: 0,
             ready: VecDeque::new(),
             earliest: EarliestDeadline::default(),
             items: 0,
@@ -231,11 +251,14 @@ impl<T> BatchQueues<T> {
     }
 
     /// Adds an item where its call id belongs, usually at the back.
-    pub(super) fn push(&mut self, now: Instant, policy: Policy, item: BatchItem<T>) {
+    pub(super) fn push(&mut self, now: Instant, policy: Policy, item: BatchItem<T>, places: &mut Places) {
         let index = self.queue_of(&item, policy);
         self.earliest.add(item.ticket.attempt.deadline);
         self.items += 1;
+        item.ticket.note_place(places, place_of(index));
         if let Some(queue) = self.queue_mut(index) {
+            // The time of a pause without items may be over.
+            queue.not_before = queue.not_before.filter(|at| *at > now);
             queue.push(item);
             queue.waiting_since = queue.waiting_since.or(Some(now));
         }
@@ -243,11 +266,19 @@ impl<T> BatchQueues<T> {
     }
 
     /// Puts items back where their call ids belong, usually at the front. They have lingered before.
-    pub(super) fn put_back(&mut self, now: Instant, key: BatchKey, policy: Policy, items: Vec<BatchItem<T>>) {
+    pub(super) fn put_back(
+        &mut self,
+        now: Instant,
+        key: BatchKey,
+        policy: Policy,
+        items: Vec<BatchItem<T>>,
+        places: &mut Places,
+    ) {
         let index = self.queue_index(key, policy);
         self.items += items.len();
         for item in items.into_iter().rev() {
             self.earliest.add(item.ticket.attempt.deadline);
+            item.ticket.note_place(places, place_of(index));
             if let Some(queue) = self.queue_mut(index) {
                 queue.put_back(item);
                 queue.waiting_since = queue.waiting_since.or(Some(now));
@@ -284,20 +315,20 @@ impl<T> BatchQueues<T> {
         self.queues.get_mut(index).and_then(Option::as_mut)
     }
 
-    /// `taken` items left the queue; `sent`: in a frame that is now in flight.
-    pub(super) fn taken(&mut self, now: Instant, index: usize, taken: usize, sent: bool) {
+    /// `taken` items left the queue, `sent` of them in a frame that is now in flight.
+    pub(super) fn taken(&mut self, now: Instant, index: usize, taken: usize, sent: usize) {
         self.items = self.items.saturating_sub(taken);
         if let Some(queue) = self.queue_mut(index) {
-            queue.in_flight += usize::from(sent);
+            queue.in_flight += sent;
         }
         self.reconsider(now, index);
     }
 
-    /// A frame of this queue was answered, or given up.
-    pub(super) fn answered(&mut self, now: Instant, key: &BatchKey, answered: Answered) {
+    /// A frame of this queue with so many items was answered, or given up.
+    pub(super) fn answered(&mut self, now: Instant, key: &BatchKey, items: usize, answered: Answered) {
         if let Some(index) = self.find(key) {
             if let Some(queue) = self.queue_mut(index) {
-                queue.in_flight = queue.in_flight.saturating_sub(1);
+                queue.in_flight = queue.in_flight.saturating_sub(items);
                 match answered {
                     // While others are in flight they may be answered otherwise.
                     Answered::Finally => queue.confirmed |= queue.in_flight == 0,
@@ -313,7 +344,7 @@ impl<T> BatchQueues<T> {
     /// that was asked for, too, so that all of them wait for the queue no longer than one.
     pub(super) fn note_absent(&mut self, key: &BatchKey, since: Instant) {
         if let Some(queue) = self.find(key).and_then(|index| self.queue_mut(index)) {
-            for item in &mut queue.items {
+            for item in queue.items.iter_mut() {
                 item.ticket.attempt.absent_since.get_or_insert(since);
             }
         }
@@ -325,7 +356,7 @@ impl<T> BatchQueues<T> {
         let Some(queue) = self.queue_mut(index) else {
             return Vec::new();
         };
-        let items: Vec<_> = std::mem::take(&mut queue.items).into();
+        let items = queue.items.take_all();
         queue.bytes = 0;
         queue.note_emptied();
         self.items = self.items.saturating_sub(items.len());
@@ -334,15 +365,16 @@ impl<T> BatchQueues<T> {
     }
 
     /// Lets partial frames of an budget (or of all) go out now.
-    pub(super) fn flush(&mut self, now: Instant, budget: Option<usize>) {
-        for index in 0..self.queues.len() {
-            if let Some(queue) = self.queue_mut(index)
+    pub(super) fn flush(&mut self, now: Instant, budget: Option<u32>) {
+        // No queue loses items here, so the busy ones stay what they are.
+        for place in 0..self.busy.len() {
+            if let Some(index) = self.visit(place)
+                && let Some(queue) = self.queue_mut(index)
                 && budget.is_none_or(|budget| queue.key.budget == budget)
-                && !queue.items.is_empty()
             {
                 queue.flushing = true;
+                self.reconsider(now, index);
             }
-            self.reconsider(now, index);
         }
     }
 
@@ -352,69 +384,80 @@ impl<T> BatchQueues<T> {
         if !self.earliest.take_due(now) {
             return expired;
         }
-        for index in 0..self.queues.len() {
+        // From the last: one that has no items left changes places with it.
+        for place in (0..self.busy.len()).rev() {
+            let Some(index) = self.visit(place) else { continue };
             let Some(queue) = self.queue_mut(index) else { continue };
-            if queue.not_before.is_some_and(|at| at <= now) {
-                queue.not_before = None;
+            queue.not_before = queue.not_before.filter(|at| *at > now);
+            let due = queue.items.take_due(now);
+            for item in &due {
+                queue.bytes = queue.bytes.saturating_sub(item.ticket.cost);
             }
-            if queue.items.iter().any(|item| item.ticket.attempt.is_due(now)) {
-                for item in std::mem::take(&mut queue.items) {
-                    if item.ticket.attempt.is_due(now) {
-                        queue.bytes = queue.bytes.saturating_sub(item.ticket.cost);
-                        expired.push(item);
-                    } else {
-                        queue.items.push_back(item);
-                    }
-                }
-                queue.note_emptied();
-            }
+            expired.extend(due);
+            queue.note_emptied();
             let deadline = queue.soonest_deadline();
             self.earliest.add(deadline);
             // A queue that is due waits for the connection, not for time.
             self.reconsider(now, index);
         }
+        self.sweep(now);
         self.items = self.items.saturating_sub(expired.len());
         expired
     }
 
-    /// Takes out the items of one call. Detached ones stay, but lose their reply_to.
-    pub(super) fn withdraw(&mut self, now: Instant, call: CallId) -> Vec<BatchItem<T>> {
+    /// Takes out the one item of a call, if it waits in this queue.
+    pub(super) fn withdraw_one(&mut self, now: Instant, index: usize, call: CallId) -> Option<BatchItem<T>> {
+        self.withdraw_from(now, index, call).pop()
+    }
+
+    /// Takes out the items of a call with many.
+    pub(super) fn withdraw_many(&mut self, now: Instant, call: CallId) -> Vec<BatchItem<T>> {
         let mut out = Vec::new();
-        for index in 0..self.queues.len() {
-            let Some(queue) = self.queue_mut(index) else { continue };
-            let from = queue.items.partition_point(|item| item.ticket.call < call);
-            let to = queue.items.partition_point(|item| item.ticket.call <= call);
-            if from < to {
-                let items: Vec<_> = queue.items.drain(from..to).collect();
-                for item in &items {
-                    queue.bytes = queue.bytes.saturating_sub(item.ticket.cost);
-                }
-                queue.note_emptied();
-                self.items = self.items.saturating_sub(items.len());
-                out.extend(items);
-                self.reconsider(now, index);
+        // From the last: one that has no items left changes places with it.
+        for place in (0..self.busy.len()).rev() {
+            if let Some(index) = self.visit(place) {
+                out.extend(self.withdraw_from(now, index, call));
             }
         }
         out
     }
 
+    fn withdraw_from(&mut self, now: Instant, index: usize, call: CallId) -> Vec<BatchItem<T>> {
+        let Some(queue) = self.queue_mut(index) else {
+            return Vec::new();
+        };
+        let items = queue.items.withdraw(call);
+        if !items.is_empty() {
+            for item in &items {
+                queue.bytes = queue.bytes.saturating_sub(item.ticket.cost);
+            }
+            queue.note_emptied();
+            self.items = self.items.saturating_sub(items.len());
+            self.reconsider(now, index);
+        }
+        items
+    }
+
     /// The reply_to of a detached item, which goes out all the same.
-    pub(super) fn detach(&mut self, call: CallId) -> Option<ReplyTo<T>> {
-        self.queues.iter_mut().flatten().find_map(|queue| {
-            let at = queue.items.partition_point(|item| item.ticket.call < call);
-            let ticket: &mut Ticket<T> = &mut queue.items.get_mut(at)?.ticket;
-            (ticket.call == call && ticket.detached).then(|| std::mem::replace(&mut ticket.reply_to, ReplyTo::Nobody))
-        })
+    pub(super) fn detach(&mut self, index: usize, call: CallId) -> Option<ReplyTo<T>> {
+        let ticket = self.queue_mut(index)?.items.ticket_mut(call)?;
+        ticket
+            .detached
+            .then(|| std::mem::replace(&mut ticket.reply_to, ReplyTo::Nobody))
     }
 
     /// Everything that waits, queue by queue.
     pub(super) fn drain(&mut self) -> Vec<BatchItem<T>> {
         self.items = 0;
         self.earliest = EarliestDeadline::default();
+        self.sweep_at = EarliestDeadline::default();
         self.ready.clear();
         self.by_key.clear();
         self.free.clear();
-        self.queues.drain(..).flatten().flat_map(|queue| queue.items).collect()
+        self.busy.clear();
+        self.idle.clear();
+        let queues = self.queues.drain(..).flatten();
+        queues.flat_map(|queue| queue.items.into_items()).collect()
     }
 
     /// The connection is gone: no frame is unanswered any more.
@@ -438,7 +481,7 @@ impl<T> BatchQueues<T> {
 
     /// The queue that an item belongs to.
     fn queue_of(&mut self, item: &BatchItem<T>, policy: Policy) -> usize {
-        let (budget, kind, name) = (item.ticket.budget, item.payload.kind(), item.payload.queue());
+        let (budget, kind, name) = (item.ticket.call.budget, item.payload.kind(), item.payload.queue());
         if let Some(queue) = self.queues.get_mut(self.latest).and_then(Option::as_mut)
             && (queue.key.budget, queue.key.kind) == (budget, kind)
             && queue.key.queue == *name
@@ -461,13 +504,16 @@ impl<T> BatchQueues<T> {
         let queue = BatchQueue {
             key: key.clone(),
             policy,
-            items: VecDeque::new(),
+            items: Line::new(),
             bytes: 0,
             in_flight: 0,
             waiting_since: None,
             not_before: None,
             flushing: false,
             queued: false,
+            busy_at: None,
+            idle_since: None,
+            in_idle: false,
             peer: self.peer,
             confirmed: false,
         };
@@ -489,6 +535,7 @@ impl<T> BatchQueues<T> {
 
     /// Something about the queue changed: it may be ready, have a new due time, or be unused.
     fn reconsider(&mut self, now: Instant, index: usize) {
+        self.note_busy(index);
         let used = self.by_key.len();
         let Some(queue) = self.queues.get_mut(index).and_then(Option::as_mut) else {
             return;
@@ -500,16 +547,109 @@ impl<T> BatchQueues<T> {
                 queue.queued = true;
                 self.ready.push_back(index);
             }
-            None if queue.items.is_empty() && queue.in_flight == 0 && used > KEEP_IDLE && !queue.queued => {
-                self.by_key.remove(&queue.key);
-                self.free.push(index);
-                if let Some(place) = self.queues.get_mut(index) {
-                    *place = None;
+            None if queue.is_idle() && used > MAX_QUEUES && !queue.queued && !queue.in_idle => self.remove(index),
+            None if queue.is_idle() => {
+                queue.idle_since = Some(now);
+                if !std::mem::replace(&mut queue.in_idle, true) {
+                    self.idle.push_back(index);
+                }
+                if used > KEEP_IDLE && self.sweep_at.at().is_none() {
+                    self.sweep_at.add(now.checked_add(IDLE));
+                    self.earliest.add(self.sweep_at.at());
                 }
             }
             None => {}
         }
     }
+
+    /// Keeps the queues with items together.
+    fn note_busy(&mut self, index: usize) {
+        let end = self.busy.len();
+        let Some(queue) = self.queue_mut(index) else { return };
+        match (queue.items.is_empty(), queue.busy_at) {
+            (false, None) => {
+                queue.busy_at = Some(end);
+                self.busy.push(index);
+            }
+            (true, Some(place)) => {
+                queue.busy_at = None;
+                self.busy.swap_remove(place);
+                if let Some(moved) = self.busy.get(place).copied()
+                    && let Some(queue) = self.queue_mut(moved)
+                {
+                    queue.busy_at = Some(place);
+                }
+            }
+            (false, Some(_)) | (true, None) => {}
+        }
+    }
+
+    /// The busy queue at this place.
+    fn visit(&mut self, place: usize) -> Option<usize> {
+        #[cfg(test)]
+        {
+            self.visits += 1;
+        }
+        self.busy.get(place).copied()
+    }
+
+    /// Gives back queues that were idle for long.
+    fn sweep(&mut self, now: Instant) {
+        if !self.sweep_at.take_due(now) {
+            self.earliest.add(self.sweep_at.at());
+            return;
+        }
+        let is_old = |since: Instant| now.saturating_duration_since(since) >= IDLE;
+        for _ in 0..self.idle.len() {
+            let Some(index) = self.idle.pop_front() else { break };
+            let used = self.by_key.len();
+            let Some(queue) = self.queue_mut(index) else { continue };
+            if !queue.is_idle() {
+                // It comes back when it is idle again.
+                queue.in_idle = false;
+            } else if used > KEEP_IDLE && !queue.queued && queue.idle_since.is_none_or(is_old) {
+                self.remove(index);
+            } else {
+                self.idle.push_back(index);
+            }
+        }
+        if self.by_key.len() > KEEP_IDLE {
+            self.sweep_at.add(now.checked_add(IDLE));
+            self.earliest.add(self.sweep_at.at());
+        }
+        self.shrink();
+    }
+
+    /// Forgets a queue.
+    fn remove(&mut self, index: usize) {
+        if let Some(queue) = self.queues.get_mut(index).and_then(Option::take) {
+            self.by_key.remove(&queue.key);
+            self.free.push(index);
+        }
+    }
+
+    /// Gives the places of queues back that are gone.
+    fn shrink(&mut self) {
+        while let Some(None) = self.queues.last() {
+            self.queues.pop();
+        }
+        let left = self.queues.len();
+        self.free.retain(|index| *index < left);
+        if self.queues.capacity() > 2 * left.max(KEEP_IDLE) {
+            self.queues.shrink_to_fit();
+            self.by_key.shrink_to_fit();
+            self.free.shrink_to_fit();
+            self.busy.shrink_to_fit();
+            self.idle.shrink_to_fit();
+            self.ready.shrink_to_fit();
+        }
+    }
+}
+
+/// The place of what waits in the queue with this index.
+fn place_of(index: usize) -> Place {
+    // As many queues as would not fit it fit into no memory.
+    Place::Waiting(u32::try_from(index).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -534,7 +674,8 @@ mod tests {
             queues.push(
                 now,
                 policy,
-                BatchItem::alone(CallId(call), Attempt::new(None), (), message.into()),
+                BatchItem::alone(CallId::new(call), Attempt::new(None), (), message.into()),
+                &mut Places::default(),
             );
         }
         let index = queues.next_ready(now).unwrap();
@@ -546,5 +687,105 @@ mod tests {
         );
         assert_eq!(queue.share_of(usize::MAX), 1_000, "no more than there are");
         assert_eq!(queue.share_of(0), 1, "one is always taken");
+    }
+
+    fn auto() -> Policy {
+        let settings = ProducerSettings::default();
+        Policy {
+            batching: Batching::Auto,
+            max_messages: settings.max_messages,
+            max_bytes: settings.max_bytes,
+        }
+    }
+
+    /// One message for each of so many queues.
+    fn push_each(queues: &mut BatchQueues<()>, now: Instant, names: usize) {
+        for name in 0..names {
+            let message = Message::new(format!("queue-{name}"), "x");
+            let item = BatchItem::alone(CallId::new(name as u64), Attempt::new(None), (), message.into());
+            queues.push(now, auto(), item, &mut Places::default());
+        }
+    }
+
+    /// Sends what waits, and has it answered.
+    fn exchange(queues: &mut BatchQueues<()>, now: Instant) {
+        let mut sent = Vec::new();
+        while let Some(index) = queues.next_ready(now) {
+            let queue = queues.queue_mut(index).unwrap();
+            let key = queue.key.clone();
+            let taken = std::iter::from_fn(|| queue.pop_front()).count();
+            queues.taken(now, index, taken, taken);
+            sent.push((key, taken));
+        }
+        for (key, taken) in sent {
+            queues.answered(now, &key, taken, Answered::Finally);
+        }
+    }
+
+    #[test]
+    fn only_queues_with_items_are_visited() {
+        let now = crate::tests_epoch();
+        let mut queues = BatchQueues::new();
+        push_each(&mut queues, now, 10_000);
+        exchange(&mut queues, now);
+        push_each(&mut queues, now, 3);
+        queues.flush(now, None);
+        assert_eq!(queues.visits, 3);
+        assert!(queues.withdraw_many(now, CallId::new(99)).is_empty());
+        assert_eq!(queues.visits, 6);
+        assert!(queues.handle_timeout(now + IDLE / 2).is_empty());
+        queues.earliest.add(Some(now));
+        assert!(queues.handle_timeout(now).is_empty());
+        assert_eq!(queues.visits, 9);
+        assert_eq!(queues.withdraw_many(now, CallId::new(1)).len(), 1);
+        assert_eq!((queues.busy.len(), queues.len()), (2, 2));
+        exchange(&mut queues, now);
+        assert!(queues.busy.is_empty());
+    }
+
+    #[test]
+    fn idle_queues_are_given_back_after_a_while_and_busy_ones_stay() {
+        let now = crate::tests_epoch();
+        let mut queues = BatchQueues::new();
+        push_each(&mut queues, now, 10_000);
+        exchange(&mut queues, now);
+        assert_eq!(queues.by_key.len(), 10_000, "they are used again soon");
+        push_each(&mut queues, now, 100);
+        let mut at = now;
+        for _ in 0..2 {
+            let due = queues.earliest_deadline().expect("idle queues are looked for");
+            assert!(due <= at + IDLE);
+            at = due;
+            queues.handle_timeout(at);
+        }
+        assert_eq!(queues.by_key.len(), 100, "those with items");
+        assert!(queues.queues.len() <= 10_000 && queues.idle.is_empty());
+        exchange(&mut queues, at);
+        for _ in 0..2 {
+            at += IDLE;
+            queues.handle_timeout(at);
+        }
+        assert_eq!(queues.by_key.len(), KEEP_IDLE);
+        assert_eq!(queues.earliest_deadline(), None, "no need to look again");
+        assert!(queues.queues.capacity() <= 4 * KEEP_IDLE);
+        push_each(&mut queues, at, 200);
+        exchange(&mut queues, at);
+        assert_eq!(queues.by_key.len(), 200);
+    }
+
+    #[test]
+    fn there_is_an_end_to_idle_queues() {
+        let now = crate::tests_epoch();
+        let mut queues = BatchQueues::new();
+        for round in 0..3 {
+            for name in 0..MAX_QUEUES {
+                let message = Message::new(format!("queue-{round}-{name}"), "x");
+                let item = BatchItem::alone(CallId::new(1), Attempt::new(None), (), message.into());
+                queues.push(now, auto(), item, &mut Places::default());
+                exchange(&mut queues, now);
+            }
+            assert!(queues.by_key.len() <= MAX_QUEUES);
+        }
+        assert!(queues.queues.len() <= MAX_QUEUES + 1 && queues.idle.len() <= MAX_QUEUES + 1);
     }
 }

@@ -1,12 +1,12 @@
 //! Room: what callers may have waiting and unanswered, who waits for room, and who waits for a flush.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::batch_queue::Policy;
 use super::work::{BatchItem, Call, Many};
 use crate::config::{OnFull, ProducerSettings, Settings};
-use crate::earliest_deadline::EarliestDeadline;
+use crate::earliest_deadline::{EarliestDeadline, is_due};
 use crate::error::Error;
 use crate::machine::{CallId, Completion, Reply};
 use crate::message::QueueName;
@@ -20,19 +20,21 @@ pub(super) struct Budget<T> {
     max_bytes: usize,
     requests: usize,
     bytes: usize,
-    parked: VecDeque<Parked<T>>,
+    /// Those in line, in the order of their ids.
+    parked: BTreeMap<CallId, Parked<T>>,
     /// Room that was given to callers who have not used it yet; their bytes are charged.
-    reserved: Vec<Reserved>,
+    reserved: BTreeMap<CallId, Reserved>,
     earliest: EarliestDeadline,
     flushes: Flushes<T>,
     /// The producer's last handle is gone.
     pub(super) closed: bool,
+    /// It is in line to be settled (see [`Budgets`](super::budgets::Budgets)).
+    pub(super) to_settle: bool,
 }
 
 /// A submission that waits for room, in line.
 #[derive(Debug)]
 pub(super) struct Parked<T> {
-    pub(super) id: CallId,
     pub(super) deadline: Option<Instant>,
     pub(super) submission: Submission<T>,
 }
@@ -108,11 +110,12 @@ impl<T> Budget<T> {
             max_bytes: settings.buffer,
             requests: 0,
             bytes: 0,
-            parked: VecDeque::new(),
-            reserved: Vec::new(),
+            parked: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             earliest: EarliestDeadline::default(),
             flushes: Flushes::default(),
             closed: false,
+            to_settle: false,
         }
     }
 
@@ -132,13 +135,12 @@ impl<T> Budget<T> {
     /// Keeps room for a caller.
     pub(super) fn reserve(&mut self, room: Reserved) {
         self.charge(false, room.cost);
-        self.reserved.push(room);
+        self.reserved.insert(room.id, room);
     }
 
     /// Takes back what was reserved.
     pub(super) fn redeem(&mut self, id: CallId) -> Option<Reserved> {
-        let place = self.reserved.iter().position(|room| room.id == id)?;
-        let room = self.reserved.swap_remove(place);
+        let room = self.reserved.remove(&id)?;
         self.release(false, room.cost);
         Some(room)
     }
@@ -167,18 +169,18 @@ impl<T> Budget<T> {
         self.requests < self.max_requests && (self.bytes == 0 || cost <= room)
     }
 
-    pub(super) fn park(&mut self, parked: Parked<T>) {
+    pub(super) fn park(&mut self, id: CallId, parked: Parked<T>) {
         self.earliest.add(parked.deadline);
-        self.parked.push_back(parked);
+        self.parked.insert(id, parked);
     }
 
     /// The first in line, if there is room for it now.
     pub(super) fn next_admitted(&mut self) -> Option<Parked<T>> {
-        if self.fits(self.parked.front()?.submission.cost()) {
-            self.parked.pop_front()
-        } else {
-            None
+        let (_, first) = self.parked.first_key_value()?;
+        if !self.fits(first.submission.cost()) {
+            return None;
         }
+        self.parked.pop_first().map(|(_, parked)| parked)
     }
 
     /// Those in line, and those who wait for a flush, whose deadline passed.
@@ -186,20 +188,20 @@ impl<T> Budget<T> {
         let mut expired = Vec::new();
         let mut flushes = Vec::new();
         if self.earliest.take_due(now) {
-            for flush in std::mem::take(&mut self.flushes.waiting) {
-                if flush.deadline.is_some_and(|at| at <= now) {
+            for (id, flush) in std::mem::take(&mut self.flushes.waiting) {
+                if is_due(flush.deadline, now) {
                     flushes.push(self.flushes.forget(flush));
                 } else {
                     self.earliest.add(flush.deadline);
-                    self.flushes.waiting.push_back(flush);
+                    self.flushes.waiting.insert(id, flush);
                 }
             }
-            for parked in std::mem::take(&mut self.parked) {
-                if parked.deadline.is_some_and(|at| at <= now) {
+            for (id, parked) in std::mem::take(&mut self.parked) {
+                if is_due(parked.deadline, now) {
                     expired.push(parked);
                 } else {
                     self.earliest.add(parked.deadline);
-                    self.parked.push_back(parked);
+                    self.parked.insert(id, parked);
                 }
             }
         }
@@ -207,12 +209,11 @@ impl<T> Budget<T> {
     }
 
     pub(super) fn withdraw(&mut self, id: CallId) -> Option<Parked<T>> {
-        let place = self.parked.binary_search_by_key(&id, |parked| parked.id).ok()?;
-        self.parked.remove(place)
+        self.parked.remove(&id)
     }
 
-    pub(super) fn drain(&mut self) -> Vec<Parked<T>> {
-        self.parked.drain(..).collect()
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Parked<T>> + use<T> {
+        std::mem::take(&mut self.parked).into_values()
     }
 
     /// Takes room for bytes, and for a call with its first item.
@@ -252,14 +253,14 @@ impl<T> Budget<T> {
     }
 
     /// Those who still wait for a flush.
-    pub(super) fn drain_flushes(&mut self) -> Vec<T> {
-        self.flushes.waiting.drain(..).map(|flush| flush.token).collect()
+    pub(super) fn drain_flushes(&mut self) -> impl Iterator<Item = T> + use<T> {
+        std::mem::take(&mut self.flushes.waiting)
+            .into_values()
+            .map(|flush| flush.token)
     }
 
     pub(super) fn abandon_flush(&mut self, id: CallId) -> Option<T> {
-        let waiting = &mut self.flushes.waiting;
-        let place = waiting.iter().position(|flush| flush.id == id)?;
-        let flush = waiting.remove(place)?;
+        let flush = self.flushes.waiting.remove(&id)?;
         Some(self.flushes.forget(flush))
     }
 }
@@ -271,14 +272,13 @@ struct Flushes<T> {
     current: usize,
     /// Earlier epochs with something unsettled, and how much.
     earlier: VecDeque<(u64, usize)>,
-    waiting: VecDeque<Flush<T>>,
+    waiting: BTreeMap<CallId, Flush<T>>,
     /// The first failure that no flush has reported.
     failure: Option<Error>,
 }
 
 #[derive(Debug)]
 struct Flush<T> {
-    id: CallId,
     /// Waits for this epoch and all before.
     epoch: u64,
     deadline: Option<Instant>,
@@ -292,7 +292,7 @@ impl<T> Default for Flushes<T> {
             epoch: 0,
             current: 0,
             earlier: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
             failure: None,
         }
     }
@@ -301,7 +301,10 @@ impl<T> Default for Flushes<T> {
 impl<T> Flushes<T> {
     fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
         if let Some(error) = error
-            && !self.waiting.iter().any(|flush| flush.epoch >= epoch)
+            && !self
+                .waiting
+                .last_key_value()
+                .is_some_and(|(_, flush)| flush.epoch >= epoch)
         {
             self.failure.get_or_insert_with(|| error.clone());
         }
@@ -309,11 +312,12 @@ impl<T> Flushes<T> {
             self.current = self.current.saturating_sub(1);
             return;
         }
-        if let Some((_, left)) = self.earlier.iter_mut().find(|(known, _)| *known == epoch) {
+        let place = self.earlier.binary_search_by_key(&epoch, |(known, _)| *known);
+        if let Some((_, left)) = place.ok().and_then(|place| self.earlier.get_mut(place)) {
             *left = left.saturating_sub(1);
         }
         if let Some(error) = error {
-            for flush in self.waiting.iter_mut().filter(|flush| flush.epoch >= epoch) {
+            for flush in self.waiting.values_mut().filter(|flush| flush.epoch >= epoch) {
                 flush.error.get_or_insert_with(|| error.clone());
             }
         }
@@ -321,10 +325,10 @@ impl<T> Flushes<T> {
             self.earlier.pop_front();
         }
         let oldest = self.earlier.front().map_or(self.epoch, |(epoch, _)| *epoch);
-        while self.waiting.front().is_some_and(|flush| flush.epoch < oldest) {
-            if let Some(flush) = self.waiting.pop_front() {
-                completions.push(flush.complete());
-            }
+        while let Some(first) = self.waiting.first_entry()
+            && first.get().epoch < oldest
+        {
+            completions.push(first.remove().complete());
         }
     }
 
@@ -336,7 +340,6 @@ impl<T> Flushes<T> {
 
     fn wait(&mut self, id: CallId, deadline: Option<Instant>, token: T, completions: &mut Vec<Completion<T>>) {
         let flush = Flush {
-            id,
             deadline,
             epoch: self.epoch,
             token,
@@ -352,7 +355,7 @@ impl<T> Flushes<T> {
         } else {
             // With nothing new since the last flush, it waits for the same as that one.
             let epoch = self.earlier.back().map_or(flush.epoch, |(epoch, _)| *epoch);
-            self.waiting.push_back(Flush { epoch, ..flush });
+            self.waiting.insert(id, Flush { epoch, ..flush });
         }
     }
 }
@@ -387,14 +390,14 @@ mod tests {
     fn a_flush_waits_for_what_was_in_before_it_and_reports_its_failure() {
         let mut budget = Budget::of_producer(ProducerSettings::default());
         let mut completions = Vec::new();
-        budget.flush(CallId(1), None, "idle", &mut completions);
+        budget.flush(CallId::new(1), None, "idle", &mut completions);
         assert_eq!(done(&mut completions), [("idle", true)]);
 
         let first = budget.enter();
-        budget.flush(CallId(2), None, "one", &mut completions);
+        budget.flush(CallId::new(2), None, "one", &mut completions);
         let second = budget.enter();
-        budget.flush(CallId(3), None, "both", &mut completions);
-        budget.flush(CallId(4), None, "again", &mut completions);
+        budget.flush(CallId::new(3), None, "both", &mut completions);
+        budget.flush(CallId::new(4), None, "again", &mut completions);
         let late = budget.enter();
         assert!(completions.is_empty());
 
@@ -416,15 +419,15 @@ mod tests {
         let error = Error::new(ErrorKind::Timeout, "x");
         let first = budget.enter();
         budget.leave(first, Some(&error), &mut completions);
-        budget.flush(CallId(1), None, "late", &mut completions);
-        budget.flush(CallId(2), None, "again", &mut completions);
+        budget.flush(CallId::new(1), None, "late", &mut completions);
+        budget.flush(CallId::new(2), None, "again", &mut completions);
         assert_eq!(done(&mut completions), [("late", false), ("again", true)]);
 
         let (second, _third) = (budget.enter(), budget.enter());
-        budget.flush(CallId(3), None, "dropped", &mut completions);
+        budget.flush(CallId::new(3), None, "dropped", &mut completions);
         budget.leave(second, Some(&error), &mut completions);
-        assert_eq!(budget.abandon_flush(CallId(3)), Some("dropped"));
-        budget.flush(CallId(4), None, "heir", &mut completions);
+        assert_eq!(budget.abandon_flush(CallId::new(3)), Some("dropped"));
+        budget.flush(CallId::new(4), None, "heir", &mut completions);
         budget.leave(second, None, &mut completions);
         assert_eq!(done(&mut completions), [("heir", false)]);
     }
@@ -433,7 +436,7 @@ mod tests {
     fn an_oversized_job_comes_in_alone() {
         let mut budget: Budget<()> = Budget::of_producer(ProducerSettings::default().buffer(10));
         let payload = || Payload::from(Message::new("orders", "much more than this"));
-        let submission = || Submission::Item(BatchItem::alone(CallId(1), Attempt::new(None), (), payload()));
+        let submission = || Submission::Item(BatchItem::alone(CallId::new(1), Attempt::new(None), (), payload()));
         assert!(budget.has_room(&submission()), "nothing else is in");
         budget.charge(false, 1);
         assert!(!budget.has_room(&submission()));

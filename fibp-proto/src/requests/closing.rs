@@ -78,7 +78,7 @@ impl<T> Requests<T> {
         let Some(closing) = &self.ledger.closing else { return };
         if !closing.done {
             let late = is_due(closing.until, now);
-            if !late && self.open_work() > 0 && !self.main().channel.is_closed() {
+            if !late && self.has_open_work() && !self.main().channel.is_closed() {
                 return;
             }
             self.stop(now, "closed before it was done");
@@ -100,10 +100,14 @@ impl<T> Requests<T> {
         self.shared.set_state(State::Closed);
     }
 
-    /// How much somebody waits for, or was promised.
-    fn open_work(&self) -> usize {
-        let budgets = self.ledger.budgets.iter().flatten();
-        let parked: usize = budgets.map(|budget| budget.parked() + budget.reserved()).sum();
-        self.routes.iter().map(super::Route::open_work).sum::<usize>() + parked
+    /// Whether somebody waits for something, or was promised room.
+    fn has_open_work(&self) -> bool {
+        let is_promised = || {
+            self.ledger
+                .budgets
+                .iter()
+                .any(|budget| budget.parked() + budget.reserved() > 0)
+        };
+        self.routes.iter().any(|route| route.open_work() > 0) || is_promised()
     }
 }

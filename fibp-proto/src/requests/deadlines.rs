@@ -9,7 +9,7 @@ use super::route::Route;
 use super::work::{BatchKey, InFlight, ItemResult, Payload, ReplyTo, Ticket};
 use crate::connection::Expiry;
 use crate::error::{Doing, Error, ErrorKind, Outcome};
-use crate::machine::{ChannelId, Reply};
+use crate::machine::{CallId, ChannelId, Reply};
 use crate::simulation::{Defect, TestHooks};
 
 impl<T> Requests<T> {
@@ -22,12 +22,7 @@ impl<T> Requests<T> {
             route.expire_in_flight(now, ledger, hooks);
         }
         let error = self.main().late_unsent();
-        for index in 0..self.ledger.budgets.len() {
-            let (expired, flushes) = self
-                .ledger
-                .budget(index)
-                .map(|budget| budget.expired(now))
-                .unwrap_or_default();
+        while let Some((expired, flushes)) = self.ledger.budgets.take_expired(now) {
             for token in flushes {
                 self.ledger.complete(token, Reply::Flushed(Err(error.clone())));
             }
@@ -43,9 +38,10 @@ impl<T> Requests<T> {
 }
 
 enum Expired<T> {
-    Call(Option<T>, Doing),
+    Call(CallId, Option<T>, Doing),
     Item(Ticket<T>, Payload),
-    Frame(BatchKey),
+    /// All items of a frame, of which there were so many.
+    Frame(BatchKey, usize),
 }
 
 impl<T> Route<T> {
@@ -53,15 +49,15 @@ impl<T> Route<T> {
     fn expire_waiting(&mut self, now: Instant, ledger: &mut Ledger<T>) {
         let error = self.late_unsent();
         if self.calls_deadline.take_due(now) {
-            for call in std::mem::take(&mut self.calls) {
+            for (id, call) in std::mem::take(&mut self.calls) {
                 if call.attempt.is_due(now) {
                     ledger.finish_call(call, Err(error.clone()));
                 } else {
                     self.calls_deadline.add(call.attempt.deadline);
-                    self.calls.push_back(call);
+                    self.calls.insert(id, call);
                 }
             }
-            for (until, call) in std::mem::take(&mut self.delayed) {
+            for (until, call) in std::mem::take(&mut self.delayed).into_values() {
                 if call.attempt.is_due(now) {
                     ledger.finish_call(call, Err(error.clone()));
                 } else if until.is_some_and(|until| until <= now) {
@@ -82,7 +78,8 @@ impl<T> Route<T> {
         let mut ended = Vec::new();
         self.channel.expire(now, |work| match work {
             InFlight::Call(call) => {
-                ended.push(Expired::Call(call.token.take(), Doing::request(&call.request)));
+                let doing = Doing::request(&call.request);
+                ended.push(Expired::Call(call.id, call.token.take(), doing));
                 Expiry::Expired
             }
             InFlight::Batch(batch) => {
@@ -105,7 +102,7 @@ impl<T> Route<T> {
                     }
                 }
                 if left == Expiry::Expired {
-                    ended.push(Expired::Frame(batch.key.clone()));
+                    ended.push(Expired::Frame(batch.key.clone(), batch.tickets.len()));
                 }
                 left
             }
@@ -118,9 +115,9 @@ impl<T> Route<T> {
             .at(self.channel.endpoint());
         for expired in ended {
             match expired {
-                Expired::Call(token, doing) => {
+                Expired::Call(id, token, doing) => {
                     let late = late.clone().during(|| doing);
-                    ledger.release_call();
+                    ledger.release_call(id);
                     ledger.note_result(Some(&late));
                     if !hooks.has(Defect::LostWaiter) {
                         ledger.complete_call(token, Err(late));
@@ -129,7 +126,7 @@ impl<T> Route<T> {
                 Expired::Item(ticket, payload) => {
                     ledger.finish_item(ticket, ItemResult::failed(payload, late.clone()));
                 }
-                Expired::Frame(key) => self.queues.answered(now, &key, Answered::Never),
+                Expired::Frame(key, items) => self.queues.answered(now, &key, items, Answered::Never),
             }
         }
     }
@@ -154,7 +151,6 @@ impl<T> Ticket<T> {
             call: self.call,
             reply_to: std::mem::replace(&mut self.reply_to, ReplyTo::Told),
             attempt: self.attempt,
-            budget: self.budget,
             cost: self.cost,
             epoch: self.epoch,
             leads: self.leads,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::Requests;
 use super::batch_queue::BatchQueues;
 use super::ledger::Ledger;
+use super::places::Place;
 use super::route::{Route, has_window};
 use super::settle::Settle;
 use super::work::{
@@ -51,18 +52,18 @@ impl<T> Route<T> {
                 ledger,
             };
             while encoder.connection.out.len() < max
-                && let Some(call) = self.calls.pop_front()
+                && let Some((id, call)) = self.calls.pop_first()
             {
                 match encoder.encode_call(call) {
                     Encoded::Done => {}
                     // Its turn to fail comes with the timeout.
                     Encoded::Late(call) => {
-                        self.calls.push_front(call);
+                        self.calls.insert(id, call);
                         break;
                     }
                     Encoded::WaitsForRevision(call) => {
                         self.calls_deadline.add(call.attempt.deadline);
-                        self.delayed.push((None, call));
+                        self.delayed.insert(id, (None, call));
                     }
                 }
             }
@@ -111,6 +112,7 @@ impl<T> Encoder<'_, T> {
             Ok(id) => {
                 self.ledger.stats.frames_sent += 1;
                 let deadline = call.attempt.deadline;
+                self.ledger.places.set(call.id, Place::InFlight(id));
                 self.connection.register(id, op, InFlight::Call(call), deadline);
             }
             Err(error) => self.ledger.finish_call(call, Err(error.into())),
@@ -171,7 +173,8 @@ impl<T> Encoder<'_, T> {
         }
     }
 
-    fn send_batch(&mut self, key: BatchKey, picked: Picked<T>) -> bool {
+    /// Encodes a frame; how many items are in flight with it.
+    fn send_batch(&mut self, key: BatchKey, picked: Picked<T>) -> usize {
         let Picked {
             messages,
             settles,
@@ -179,7 +182,7 @@ impl<T> Encoder<'_, T> {
             deadline,
         } = picked;
         if tickets.is_empty() {
-            return false;
+            return 0;
         }
         let kind = key.kind;
         let (encoded, payloads) = match kind {
@@ -210,10 +213,14 @@ impl<T> Encoder<'_, T> {
                     BatchKind::Enqueue => self.ledger.stats.enqueue_frames += 1,
                     BatchKind::Ack | BatchKind::Nack => self.ledger.stats.settle_frames += 1,
                 }
+                for ticket in &tickets {
+                    ticket.note_place(&mut self.ledger.places, Place::InFlight(id));
+                }
+                let items = tickets.len();
                 let batch = Batch { key, payloads, tickets };
                 self.connection
                     .register(id, kind.op(), InFlight::Batch(batch), deadline);
-                true
+                items
             }
             Err(error) => {
                 let error = Error::from(error);
@@ -221,7 +228,7 @@ impl<T> Encoder<'_, T> {
                     self.ledger
                         .finish_item(ticket, ItemResult::failed(payload, error.clone()));
                 }
-                false
+                0
             }
         }
     }

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn results_come_in_any_order_and_leave_in_input_order() {
         let mut joins = Joins::new();
-        let call = CallId(1);
+        let call = CallId::new(1);
         joins.open(call, "token", 4, false);
         for (place, ok) in [(2, true), (0, false), (3, false)] {
             assert!(joins.tell(call, place, result(ok)).is_ok_and(|done| done.is_none()));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn an_abandoned_call_gives_its_token_back_and_its_results_are_unheard() {
         let mut joins = Joins::new();
-        let call = CallId(1);
+        let call = CallId::new(1);
         joins.open(call, "token", 2, false);
         assert_eq!(joins.abandon(call), Some("token"));
         assert_eq!(joins.abandon(call), None);

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use super::budget::Budget;
+use super::budgets::Budgets;
 use super::closing::Closing;
 use super::join::Joins;
+use super::places::Places;
 use super::submit::closed;
 use super::work::{BatchItem, CLIENT, Call, Charge, ItemResult, ReplyTo, Ticket};
-use crate::config::ProducerSettings;
-use crate::earliest_deadline::earlier;
 use crate::error::{Doing, Error, ErrorKind};
 use crate::event::{Event, Stats};
 use crate::machine::{CallId, Completion, Reply};
@@ -20,9 +19,10 @@ use crate::shared::Shared;
 #[derive(Debug)]
 pub(super) struct Ledger<T> {
     shared: Shared,
-    /// The client's own budget, then one per producer.
-    pub(super) budgets: Vec<Option<Budget<T>>>,
+    pub(super) budgets: Budgets<T>,
     pub(super) joins: Joins<T>,
+    /// Where the admitted calls are.
+    pub(super) places: Places,
     pub(super) closing: Option<Closing<T>>,
     completions: Vec<Completion<T>>,
     pub(super) stats: Stats,
@@ -32,42 +32,19 @@ impl<T> Ledger<T> {
     pub(super) fn new(shared: &Shared) -> Self {
         Self {
             shared: shared.clone(),
-            budgets: vec![Some(Budget::of_client(shared.config().settings()))],
+            budgets: Budgets::new(shared.config().settings()),
             joins: Joins::new(),
+            places: Places::default(),
             closing: None,
             completions: Vec::new(),
             stats: Stats::default(),
         }
     }
 
-    pub(super) fn budget(&mut self, index: usize) -> Option<&mut Budget<T>> {
-        self.budgets.get_mut(index).and_then(Option::as_mut)
-    }
-
-    /// A budget for a new producer, and its index.
-    pub(super) fn open_budget(&mut self, settings: ProducerSettings) -> usize {
-        let budget = Some(Budget::of_producer(settings));
-        let free = self.budgets.iter().position(Option::is_none);
-        match free.and_then(|index| self.budgets.get_mut(index).map(|place| (index, place))) {
-            Some((index, place)) => {
-                *place = budget;
-                index
-            }
-            None => {
-                self.budgets.push(budget);
-                self.budgets.len() - 1
-            }
-        }
-    }
-
     /// Waits until everything that the producer was handed is settled.
-    pub(super) fn flush(&mut self, budget: usize, id: CallId, deadline: Option<Instant>, token: T) {
-        let Self {
-            budgets, completions, ..
-        } = self;
-        match budgets.get_mut(budget).and_then(Option::as_mut) {
-            Some(budget) => budget.flush(id, deadline, token, completions),
-            None => self.complete(token, Reply::Flushed(Err(closed("the producer")))),
+    pub(super) fn flush(&mut self, budget: u32, id: CallId, deadline: Option<Instant>, token: T) {
+        if let Err(token) = self.budgets.flush(budget, id, deadline, token, &mut self.completions) {
+            self.complete(token, Reply::Flushed(Err(closed("the producer"))));
         }
     }
 
@@ -90,14 +67,6 @@ impl<T> Ledger<T> {
         into.append(&mut self.completions);
     }
 
-    /// When somebody who waits for room, or for a flush, has waited for too long.
-    pub(super) fn budgets_timeout(&self) -> Option<Instant> {
-        self.budgets
-            .iter()
-            .flatten()
-            .fold(None, |earliest, budget| earlier(earliest, budget.earliest_deadline()))
-    }
-
     pub(super) fn publish_stats(&mut self) {
         if self.stats != Stats::default() {
             self.shared.add_stats(&mut self.stats);
@@ -108,7 +77,7 @@ impl<T> Ledger<T> {
 
     /// Ends a call that was charged to the client's budget.
     pub(super) fn finish_call(&mut self, call: Call<T>, result: Result<Response, Error>) {
-        self.release_call();
+        self.release_call(call.id);
         let result = result.map_err(|error| {
             let error = call.attempt.judge(error);
             error.during(|| Doing::request(&call.request))
@@ -124,10 +93,10 @@ impl<T> Ledger<T> {
         }
     }
 
-    pub(super) fn release_call(&mut self) {
-        if let Some(budget) = self.budget(CLIENT) {
-            budget.release(true, 0);
-        }
+    /// Gives back the room that a call took.
+    pub(super) fn release_call(&mut self, id: CallId) {
+        self.places.remove(id);
+        self.budgets.release(CLIENT, true, 0);
     }
 
     // ---- items ----
@@ -179,8 +148,9 @@ impl<T> Ledger<T> {
 
     /// Gives back the room that an item took, and completes the flushes of its producer that waited for it.
     pub(super) fn release(&mut self, charge: Charge, error: Option<&Error>) {
-        if let Some(budget) = self.budgets.get_mut(charge.budget).and_then(Option::as_mut) {
-            budget.release(charge.leads, charge.cost);
+        self.places.remove(charge.call);
+        self.budgets.release(charge.call.budget, charge.leads, charge.cost);
+        if let Some(budget) = self.budgets.get_mut(charge.call.budget) {
             budget.leave(charge.epoch, error, &mut self.completions);
         }
     }

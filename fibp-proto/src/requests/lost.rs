@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Requests;
-use super::budget::{Budget, Submission};
+use super::budget::Submission;
 use super::submit::closed;
 use super::work::{BatchItem, BatchKey, InFlight, ItemResult, ReplyTo};
 use crate::channel::{Lost, Plan};
@@ -115,9 +115,11 @@ impl<T> Requests<T> {
         if items.is_empty() {
             return;
         }
-        let policy = self.ledger.budget(key.budget).map(|budget| budget.policy);
-        match (policy, self.route_mut(channel)) {
-            (Some(policy), Some(route)) => route.queues.put_back(now, key, policy, items),
+        let policy = self.ledger.budgets.policy(key.budget);
+        match (policy, self.route_and_ledger(channel)) {
+            (Some(policy), Some((route, ledger))) => {
+                route.queues.put_back(now, key, policy, items, &mut ledger.places);
+            }
             _ => self.ledger.fail_items(items, &closed("the producer")),
         }
     }
@@ -149,11 +151,8 @@ impl<T> Requests<T> {
         }
         self.fail_all_parked(error);
         let unknown = error.clone().with_outcome(Outcome::Unknown);
-        for index in 0..self.ledger.budgets.len() {
-            let flushes = self.ledger.budget(index).map(Budget::drain_flushes).unwrap_or_default();
-            for token in flushes {
-                self.ledger.complete(token, Reply::Flushed(Err(unknown.clone())));
-            }
+        for token in self.ledger.budgets.drain_flushes() {
+            self.ledger.complete(token, Reply::Flushed(Err(unknown.clone())));
         }
     }
 
@@ -197,11 +196,8 @@ impl<T> Requests<T> {
     /// Fails everything that waits for room.
     fn fail_all_parked(&mut self, error: &Error) {
         let error = error.clone().with_outcome(Outcome::NotSent);
-        for index in 0..self.ledger.budgets.len() {
-            let parked = self.ledger.budget(index).map(Budget::drain).unwrap_or_default();
-            for parked in parked {
-                self.fail_parked(parked.submission, &error);
-            }
+        for parked in self.ledger.budgets.drain_parked() {
+            self.fail_parked(parked.submission, &error);
         }
     }
 

@@ -24,13 +24,16 @@ mod abandon;
 mod answers;
 mod batch_queue;
 mod budget;
+mod budgets;
 mod closing;
 mod deadlines;
 mod encode;
 mod item_results;
 mod join;
 mod ledger;
+mod line;
 mod lost;
+mod places;
 mod producers;
 mod route;
 mod routing;
@@ -62,6 +65,9 @@ use closing::Closing;
 use ledger::Ledger;
 use route::Route;
 use work::InFlight;
+
+/// The place of the main route.
+const MAIN: usize = 0;
 
 /// See the [module documentation](self).
 #[derive(Debug)]
@@ -107,7 +113,15 @@ impl<T> Requests<T> {
 
     fn next_call_id(&mut self) -> CallId {
         self.next_call += 1;
-        CallId(self.next_call)
+        CallId::new(self.next_call)
+    }
+
+    /// The id of a call that is charged to a producer's budget.
+    fn next_call_id_of(&mut self, producer: ProducerId) -> CallId {
+        CallId {
+            budget: producer.0,
+            ..self.next_call_id()
+        }
     }
 
     /// The gauges of [`Stats`]: what the machine holds now.
@@ -115,7 +129,7 @@ impl<T> Requests<T> {
     pub fn gauges(&self) -> Stats {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let ready = self.routes.iter().filter(|route| route.channel.is_ready());
-        let budgets = self.ledger.budgets.iter().flatten();
+        let budgets = self.ledger.budgets.iter();
         Stats {
             open_connections: count(ready.count()),
             in_flight: count(self.routes.iter().map(|route| route.channel.in_flight()).sum()),
@@ -129,12 +143,12 @@ impl<T> Requests<T> {
     fn main(&self) -> &Route<T> {
         // Invariant: the first route is the main one, and stays.
         #[expect(clippy::indexing_slicing, reason = "there is always a main route")]
-        &self.routes[0]
+        &self.routes[MAIN]
     }
 
     fn main_mut(&mut self) -> &mut Route<T> {
         #[expect(clippy::indexing_slicing, reason = "there is always a main route")]
-        &mut self.routes[0]
+        &mut self.routes[MAIN]
     }
 
     fn route(&self, channel: ChannelId) -> Option<&Route<T>> {
@@ -234,7 +248,7 @@ impl<T> Requests<T> {
         if self.main().channel.is_closed() {
             return closing;
         }
-        earlier(closing, self.ledger.budgets_timeout())
+        earlier(closing, self.ledger.budgets.poll_timeout())
     }
 }
 

@@ -14,19 +14,19 @@ use crate::request::Op;
 
 /// Names a producer of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ProducerId(pub(super) usize);
+pub struct ProducerId(pub(super) u32);
 
 impl<T> Requests<T> {
     /// A producer with batch queues and a buffer of its own.
     pub fn open_producer(&mut self, settings: ProducerSettings) -> ProducerId {
-        ProducerId(self.ledger.open_budget(settings))
+        ProducerId(self.ledger.budgets.open(settings))
     }
 
     /// The producer's last handle is gone: what it holds is still sent.
     pub fn close_producer(&mut self, producer: ProducerId) {
         let now = self.latest;
-        if let Some(budget) = self.ledger.budget(producer.0).filter(|_| producer.0 != CLIENT) {
-            budget.closed = true;
+        if producer.0 != CLIENT {
+            self.ledger.budgets.close(producer.0);
         }
         self.flush_queues(now, Some(producer.0));
         self.settle_budgets(now);
@@ -45,9 +45,9 @@ impl<T> Requests<T> {
         admitted: T,
         receipt: T,
     ) -> CallId {
-        let id = self.next_call_id();
+        let id = self.next_call_id_of(producer);
         let attempt = Attempt::new(self.deadline(now, timeout));
-        let item = receipt_item(id, producer, message, attempt, receipt);
+        let item = receipt_item(id, message, attempt, receipt);
         self.submit(
             now,
             producer.0,
@@ -72,11 +72,11 @@ impl<T> Requests<T> {
         receipt: T,
     ) -> Result<CallId, (SendError, T)> {
         let refusal = self.refusal(now);
-        let id = self.next_call_id();
+        let id = self.next_call_id_of(producer);
         let attempt = Attempt::new(self.deadline(now, timeout));
-        let item = receipt_item(id, producer, message, attempt, receipt);
+        let item = receipt_item(id, message, attempt, receipt);
         let refusal = refusal.or_else(|| self.unsendable(&item.payload));
-        let refusal = refusal.or_else(|| match self.ledger.budget(producer.0) {
+        let refusal = refusal.or_else(|| match self.ledger.budgets.get(producer.0) {
             Some(budget) if budget.has_room_for(item.ticket.cost) => None,
             Some(_) => Some(full()),
             None => Some(closed("the producer")),
@@ -96,7 +96,7 @@ impl<T> Requests<T> {
         timeout: Option<Duration>,
         token: T,
     ) -> CallId {
-        let id = self.next_call_id();
+        let id = self.next_call_id_of(producer);
         let deadline = self.deadline(now, timeout);
         let cost = cost_of_message(message);
         let room = Reserved { id, cost, deadline };
@@ -127,10 +127,10 @@ impl<T> Requests<T> {
         message: Message,
         receipt: T,
     ) -> Result<CallId, (SendError, T)> {
-        let reserved = self.ledger.budget(producer.0).and_then(|budget| budget.redeem(room));
-        let id = self.next_call_id();
+        let reserved = self.ledger.budgets.redeem(producer.0, room);
+        let id = self.next_call_id_of(producer);
         let attempt = Attempt::new(reserved.and_then(|room| room.deadline));
-        let item = receipt_item(id, producer, message, attempt, receipt);
+        let item = receipt_item(id, message, attempt, receipt);
         let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payload));
         let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
         let result = self.take_in(now, producer, item, refusal);
@@ -164,7 +164,7 @@ impl<T> Requests<T> {
     /// Sends what the producer holds without lingering; completes with [`Reply::Flushed`](crate::machine::Reply::Flushed) when everything
     /// handed to it before this call is settled.
     pub fn flush(&mut self, now: Instant, producer: ProducerId, timeout: Option<Duration>, token: T) -> CallId {
-        let id = self.next_call_id();
+        let id = self.next_call_id_of(producer);
         let deadline = self.deadline(now, timeout);
         self.flush_queues(now, Some(producer.0));
         self.ledger.flush(producer.0, id, deadline, token);
@@ -172,16 +172,15 @@ impl<T> Requests<T> {
     }
 
     /// Lets partial frames of a budget (or of all) go out now, on every route.
-    pub(super) fn flush_queues(&mut self, now: Instant, budget: Option<usize>) {
+    pub(super) fn flush_queues(&mut self, now: Instant, budget: Option<u32>) {
         for route in &mut self.routes {
             route.queues.flush(now, budget);
         }
     }
 }
 
-fn receipt_item<T>(id: CallId, producer: ProducerId, message: Message, attempt: Attempt, receipt: T) -> BatchItem<T> {
+fn receipt_item<T>(id: CallId, message: Message, attempt: Attempt, receipt: T) -> BatchItem<T> {
     let mut item = BatchItem::alone(id, attempt, receipt, message.into());
-    item.ticket.budget = producer.0;
     item.ticket.leads = false;
     item.ticket.detached = true;
     item

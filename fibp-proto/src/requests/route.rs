@@ -1,6 +1,6 @@
 //! One way to the servers: a channel, and the requests that wait to travel on it.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::batch_queue::{BatchQueues, Peer};
@@ -12,7 +12,7 @@ use crate::connection::Connection;
 use crate::earliest_deadline::{EarliestDeadline, earlier};
 use crate::error::Error;
 use crate::event::ConnectionRole;
-use crate::machine::ChannelId;
+use crate::machine::{CallId, ChannelId};
 use crate::shared::Shared;
 
 /// A channel, and what waits to travel on it.
@@ -21,11 +21,11 @@ pub(super) struct Route<T> {
     pub(super) id: ChannelId,
     pub(super) channel: Channel<InFlight<T>>,
     /// Calls that are not encoded, in the order of their ids.
-    pub(super) calls: VecDeque<Call<T>>,
+    pub(super) calls: BTreeMap<CallId, Call<T>>,
     /// A lower bound on the deadlines of `calls` and `delayed`.
     pub(super) calls_deadline: EarliestDeadline,
     /// Calls that wait for an instant, or (`None`) for the admin revision.
-    pub(super) delayed: Vec<(Option<Instant>, Call<T>)>,
+    pub(super) delayed: BTreeMap<CallId, (Option<Instant>, Call<T>)>,
     pub(super) queues: BatchQueues<T>,
     /// The bound of unanswered requests.
     pub(super) max_in_flight: usize,
@@ -76,9 +76,9 @@ impl<T> Route<T> {
         Self {
             id,
             channel: Channel::new(shared, role, target, seed),
-            calls: VecDeque::new(),
+            calls: BTreeMap::new(),
             calls_deadline: EarliestDeadline::default(),
-            delayed: Vec::new(),
+            delayed: BTreeMap::new(),
             queues: BatchQueues::new(),
             max_in_flight: shared.config().settings().in_flight.requests.max(1),
             node,
@@ -132,43 +132,42 @@ impl<T> Route<T> {
 
     // ---- calls ----
 
-    /// Puts a call where its id belongs, usually at the end.
+    /// Lets a call wait, in the order of ids.
     pub(super) fn requeue_call(&mut self, call: Call<T>) {
         self.calls_deadline.add(call.attempt.deadline);
-        let place = self.calls.partition_point(|known| known.id < call.id);
-        self.calls.insert(place, call);
+        self.calls.insert(call.id, call);
     }
 
     /// Lets a call wait until then.
     pub(super) fn delay_call(&mut self, until: Option<Instant>, call: Call<T>) {
         self.calls_deadline.add(earlier(until, call.attempt.deadline));
-        self.delayed.push((until, call));
+        self.delayed.insert(call.id, (until, call));
     }
 
     /// All calls that wait, in the order of their ids.
     pub(super) fn take_calls(&mut self) -> Vec<Call<T>> {
-        let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, call)| call);
-        let mut calls: Vec<_> = std::mem::take(&mut self.calls).into_iter().chain(delayed).collect();
-        calls.sort_by_key(|call| call.id);
-        calls
+        let mut calls = std::mem::take(&mut self.calls);
+        let delayed = std::mem::take(&mut self.delayed).into_iter();
+        calls.extend(delayed.map(|(id, (_, call))| (id, call)));
+        calls.into_values().collect()
     }
 
     /// The calls that waited for the admin revision go on.
     pub(super) fn release_admin_calls(&mut self) {
-        for (until, call) in std::mem::take(&mut self.delayed) {
+        for (id, (until, call)) in std::mem::take(&mut self.delayed) {
             match until {
                 None => self.requeue_call(call),
-                Some(_) => self.delayed.push((until, call)),
+                Some(_) => drop(self.delayed.insert(id, (until, call))),
             }
         }
     }
 
     /// The calls that waited for the admin revision wait in vain.
     pub(super) fn fail_admin_calls(&mut self, error: &Error, ledger: &mut Ledger<T>) {
-        for (until, call) in std::mem::take(&mut self.delayed) {
+        for (id, (until, call)) in std::mem::take(&mut self.delayed) {
             match until {
                 None => ledger.finish_call(call, Err(error.clone())),
-                Some(_) => self.delayed.push((until, call)),
+                Some(_) => drop(self.delayed.insert(id, (until, call))),
             }
         }
     }

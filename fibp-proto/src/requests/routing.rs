@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Requests;
 use super::route::Route;
 use super::submit::closed;
 use super::work::{Attempt, BatchItem, Call, Payload};
+use super::{MAIN, Requests};
 use crate::config::Endpoint;
 use crate::directory::Purpose;
 use crate::error::Error;
@@ -98,21 +98,25 @@ impl<T> Requests<T> {
 
     /// Lets an item wait at the route to `endpoint`. It keeps its room.
     pub(super) fn send_item_to(&mut self, now: Instant, endpoint: Endpoint, item: BatchItem<T>) {
-        let Some(policy) = self.ledger.budget(item.ticket.budget).map(|budget| budget.policy) else {
+        let Some(policy) = self.ledger.budgets.policy(item.ticket.call.budget) else {
             return self.ledger.fail_items(vec![item], &closed("the producer"));
         };
-        self.route_to(now, endpoint).queues.push(now, policy, item);
+        let route = self.route_to(now, endpoint);
+        self.push(now, route, policy, item);
     }
 
     /// As [`send_item_to`](Self::send_item_to), for a call.
     pub(super) fn send_call_to(&mut self, now: Instant, endpoint: Endpoint, call: Call<T>) {
-        self.route_to(now, endpoint).requeue_call(call);
+        let place = self.route_to(now, endpoint);
+        if let Some(route) = self.routes.get_mut(place) {
+            route.requeue_call(call);
+        }
     }
 
-    /// The route to a node, opened if there is none.
-    fn route_to(&mut self, now: Instant, endpoint: Endpoint) -> &mut Route<T> {
+    /// The place of the route to a node, opened if there is none.
+    fn route_to(&mut self, now: Instant, endpoint: Endpoint) -> usize {
         if self.main().channel.endpoint() == Some(&endpoint) {
-            return self.main_mut();
+            return MAIN;
         }
         let known = self.routes.iter().position(|route| {
             let takes_work = !route.channel.is_leaving();
@@ -123,13 +127,10 @@ impl<T> Requests<T> {
                     .is_some_and(|node| !node.retiring && node.endpoint == endpoint)
         });
         let place = known.unwrap_or_else(|| self.open_route(now, endpoint));
-        // Invariant: `place` is a route's.
-        #[expect(clippy::indexing_slicing, reason = "the place was just found")]
-        let route = &mut self.routes[place];
-        if let Some(node) = &mut route.node {
+        if let Some(node) = self.routes.get_mut(place).and_then(|route| route.node.as_mut()) {
             node.chosen = now;
         }
-        route
+        place
     }
 
     fn open_route(&mut self, now: Instant, endpoint: Endpoint) -> usize {
@@ -212,14 +213,13 @@ impl<T> Requests<T> {
         if let Some(leader) = self.leader_elsewhere(&item.payload) {
             return self.send_item_to(now, leader, item);
         }
-        let Some(policy) = self.ledger.budget(item.ticket.budget).map(|budget| budget.policy) else {
+        let Some(policy) = self.ledger.budgets.policy(item.ticket.call.budget) else {
             return self.ledger.fail_items(vec![item], &closed("the producer"));
         };
         let held = item.ticket.attempt.is_in_circles().then(|| item.batch_key());
-        let queues = &mut self.main_mut().queues;
-        queues.push(now, policy, item);
+        self.push(now, MAIN, policy, item);
         if let (Some(key), Some(until)) = (held, now.checked_add(ELECTION_PAUSE)) {
-            queues.hold(now, &key, until);
+            self.main_mut().queues.hold(now, &key, until);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::Requests;
+use super::batch_queue::Policy;
 use super::budget::{Budget, Parked, Submission};
 use super::settle::Settle;
 use super::work::{Attempt, BatchItem, CLIENT, Call, Many, Payload, Payloads, ReplyTo};
+use super::{MAIN, Requests};
 use crate::config::OnFull;
 use crate::error::{Doing, Error, ErrorKind, SendError};
 use crate::event::{Event, State};
@@ -105,7 +106,7 @@ impl<T> Requests<T> {
     pub(super) fn submit(
         &mut self,
         now: Instant,
-        budget: usize,
+        budget: u32,
         id: CallId,
         deadline: Option<Instant>,
         submission: Submission<T>,
@@ -118,13 +119,12 @@ impl<T> Requests<T> {
         });
         match refusal {
             Some(error) => self.fail_submission(submission, &error),
-            None => match self.ledger.budget(budget) {
+            None => match self.ledger.budgets.get(budget) {
                 Some(room) if room.has_room(&submission) => self.admit(now, budget, submission),
-                Some(room) if room.on_full == OnFull::Wait => room.park(Parked {
-                    id,
-                    deadline,
-                    submission,
-                }),
+                Some(room) if room.on_full == OnFull::Wait => {
+                    let parked = Parked { deadline, submission };
+                    self.ledger.budgets.park(budget, id, parked);
+                }
                 Some(_) => self.fail_submission(submission, &full()),
                 None => self.fail_submission(submission, &closed("the producer")),
             },
@@ -150,10 +150,10 @@ impl<T> Requests<T> {
         refusal
     }
 
-    pub(super) fn admit(&mut self, now: Instant, budget: usize, submission: Submission<T>) {
+    pub(super) fn admit(&mut self, now: Instant, budget: u32, submission: Submission<T>) {
         match submission {
             Submission::Call(call) => {
-                if let Some(room) = self.ledger.budget(budget) {
+                if let Some(room) = self.ledger.budgets.get_mut(budget) {
                     room.charge(true, 0);
                 }
                 self.main_mut().requeue_call(call);
@@ -165,7 +165,7 @@ impl<T> Requests<T> {
                 self.ledger.complete(admitted, Reply::Admitted(Ok(())));
             }
             Submission::Room { room, token, .. } => {
-                if let Some(budget) = self.ledger.budget(budget) {
+                if let Some(budget) = self.ledger.budgets.get_mut(budget) {
                     budget.reserve(room);
                 }
                 self.ledger.complete(token, Reply::Room(Ok(())));
@@ -201,7 +201,7 @@ impl<T> Requests<T> {
 
     /// Lets an item in: it takes room, and waits at the route that leads to its queue.
     fn admit_item(&mut self, now: Instant, mut item: BatchItem<T>) {
-        let Some(budget) = self.ledger.budget(item.ticket.budget) else {
+        let Some(budget) = self.ledger.budgets.get_mut(item.ticket.call.budget) else {
             return self.ledger.fail_items(vec![item], &closed("the producer"));
         };
         budget.charge(item.ticket.leads, item.ticket.cost);
@@ -210,33 +210,34 @@ impl<T> Requests<T> {
         // Room is taken before the route is chosen: a move to another route takes the charge along.
         match self.leader_elsewhere(&item.payload) {
             Some(leader) => self.send_item_to(now, leader, item),
-            None => self.main_mut().queues.push(now, policy, item),
+            None => self.push(now, MAIN, policy, item),
+        }
+    }
+
+    /// Lets an item wait at a route.
+    pub(super) fn push(&mut self, now: Instant, route: usize, policy: Policy, item: BatchItem<T>) {
+        if let Some(route) = self.routes.get_mut(route) {
+            route.queues.push(now, policy, item, &mut self.ledger.places);
         }
     }
 
     /// Lets those in line in, as far as there is room; frees the budgets of producers that are done.
     pub(super) fn settle_budgets(&mut self, now: Instant) {
-        for index in 0..self.ledger.budgets.len() {
+        while let Some(index) = self.ledger.budgets.next_to_settle() {
             let mut admitted = false;
-            while let Some(parked) = self.ledger.budget(index).and_then(Budget::next_admitted) {
+            while let Some(parked) = self.ledger.budgets.get_mut(index).and_then(Budget::next_admitted) {
                 if !self.hooks.has(Defect::ForgottenCall) {
                     self.admit(now, index, parked.submission);
                 }
                 admitted = true;
             }
             // Nothing more will come that is worth lingering for.
-            let hurry = self.ledger.closing.is_some() || self.ledger.budget(index).is_some_and(|budget| budget.closed);
+            let hurry =
+                self.ledger.closing.is_some() || self.ledger.budgets.get(index).is_some_and(|budget| budget.closed);
             if admitted && hurry {
                 self.flush_queues(now, Some(index));
             }
-            if self
-                .ledger
-                .budget(index)
-                .is_some_and(|budget| budget.closed && budget.is_idle())
-                && let Some(place) = self.ledger.budgets.get_mut(index)
-            {
-                *place = None;
-            }
+            self.ledger.budgets.remove_done(index);
         }
     }
 

@@ -17,10 +17,11 @@ impl<T> Requests<T> {
     /// What the machine holds right now.
     #[must_use]
     pub fn usage(&mut self) -> Usage {
-        let budgets = || self.ledger.budgets.iter().flatten();
-        let client = self.ledger.budgets.get(CLIENT).and_then(Option::as_ref);
+        let budgets = || self.ledger.budgets.iter();
+        let client = self.ledger.budgets.get(CLIENT);
         let mut usage = Usage {
             calls: self.ledger.joins.len(),
+            places: self.ledger.places.len(),
             parked: budgets().map(Budget::parked).sum(),
             charged_requests: client.map_or(0, |budget| budget.charged().0),
             charged_bytes: budgets().map(|budget| budget.charged().1).sum(),

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::join::Joins;
+use super::places::{Place, Places};
 use super::settle::Settle;
 use crate::error::{Doing, Error, Outcome, SendError};
 use crate::machine::{CallId, Completion, Reply};
@@ -10,7 +11,7 @@ use crate::message::{Message, MessageId, QueueName};
 use crate::request::{AckItem, NackItem, Op, Request};
 
 /// The client's own budget.
-pub(super) const CLIENT: usize = 0;
+pub(super) const CLIENT: u32 = 0;
 
 /// Bytes that a waiting item costs besides its contents.
 const ITEM_OVERHEAD: usize = 128;
@@ -104,7 +105,7 @@ impl From<Settle> for Payload {
 /// Which frames an item can share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct BatchKey {
-    pub(super) budget: usize,
+    pub(super) budget: u32,
     pub(super) kind: BatchKind,
     pub(super) queue: QueueName,
 }
@@ -166,8 +167,7 @@ pub(super) struct Ticket<T> {
     pub(super) call: CallId,
     pub(super) reply_to: ReplyTo<T>,
     pub(super) attempt: Attempt,
-    /// The budget it is charged to, with its bytes.
-    pub(super) budget: usize,
+    /// Its bytes, which are charged to the budget of its call.
     pub(super) cost: usize,
     /// The flush epoch of its producer.
     pub(super) epoch: u64,
@@ -180,7 +180,7 @@ pub(super) struct Ticket<T> {
 /// What an item takes up in an budget.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Charge {
-    pub(super) budget: usize,
+    pub(super) call: CallId,
     pub(super) cost: usize,
     pub(super) epoch: u64,
     pub(super) leads: bool,
@@ -196,9 +196,16 @@ impl<T> Ticket<T> {
         (self.call, place)
     }
 
+    /// Notes where it is, unless it is one of the many of its call.
+    pub(super) fn note_place(&self, places: &mut Places, place: Place) {
+        if !matches!(self.reply_to, ReplyTo::Part(_)) {
+            places.set(self.call, place);
+        }
+    }
+
     pub(super) fn charge(&self) -> Charge {
         Charge {
-            budget: self.budget,
+            call: self.call,
             cost: self.cost,
             epoch: self.epoch,
             leads: self.leads,
@@ -399,7 +406,7 @@ impl<T> BatchItem<T> {
     /// The batch queue it belongs to.
     pub(super) fn batch_key(&self) -> BatchKey {
         BatchKey {
-            budget: self.ticket.budget,
+            budget: self.ticket.call.budget,
             kind: self.payload.kind(),
             queue: self.payload.queue().clone(),
         }
@@ -423,7 +430,6 @@ impl<T> BatchItem<T> {
                 call,
                 reply_to,
                 attempt,
-                budget: CLIENT,
                 cost: payload.cost(),
                 epoch: 0,
                 leads,

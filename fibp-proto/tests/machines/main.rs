@@ -28,6 +28,7 @@ mod reconnect;
 mod redirects;
 mod replaced;
 mod replay;
+mod scale;
 #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))]
 mod tls;
 mod unlimited;
