@@ -278,7 +278,9 @@ pub enum Replay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Batching {
-    /// As many as wait when the connection can take a frame: no delay when idle, large frames under load.
+    /// As many as wait when the connection can take a frame: no delay when idle, large frames under load. With up to
+    /// eight messages of a queue waiting and unanswered, each goes at once; with more, they gather while a frame is
+    /// unanswered.
     #[default]
     Auto,
     /// Delays a frame to collect more messages.

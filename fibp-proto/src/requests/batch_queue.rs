@@ -34,6 +34,10 @@ const IDLE: Duration = Duration::from_secs(10);
 /// With more queues than this, one that becomes idle is given back at once.
 const MAX_QUEUES: usize = 16_384;
 
+/// With no more messages than this waiting and in flight there are few callers, and their frames need not wait for one
+/// another: nothing is saved by letting two callers take turns. With more, waiting makes larger frames.
+const FEW: usize = 8;
+
 /// When frames of a producer go out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
@@ -164,7 +168,7 @@ impl<T> BatchQueue<T> {
             return Some(None);
         }
         match self.policy.batching {
-            Batching::Auto if self.in_flight == 0 => Some(None),
+            Batching::Auto if self.in_flight == 0 || self.in_flight + self.items.len() <= FEW => Some(None),
             Batching::Auto => None,
             Batching::Disabled => Some(None),
             // A delay beyond the clock's range waits for the other conditions.

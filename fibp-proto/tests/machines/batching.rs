@@ -74,6 +74,102 @@ fn auto_sends_the_first_at_once_and_gathers_while_it_is_unanswered() {
     });
 }
 
+/// How many messages or acks each frame had.
+fn frame_sizes(sim: &Sim) -> Vec<usize> {
+    let size = |asked: &Asked| match &asked.request {
+        Request::Enqueue(messages) => messages.len(),
+        Request::Ack(items) => items.len(),
+        other => panic!("{other:?}"),
+    };
+    sim.asked.iter().map(size).collect()
+}
+
+/// One enqueue or ack after another, each with a turn of the driver.
+fn submit_each(sim: &mut Sim, acks: bool, names: std::ops::Range<usize>) -> Vec<Token> {
+    let submit = |sim: &mut Sim, name: usize| {
+        let name = name.to_string();
+        if acks {
+            sim.ack(&name)
+        } else {
+            sim.enqueue("orders", &name)
+        }
+    };
+    names
+        .map(|name| {
+            let token = submit(sim, name);
+            sim.settle();
+            token
+        })
+        .collect()
+}
+
+#[test]
+fn few_callers_do_not_wait_for_one_another() {
+    for acks in [false, true] {
+        in_every_mode(|mode| {
+            let mut sim = mute(config(), mode);
+            submit_each(&mut sim, acks, 0..8);
+            assert_eq!(frame_sizes(&sim), [1; 8], "eight are few");
+            // Each asks again when it is answered, as callers do.
+            for round in 0..5 {
+                for caller in 0..8 {
+                    let asked = sim.asked[round * 8 + caller].clone();
+                    oblige(&mut sim, &asked);
+                    submit_each(&mut sim, acks, 100..101);
+                }
+            }
+            assert_eq!(frame_sizes(&sim), [1; 48]);
+            sim
+        });
+    }
+}
+
+#[test]
+fn beyond_eight_messages_callers_share_frames() {
+    for acks in [false, true] {
+        in_every_mode(|mode| {
+            let mut sim = mute(config(), mode);
+            submit_each(&mut sim, acks, 0..64);
+            assert_eq!(frame_sizes(&sim), [1; 8], "the others gather");
+            let first: Vec<_> = sim.asked.clone();
+            for asked in &first[..7] {
+                oblige(&mut sim, asked);
+            }
+            assert_eq!(sim.asked.len(), 8, "one is still unanswered");
+            oblige(&mut sim, &first[7]);
+            assert_eq!(frame_sizes(&sim)[8..], [56]);
+            submit_each(&mut sim, acks, 64..72);
+            assert_eq!(sim.asked.len(), 9, "with many in flight nobody hurries");
+            let asked = sim.last_asked();
+            oblige(&mut sim, &asked);
+            assert_eq!(frame_sizes(&sim)[9..], [8], "few are left");
+            submit_each(&mut sim, acks, 72..73);
+            assert_eq!(sim.asked.len(), 10);
+            let asked = sim.last_asked();
+            oblige(&mut sim, &asked);
+            assert_eq!(frame_sizes(&sim)[10..], [1]);
+            sim
+        });
+    }
+}
+
+#[test]
+fn those_who_gathered_go_when_enough_of_them_leave() {
+    let mut sim = mute(config(), Mode::Whole);
+    submit_each(&mut sim, false, 0..8);
+    let (token, id) = sim.enqueue_within("orders", "gone", None);
+    sim.enqueue("orders", "kept");
+    sim.settle();
+    assert_eq!(sizes(&sim), [1; 8]);
+    sim.abandon(token, id);
+    sim.settle();
+    assert_eq!(sizes(&sim), [1; 8], "nine are left");
+    let asked = sim.asked[3].clone();
+    oblige(&mut sim, &asked);
+    assert_eq!(frames(&sim)[8..], [["kept"]]);
+    sim.finish();
+}
+
 #[test]
 fn calls_of_one_turn_share_a_frame() {
     let mut sim = mute(config(), Mode::Whole);
