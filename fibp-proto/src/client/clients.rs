@@ -69,7 +69,7 @@ pub struct Clients<S> {
     pub watchers: Arc<Watchers>,
     sources: Sources,
     drivers: Drivers<S>,
-    consumers: Mutex<Vec<Weak<ConsumerCell<S>>>>,
+    consumers: Mutex<Opened<ConsumerCell<S>>>,
     /// No machine may stay open.
     closed: AtomicBool,
 }
@@ -128,7 +128,7 @@ impl<S> Handle<S> {
         let Owner { clients, main } = &*self.0;
         let mut stats = clients.shared.stats();
         stats.merge(main.lock().machine.gauges());
-        let consumers: Vec<_> = lock(&clients.consumers).iter().filter_map(Weak::upgrade).collect();
+        let consumers: Vec<_> = lock(&clients.consumers).open().collect();
         for consumer in consumers {
             stats.merge(consumer.lock().machine.gauges());
         }
@@ -172,10 +172,7 @@ impl<S> Clients<S> {
         let (waiter, wait) = Waiter::pair::<answer::Opened>();
         let consumer = Consumer::new(&self.shared, queue, settings, now(), seed(), Some(waiter));
         let cell = self.start(consumer, settings.receive_buffer);
-        let mut consumers = lock(&self.consumers);
-        consumers.retain(|known| known.strong_count() > 0);
-        consumers.push(Arc::downgrade(&cell));
-        drop(consumers);
+        lock(&self.consumers).add(&cell);
         if self.closed.load(Ordering::Acquire) {
             cell.with(|consumer| consumer.abort(now()));
         }
@@ -190,7 +187,38 @@ impl<S> Clients<S> {
     /// All consumers, which are forgotten.
     fn take_consumers(&self) -> Vec<Arc<ConsumerCell<S>>> {
         let consumers = std::mem::take(&mut *lock(&self.consumers));
-        consumers.iter().filter_map(Weak::upgrade).collect()
+        consumers.open().collect()
+    }
+}
+
+/// What was opened, and may be gone since. To add one costs the same however many there are.
+struct Opened<C> {
+    known: Vec<Weak<C>>,
+    /// With so many known, those that are gone are forgotten: always twice as many as there were after the last time.
+    sweep_at: usize,
+}
+
+impl<C> Opened<C> {
+    fn add(&mut self, cell: &Arc<C>) {
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|known| known.strong_count() > 0);
+            self.sweep_at = 2 * self.known.len().max(8);
+        }
+        self.known.push(Arc::downgrade(cell));
+    }
+
+    /// Those that are not gone.
+    fn open(&self) -> impl Iterator<Item = Arc<C>> {
+        self.known.iter().filter_map(Weak::upgrade)
+    }
+}
+
+impl<C> Default for Opened<C> {
+    fn default() -> Self {
+        Self {
+            known: Vec::new(),
+            sweep_at: 0,
+        }
     }
 }
 
@@ -228,5 +256,38 @@ impl<S> fmt::Debug for Clients<S> {
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_forgotten_without_a_look_at_all_for_each() {
+        let mut opened = Opened::default();
+        let (mut sweeps, mut looked_at) = (0, 0);
+        let mut add = |opened: &mut Opened<()>, cell: &Arc<()>| {
+            let (known, sweep_at) = (opened.known.len(), opened.sweep_at);
+            opened.add(cell);
+            if opened.sweep_at != sweep_at || opened.known.len() <= known {
+                sweeps += 1;
+                looked_at += known;
+            }
+        };
+        let kept: Vec<_> = (0..10_000).map(|_| Arc::new(())).collect();
+        for cell in &kept {
+            add(&mut opened, cell);
+        }
+        assert_eq!(opened.known.len(), 10_000);
+        assert!(sweeps < 20 && looked_at < 2 * 10_000, "{sweeps} times, {looked_at}");
+        drop(kept);
+        let last = Arc::new(());
+        for _ in 0..10_000 {
+            opened.add(&Arc::new(()));
+        }
+        opened.add(&last);
+        assert!(opened.known.len() < 5_000, "{}", opened.known.len());
+        assert_eq!(opened.known.iter().filter_map(Weak::upgrade).count(), 1);
     }
 }
