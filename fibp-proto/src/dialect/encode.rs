@@ -95,12 +95,16 @@ pub(crate) trait Encoder {
             self.write(&wire.pairs);
             return Ok(());
         }
-        for (key, value) in headers {
-            self.str16("header key", key)?;
-            self.str16("header value", value)?;
-        }
-        Ok(())
+        write_pairs(self, headers)
     }
+}
+
+fn write_pairs<E: Encoder + ?Sized>(to: &mut E, headers: &Headers) -> Result<(), EncodeError> {
+    for (key, value) in headers {
+        to.str16("header key", key)?;
+        to.str16("header value", value)?;
+    }
+    Ok(())
 }
 
 fn too_many(field: &'static str, count: usize, limit: usize) -> EncodeError {
@@ -127,6 +131,16 @@ impl Encoder for Measure {
 
     fn write_shared(&mut self, bytes: &Bytes) {
         self.write(bytes);
+    }
+
+    fn header_pairs(&mut self, headers: &Headers) -> Result<(), EncodeError> {
+        // Together they are not too long, so none is, and they need not be looked at one by one.
+        let len = headers.content_len();
+        if len <= u16::MAX.into() {
+            self.0 = self.0.saturating_add(len).saturating_add(4 * headers.len());
+            return Ok(());
+        }
+        write_pairs(self, headers)
     }
 }
 

@@ -151,10 +151,9 @@ impl Payload {
 }
 
 pub(super) fn cost_of_message(message: &Message) -> usize {
-    let headers: usize = message.headers.iter().map(|(key, value)| key.len() + value.len()).sum();
     ITEM_OVERHEAD
         .saturating_add(message.payload.len())
-        .saturating_add(headers)
+        .saturating_add(message.headers.content_len())
 }
 
 fn cost_of_settle(settle: &Settle) -> usize {
