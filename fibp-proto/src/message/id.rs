@@ -154,7 +154,10 @@ mod tests {
     #[test]
     fn compares_with_text_and_is_read_from_it() {
         let id: MessageId = "0198-id".parse().unwrap();
-        assert!(id == "0198-id" && id == *"0198-id" && *"0198-id" == id && id != "other");
+        assert_eq!(id, "0198-id");
+        assert_eq!(id, *"0198-id");
+        assert_eq!(*"0198-id", id);
+        assert_ne!(id, "other");
     }
 
     #[cfg(feature = "serde")]

@@ -301,10 +301,10 @@ impl<T> Default for Flushes<T> {
 impl<T> Flushes<T> {
     fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
         if let Some(error) = error
-            && !self
+            && self
                 .waiting
                 .last_key_value()
-                .is_some_and(|(_, flush)| flush.epoch >= epoch)
+                .is_none_or(|(_, flush)| flush.epoch < epoch)
         {
             self.failure.get_or_insert_with(|| error.clone());
         }
