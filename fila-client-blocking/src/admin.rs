@@ -5,7 +5,7 @@ use fibp_proto::{Error, operation as op};
 
 use crate::caller::Caller;
 
-/// Administrative operations; see [`Client::admin`].
+/// Administrative operations; see [`Client::admin`](crate::Client::admin).
 ///
 /// # Errors
 ///

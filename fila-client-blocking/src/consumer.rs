@@ -282,14 +282,14 @@ impl Delivery {
 }
 
 impl From<&Delivery> for Settle {
-    /// For [`Client::ack_many`], which settles many deliveries in one call.
+    /// For [`Client::ack_many`](crate::Client::ack_many), which settles many deliveries in one call.
     fn from(delivery: &Delivery) -> Self {
         delivery.lease.settle(None)
     }
 }
 
 impl From<&Delivery> for AckItem {
-    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`] the delivery itself.
+    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`](crate::Client::ack_many) the delivery itself.
     fn from(delivery: &Delivery) -> Self {
         delivery.lease.settle(None).into()
     }

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The other types are for adapters without a runtime, and for the client's own use. There is one [`Cell`] per machine: the
-//! lock around it, with the waker of its driver. Callers [`submit`](Cell::submit) to it and wait by [`Call`]s. Where there
+//! lock around it, with the waker of its driver. Callers submit to it and wait by [`Call`]s. Where there
 //! is no runtime, threads share the driver's work, each as a [`Worker`].
 
 mod asynchronous;

@@ -48,27 +48,27 @@ macro_rules! answers {
 }
 
 answers! {
-    /// A channel is open: see [`Reply::Opened`].
+    /// A channel is open: see [`Reply::Opened`](crate::machine::Reply::Opened).
     Opened(Result<(), Error>);
-    /// A request's answer: see [`Reply::Response`].
+    /// A request's answer: see [`Reply::Response`](crate::machine::Reply::Response).
     Answered(Result<Box<Response>, Error>);
-    /// One message's result: see [`Reply::Enqueued`].
+    /// One message's result: see [`Reply::Enqueued`](crate::machine::Reply::Enqueued).
     Enqueued(Result<MessageId, Box<SendError>>);
-    /// The results of many messages: see [`Reply::EnqueuedMany`].
+    /// The results of many messages: see [`Reply::EnqueuedMany`](crate::machine::Reply::EnqueuedMany).
     EnqueuedMany(Vec<Result<MessageId, SendError>>);
-    /// One ack's or nack's result: see [`Reply::Settled`].
+    /// One ack's or nack's result: see [`Reply::Settled`](crate::machine::Reply::Settled).
     Settled(Result<(), Error>);
-    /// The results of many acks or nacks: see [`Reply::SettledMany`].
+    /// The results of many acks or nacks: see [`Reply::SettledMany`](crate::machine::Reply::SettledMany).
     SettledMany(Vec<Result<(), Error>>);
-    /// Room in a producer's buffer: see [`Reply::Room`].
+    /// Room in a producer's buffer: see [`Reply::Room`](crate::machine::Reply::Room).
     Room(Result<(), Error>);
-    /// A producer's messages are settled: see [`Reply::Flushed`].
+    /// A producer's messages are settled: see [`Reply::Flushed`](crate::machine::Reply::Flushed).
     Flushed(Result<(), Error>);
-    /// A delivery waits: see [`Reply::Ready`].
+    /// A delivery waits: see [`Reply::Ready`](crate::machine::Reply::Ready).
     Ready(());
-    /// A consumer stopped receiving: see [`Reply::Drained`].
+    /// A consumer stopped receiving: see [`Reply::Drained`](crate::machine::Reply::Drained).
     Drained(());
-    /// A machine is closed: see [`Reply::Closed`].
+    /// A machine is closed: see [`Reply::Closed`](crate::machine::Reply::Closed).
     Closed(CloseReport);
 }
 

@@ -89,7 +89,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the first bad setting or contradiction.
+    /// [`ErrorKind::Config`], naming the first bad setting or contradiction.
     pub fn validate(&self) -> Result<(), Error> {
         match &self.defect {
             Some(defect) => Err(defect.clone()),
@@ -170,7 +170,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the file that `load` refuses.
+    /// [`ErrorKind::Config`], naming the file that `load` refuses.
     pub fn load_files<E: fmt::Display>(self, load: impl Fn(&str) -> Result<Vec<u8>, E>) -> Result<Self, Error> {
         let Some(tls) = self.settings.tls.as_ref().filter(|tls| tls.has_files()) else {
             return Ok(self);

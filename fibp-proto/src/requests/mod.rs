@@ -5,11 +5,11 @@
 //!
 //! # The life of a request
 //!
-//! [`submit`] lets a request in, as far as its [`budget`] has room, or parks it in line. What is let in waits at a
-//! [`route`]: a call by itself, a message or a settle in the [`batch_queue`] of its queue. When the route's driver is
-//! ready to write, [`encode`] makes frames of what waits. [`answers`] ends what was answered, or sends it elsewhere;
-//! [`lost`] does so with what was in flight on a lost connection; [`deadlines`] ends what is late. Whatever ends a
-//! request, the [`ledger`] completes its waiter and gives its room back.
+//! `submit` lets a request in, as far as its `budget` has room, or parks it in line. What is let in waits at a
+//! `route`: a call by itself, a message or a settle in the `batch_queue` of its queue. When the route's driver is
+//! ready to write, `encode` makes frames of what waits. `answers` ends what was answered, or sends it elsewhere;
+//! `lost` does so with what was in flight on a lost connection; `deadlines` ends what is late. Whatever ends a
+//! request, the `ledger` completes its waiter and gives its room back.
 //!
 //! # Invariants
 //!

@@ -6,7 +6,7 @@ use crate::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, Queue
 use crate::error::Error;
 use crate::operation as op;
 
-/// Administrative operations; see [`Client::admin`].
+/// Administrative operations; see [`Client::admin`](super::Client::admin).
 ///
 /// # Errors
 ///

@@ -114,14 +114,14 @@ impl<R: Runtime> Delivery<R> {
 }
 
 impl<R: Runtime> From<&Delivery<R>> for Settle {
-    /// For [`Client::ack_many`], which settles many deliveries in one call.
+    /// For [`Client::ack_many`](super::Client::ack_many), which settles many deliveries in one call.
     fn from(delivery: &Delivery<R>) -> Self {
         delivery.lease.settle(None)
     }
 }
 
 impl<R: Runtime> From<&Delivery<R>> for AckItem {
-    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`] the delivery itself.
+    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`](super::Client::ack_many) the delivery itself.
     fn from(delivery: &Delivery<R>) -> Self {
         delivery.lease.settle(None).into()
     }
