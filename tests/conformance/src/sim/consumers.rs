@@ -107,6 +107,7 @@ impl World {
         };
         let client = consumer.client;
         let (queue, settings) = (QueueName::clone(&consumer.queue), consumer.settings);
+        self.replace_ended(client);
         let port = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
         let Some(shared) = self.clients.get(client).map(|client| client.shared.clone()) else {
             return;

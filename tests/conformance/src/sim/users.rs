@@ -8,7 +8,7 @@ use fibp_proto::config::{Config, Replay};
 use fibp_proto::event::Cursor;
 use fibp_proto::machine::{CallId, Machine};
 use fibp_proto::requests::{ProducerId, Requests};
-use fibp_proto::{Event, QueueName, Request, Shared};
+use fibp_proto::{Event, QueueName, Request, Shared, State};
 
 use super::plan::Plan;
 use super::port::Port;
@@ -142,6 +142,16 @@ impl World {
             .filter(|client| self.clients.get(*client).is_some_and(|client| !client.closed))
             .collect();
         if let Some(client) = self.random.pick(&open) {
+            self.close_client(client);
+        }
+    }
+
+    /// Connects with another client if this one gave up its first connection: nothing can be opened with it.
+    pub(super) fn replace_ended(&mut self, client: usize) {
+        let Some(user) = self.clients.get(client) else { return };
+        let (closed, main) = (user.shared.state() == State::Closed, user.main);
+        let is_over = main.is_none_or(|port| self.port(port).is_none_or(|port| port.machine.is_over()));
+        if closed && is_over {
             self.close_client(client);
         }
     }
