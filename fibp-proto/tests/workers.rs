@@ -384,8 +384,10 @@ fn one_call_after_another_wakes_nobody() {
 fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
     in_open_world(|world, wire, _, reader, driver_notifier, reader_notifier| {
         let (notifier, waker) = Notifier::waker();
-        let mut first = world.enqueue();
-        let mut others = [world.enqueue(), world.enqueue()];
+        // Each as many as go without waiting for one another, so that the next one waits.
+        let messages = vec![Message::new("q", "m"); 8];
+        let mut first = world.cell.enqueue_many(world.now.get(), messages, None);
+        let mut others: [_; 8] = std::array::from_fn(|_| world.enqueue());
         let mut leader = world.caller(None);
         let read = world.step(&mut leader, News::Nothing);
         for call in &mut others {
@@ -394,7 +396,7 @@ fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
             assert!(!is_done(call, &waker));
         }
         let claims = wire.claims.load(Ordering::SeqCst);
-        assert_eq!(wire.answer(), 1);
+        assert_eq!(wire.answer(), 8);
         let write = world.step(&mut leader, perform(read));
         assert!(
             matches!(write, Job::Write { .. }),
@@ -406,13 +408,13 @@ fn whoever_leads_reads_for_all_and_leaves_the_rest_to_the_reader() {
         drop(leader);
         assert_eq!(reader_notifier.wakes(), 1, "somebody sleeps");
 
-        assert_eq!(wire.answer(), 2);
+        assert_eq!(wire.answer(), 8);
         let read = world.step(reader, News::Nothing);
         let mut late = world.enqueue();
         let job = world.step(&mut world.caller(None), News::Nothing);
         assert!(matches!(job, Job::Wait { .. }), "the reader leads: {job:?}");
         assert!(matches!(world.step(reader, perform(read)), Job::Write { .. }));
-        assert_eq!(notifier.wakes(), 1, "one for both");
+        assert_eq!(notifier.wakes(), 1, "one for all");
         assert!(others.iter_mut().all(|call| is_done(call, &waker)));
         assert!(!is_done(&mut late, &waker));
         assert_eq!(driver_notifier.wakes(), 0);
