@@ -194,6 +194,7 @@ pub enum Action {
     /// Close the socket, or give up the dial that is under way.
     Hangup,
 }
+
 /// A waiter's result, with the token that waited for it.
 #[derive(Debug)]
 #[must_use]

@@ -202,7 +202,7 @@ pub(super) struct BatchQueues<T> {
     /// How many queues were looked at because of something that is not theirs.
     #[cfg(test)]
     visits: usize,
-    /// BatchQueues that may send now, each once.
+    /// The queues that may send now, each once.
     ready: VecDeque<usize>,
     earliest: EarliestDeadline,
     items: usize,
@@ -368,7 +368,7 @@ impl<T> BatchQueues<T> {
         items
     }
 
-    /// Lets partial frames of an budget (or of all) go out now.
+    /// Lets partial frames of a budget (or of all) go out now.
     pub(super) fn flush(&mut self, now: Instant, budget: Option<u32>) {
         // No queue loses items here, so the busy ones stay what they are.
         for place in 0..self.busy.len() {
@@ -442,7 +442,7 @@ impl<T> BatchQueues<T> {
         items
     }
 
-    /// The reply_to of a detached item, which goes out all the same.
+    /// Who waits for a detached item, which goes out all the same.
     pub(super) fn detach(&mut self, index: usize, call: CallId) -> Option<ReplyTo<T>> {
         let ticket = self.queue_mut(index)?.items.ticket_mut(call)?;
         ticket

@@ -189,7 +189,7 @@ impl<T> Requests<T> {
         match event {
             ChannelEvent::Ready => {
                 if let Some(route) = self.route_mut(channel) {
-                    route.note_ready(now);
+                    route.note_peer(now);
                 }
                 if channel == ChannelId::MAIN {
                     self.shared.set_state(State::Connected);

@@ -85,11 +85,6 @@ impl<T> Route<T> {
         }
     }
 
-    /// The connection is ready for requests.
-    pub(super) fn note_ready(&mut self, now: Instant) {
-        self.note_peer(now);
-    }
-
     /// The connection is ready, or an answer may have said that its server belongs to a cluster.
     pub(super) fn note_peer(&mut self, now: Instant) {
         let peer = Peer {

@@ -176,7 +176,7 @@ pub(super) struct Ticket<T> {
     pub(super) detached: bool,
 }
 
-/// What an item takes up in an budget.
+/// What an item takes up in its budget.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Charge {
     pub(super) call: CallId,
@@ -269,7 +269,7 @@ impl ItemResult {
     }
 }
 
-/// What telling a reply_to amounted to.
+/// What came of telling somebody a result.
 #[derive(Debug)]
 pub(super) struct Told<T> {
     pub(super) completion: Option<Completion<T>>,

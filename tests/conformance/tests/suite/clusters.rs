@@ -25,7 +25,7 @@ fn start_with(env: &Env, change: impl FnOnce(BrokerBuilder) -> BrokerBuilder) ->
     })
 }
 
-/// What clients are told of a cluster: each node alone, or all of them.
+/// The configurations under test: each node of the cluster alone, and all nodes.
 fn entries(broker: &Broker) -> Vec<Config> {
     let all: Vec<String> = broker.addrs().iter().map(ToString::to_string).collect();
     let alone = all.iter().map(String::as_str);
@@ -78,7 +78,7 @@ async fn enqueue_list(client: &Arc<dyn Client>, queue: &str, count: u8) -> BTree
 cases! {
     Cluster, [p2 P2, p3 P3, framed FRAMED];
 
-    /// A queue is created, filled and consumed at once, whichever node the client is told of.
+    /// A queue is created, filled and consumed at once, whichever node the client is configured with.
     async fn every_node_serves_everybody(env: &Env) {
         let broker = start(env);
         for config in entries(broker) {

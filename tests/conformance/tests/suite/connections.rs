@@ -258,7 +258,7 @@ mod consumers {
                 assert_eq!(delivery.received().id, id);
                 match delivery.ack().await {
                     Ok(()) => {}
-                    // What a preamble leader says of an ack that is done, to a client that nothing has told of a cluster.
+                    // A preamble leader answers so to an ack that it applied; the client has not learned that this is a cluster.
                     Err((error, _)) if env.is_in_cluster() => assert_eq!(error.kind(), ErrorKind::MessageNotFound),
                     Err((error, _)) => panic!("not acked: {error}"),
                 }
