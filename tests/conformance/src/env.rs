@@ -15,8 +15,10 @@ use futures::channel::oneshot;
 use crate::adapter::{Adapter, Client, Consumer, Delivery, Wait};
 use crate::broker::{self, Broker};
 use crate::external;
+use crate::front::Back;
 use crate::proxy::{Flow, Plan, Proxy};
 use crate::script::{PREAMBLE, Scripted};
+use crate::session;
 
 /// The bound of everything that has to happen, but need not happen fast.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,50 +32,48 @@ pub enum Needs {
     /// Any server that is left alone meanwhile: leases end only where nothing else goes on (docs/protocol/preamble.md
     /// 1.14).
     QuietServer,
-    /// Any server without TLS of its own, before which the case puts some.
+    /// Any server, reached without TLS: to put other TLS before it, or to look at what is sent. What TLS it has itself a
+    /// proxy takes off.
     PlainServer,
     /// Both.
     QuietPlainServer,
-    /// No Fila server: none at all, or something else that listens.
-    Nothing,
     /// A server that demands a key: the embedded broker once it is told to, or the external one, if `FILA_API_KEY` is
     /// what it demands.
     Keyed,
-    /// A server whose keys and certificates the case chooses.
-    Keys,
-    /// Nodes that name each other as leaders.
-    Cluster,
     /// A server that another one takes the place of.
     Successor,
     /// A server with faults inside that no proxy can imitate: full disks, forged or missing answers.
     Faults,
-    /// A server that says what no real one says, or counts what it is sent: the case brings it.
-    Script,
-    /// This process to itself, as it is measured; the case brings a broker in another one.
+    /// No server under test: the case brings its peer, which is a script, a broker or cluster of this process, or no Fila
+    /// server at all. `FILA_URL` means nothing to it.
+    Peer,
+    /// The same; it measures this process, and takes turns with others that do.
     Alone,
 }
 
 impl Needs {
+    /// Whether the case is about the server that `FILA_URL` names, if any.
+    fn concerns_server(self) -> bool {
+        !matches!(self, Self::Peer | Self::Alone)
+    }
+
+    fn is_plain(self) -> bool {
+        matches!(self, Self::PlainServer | Self::QuietPlainServer)
+    }
+
     /// Why a case cannot run against an external server, where no proxy can help.
     fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::AnyServer | Self::QuietServer | Self::Nothing => None,
+            Self::AnyServer | Self::QuietServer | Self::Peer | Self::Alone => None,
             Self::PlainServer | Self::QuietPlainServer => {
-                if external::config(None).settings().tls.is_some() {
-                    return Some("chooses the certificates that the server presents");
-                }
-                external::is_cluster().then_some("puts TLS before one node, while consumers connect to another")
+                external::is_cluster().then_some("stands before one node, while consumers connect to another")
             }
             Self::Keyed => match external::required_key() {
                 Some(_) => None,
                 None => Some("FILA_API_KEY names no key that the server demands"),
             },
-            Self::Keys => Some("chooses the API keys that the server knows"),
-            Self::Cluster => Some("chooses who leads which queue"),
             Self::Successor => Some("replaces the server by one of another revision"),
             Self::Faults => Some("needs trouble inside the server"),
-            Self::Script => Some("plays a server that says what no real one says, or looks at what it is sent"),
-            Self::Alone => Some("measures this process with a broker that it runs in another"),
         }
     }
 
@@ -87,15 +87,17 @@ impl Needs {
     fn turn(self) -> Turn {
         static ALONE: Mutex<()> = Mutex::new(());
         static SERVER: RwLock<()> = RwLock::new(());
+        if self == Self::Alone {
+            return Turn::Alone(ALONE.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        if !self.concerns_server() || external_url().is_none() {
+            return Turn::Free;
+        }
         match self {
-            Self::Alone => Turn::Alone(ALONE.lock().unwrap_or_else(PoisonError::into_inner)),
-            Self::QuietServer | Self::QuietPlainServer if is_external() => {
+            Self::QuietServer | Self::QuietPlainServer => {
                 Turn::Quiet(SERVER.write().unwrap_or_else(PoisonError::into_inner))
             }
-            Self::AnyServer | Self::PlainServer | Self::Keyed if is_external() => {
-                Turn::Shared(SERVER.read().unwrap_or_else(PoisonError::into_inner))
-            }
-            _ => Turn::Free,
+            _ => Turn::Shared(SERVER.read().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 }
@@ -112,11 +114,6 @@ enum Turn {
 /// The external server that the suite runs against, if any.
 pub fn external_url() -> Option<String> {
     std::env::var("FILA_URL").ok().filter(|url| !url.is_empty())
-}
-
-/// Whether the suite runs against an external server.
-pub fn is_external() -> bool {
-    external_url().is_some()
 }
 
 /// Says that a test did not run.
@@ -137,6 +134,7 @@ pub struct Env {
     test: String,
     dialect: Dialect,
     embedded: OnceLock<Broker>,
+    external: Option<Server>,
     queues: Mutex<Vec<String>>,
     next_queue: AtomicU32,
 }
@@ -151,7 +149,8 @@ impl Env {
     /// `None`, with a note, when the test cannot run here. `chosen` is the dialect that the case is about.
     pub fn new(adapter: Arc<dyn Adapter>, test: &str, needs: Needs, chosen: Option<Dialect>) -> Option<Self> {
         let mut dialect = chosen.unwrap_or(broker::DEFAULT);
-        if is_external() {
+        let mut server = None;
+        if needs.concerns_server() && external_url().is_some() {
             if let Some(why) = needs.obstacle() {
                 announce_skip(test, why);
                 return None;
@@ -164,12 +163,14 @@ impl Env {
                 return None;
             }
             dialect = spoken;
+            server = Some(Server::new(needs.is_plain()));
         }
         Some(Self {
             adapter,
             test: test.to_owned(),
             dialect,
             embedded: OnceLock::new(),
+            external: server,
             queues: Mutex::new(Vec::new()),
             next_queue: AtomicU32::new(0),
         })
@@ -183,6 +184,11 @@ impl Env {
     /// The name of the test.
     pub fn test(&self) -> &str {
         &self.test
+    }
+
+    /// Whether the case runs against an external server.
+    pub fn is_external(&self) -> bool {
+        self.external.is_some()
     }
 
     /// The dialect under test.
@@ -212,10 +218,10 @@ impl Env {
     ///
     /// `FILA_URL` and its companions are malformed.
     pub fn config(&self) -> Config {
-        if is_external() {
-            return external::config(None);
+        match &self.external {
+            Some(server) => server.config(None),
+            None => config(self.broker().addr()),
         }
-        config(self.broker().addr())
     }
 
     /// A proxy before the server; `plan` says what to do to each connection, numbered from 0.
@@ -234,10 +240,10 @@ impl Env {
     ///
     /// `FILA_URL` names no server.
     pub fn upstream(&self) -> SocketAddr {
-        if is_external() {
-            return external::addr();
+        match &self.external {
+            Some(server) => server.addr(),
+            None => self.broker().addr(),
         }
-        self.broker().addr()
     }
 
     /// How many frames clients have sent through the proxy, or `None` where they are encrypted.
@@ -297,11 +303,17 @@ impl Env {
     ///
     /// # Panics
     ///
-    /// `FILA_URL` and its companions are malformed.
+    /// It demands none, or `FILA_URL` and its companions are malformed.
     pub fn key(&self) -> String {
-        external_url()
-            .and_then(|_| external::required_key())
-            .unwrap_or_else(|| "right".to_owned())
+        self.required_key().expect("the server demands a key")
+    }
+
+    /// The key that the embedded broker is to demand, or that the external server does, if any.
+    pub fn required_key(&self) -> Option<String> {
+        match self.external {
+            Some(_) => external::required_key(),
+            None => Some("right".to_owned()),
+        }
     }
 
     /// How to reach such a server, but for the key. It is started with the first call.
@@ -310,7 +322,7 @@ impl Env {
     ///
     /// `FILA_URL` and its companions are malformed.
     pub fn keyless(&self) -> Config {
-        if is_external() {
+        if self.is_external() {
             return external::without_key();
         }
         let start = || broker::start_with(self.dialect, |builder| builder.api_key(self.key()));
@@ -342,7 +354,7 @@ impl Env {
 
     /// Whether the external server is a cluster.
     pub fn is_in_cluster(&self) -> bool {
-        is_external() && external::is_cluster()
+        self.is_external() && external::is_cluster()
     }
 
     /// Whether frames to the external server hold one item each (docs/protocol/clusters.md 3).
@@ -362,10 +374,9 @@ impl Env {
 
     /// As [`through`](Self::through), by these addresses, with commas between them.
     pub fn at(&self, addresses: &str) -> Config {
-        let config = if is_external() {
-            external::config(Some(addresses))
-        } else {
-            Config::new(addresses).dialect(self.dialect)
+        let config = match &self.external {
+            Some(server) => server.config(Some(addresses)),
+            None => Config::new(addresses).dialect(self.dialect),
         };
         config.reconnect(quick_reconnect())
     }
@@ -448,6 +459,17 @@ impl Env {
             .expect("a consumer")
     }
 
+    /// A whole session of [`session::perform`] on a queue of its own.
+    pub fn session(&self, config: Config, what: String) -> impl Future<Output = ()> + Send + use<> {
+        session::perform(
+            self.adapter.clone(),
+            config,
+            self.queue_name(),
+            what,
+            self.is_external(),
+        )
+    }
+
     /// Starts a task, or a thread.
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Task<T> {
         let (done, result) = oneshot::channel();
@@ -505,7 +527,7 @@ impl Env {
             assert!(start.elapsed() < PATIENCE, "never: {what}");
             // Slower than the pace at which questions keep a scheduler from reclaiming leases
             // (docs/protocol/preamble.md 1.14).
-            self.sleep(Duration::from_millis(if is_external() { 150 } else { 5 }))
+            self.sleep(Duration::from_millis(if self.is_external() { 150 } else { 5 }))
                 .await;
         }
     }
@@ -513,7 +535,7 @@ impl Env {
     /// Whether `result` is what a server says that lacks the operation: then the case is over, with a note.
     pub fn is_unsupported<T>(&self, result: &Result<T, Error>) -> bool {
         match result {
-            Err(error) if error.kind() == ErrorKind::Unsupported && is_external() => {
+            Err(error) if error.kind() == ErrorKind::Unsupported && self.is_external() => {
                 announce_skip(&self.test, &format!("the server lacks the operation: {error}"));
                 true
             }
@@ -524,7 +546,7 @@ impl Env {
     /// Deletes what the case left behind.
     async fn clean_up(&self) {
         let queues = std::mem::take(&mut *self.queues.lock().unwrap_or_else(PoisonError::into_inner));
-        if queues.is_empty() || !is_external() {
+        if queues.is_empty() || !self.is_external() {
             return;
         }
         let Ok(client) = self.connect(self.config()).await else {
@@ -535,6 +557,37 @@ impl Env {
             let _gone = client.delete_queue(&queue).await.is_err();
         }
         client.close(PATIENCE).await;
+    }
+}
+
+/// The external server, as one case reaches it.
+#[derive(Debug)]
+enum Server {
+    Direct,
+    /// Past a proxy that speaks TLS in the client's place.
+    Plain(Back),
+}
+
+impl Server {
+    fn new(plain: bool) -> Self {
+        match external::back().filter(|_| plain) {
+            Some(back) => Self::Plain(back),
+            None => Self::Direct,
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Direct => external::addr(),
+            Self::Plain(back) => back.addr(),
+        }
+    }
+
+    fn config(&self, instead: Option<&str>) -> Config {
+        match self {
+            Self::Direct => external::config(instead),
+            Self::Plain(back) => external::plain(instead.map_or_else(|| back.addr().to_string(), str::to_owned)),
+        }
     }
 }
 

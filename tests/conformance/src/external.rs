@@ -6,9 +6,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use fibp_proto::config::Config;
+use fibp_proto::tls::TlsContext;
 use fibp_proto::{Dialect, ErrorKind};
 
 use crate::broker::{FRAMED, P1, P2, P3};
+use crate::front::Back;
 use crate::script::{PREAMBLE, frame_bytes};
 
 /// How to reach it; `instead` are other addresses than those of the URL, by which it is reached, too.
@@ -52,19 +54,44 @@ pub fn addr() -> SocketAddr {
     })
 }
 
-/// The dialect it speaks. The revision of a preamble server is found out over plain connections only.
+/// A proxy before it that speaks TLS in the client's place; `None` if it has no TLS.
+///
+/// # Panics
+///
+/// The variables are malformed, or name files that cannot be read.
+pub fn back() -> Option<Back> {
+    back_for(&read(None), dialect())
+}
+
+/// The same for one dialect, which is what ALPN asks for.
+fn back_for(config: &Config, dialect: Dialect) -> Option<Back> {
+    let settings = config.settings();
+    let context = TlsContext::new(settings.tls.as_ref()?, dialect).expect("the TLS that FILA_URL asks for");
+    Some(Back::start(addr(), &settings.endpoints[0].host, context))
+}
+
+/// How to reach it by a proxy at these addresses that speaks TLS in the client's place.
+///
+/// # Panics
+///
+/// The variables are malformed.
+pub fn plain(addresses: String) -> Config {
+    let lookup = |name: &str| match name {
+        "FILA_URL" => Some(without_tls(&with_addresses(&url(), &addresses)).into()),
+        "FILA_CA_FILE" | "FILA_CLIENT_CERT_FILE" | "FILA_CLIENT_KEY_FILE" => None,
+        _ => std::env::var_os(name),
+    };
+    let config = Config::from_vars(lookup, |path| std::fs::read(path)).expect("FILA_URL and its companions");
+    config.dialect(dialect())
+}
+
+/// The dialect it speaks.
 pub fn dialect() -> Dialect {
     static DIALECT: OnceLock<Dialect> = OnceLock::new();
     *DIALECT.get_or_init(|| {
         let config = read(None);
         match config.settings().dialect {
-            Dialect::Auto if config.settings().tls.is_none() => {
-                probe(&config).or_else(|_| probe_framed(&config)).unwrap_or(FRAMED)
-            }
-            Dialect::Auto => {
-                let framed = fila_client_blocking::Client::connect(config.dialect(FRAMED));
-                if framed.is_ok() { FRAMED } else { P1 }
-            }
+            Dialect::Auto => probe(&config).or_else(|_| probe_framed(&config)).unwrap_or(FRAMED),
             chosen => chosen,
         }
     })
@@ -72,7 +99,8 @@ pub fn dialect() -> Dialect {
 
 /// What a preamble server says to the probe of docs/protocol/revisions.md; an error from any other.
 fn probe(config: &Config) -> io::Result<Dialect> {
-    let mut socket = TcpStream::connect(addr())?;
+    let back = back_for(config, P1);
+    let mut socket = TcpStream::connect(back.as_ref().map_or_else(addr, Back::addr))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     socket.write_all(&PREAMBLE)?;
     let mut opening = PREAMBLE;
@@ -98,7 +126,8 @@ fn probe(config: &Config) -> io::Result<Dialect> {
 
 /// What a framed server says to the probe of docs/protocol/framed.md 3.
 fn probe_framed(config: &Config) -> io::Result<Dialect> {
-    let mut socket = TcpStream::connect(addr())?;
+    let back = back_for(config, FRAMED);
+    let mut socket = TcpStream::connect(back.as_ref().map_or_else(addr, Back::addr))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut handshake = vec![0, 1];
     match config.settings().credentials.key().map_err(io::Error::other)? {
@@ -190,6 +219,30 @@ fn with_addresses(url: &str, addresses: &str) -> String {
     format!("{scheme}://{}{addresses}{options}", key.unwrap_or_default())
 }
 
+/// The same URL without what concerns TLS.
+fn without_tls(url: &str) -> String {
+    const OPTIONS: [&str; 5] = [
+        "tls_roots",
+        "server_name",
+        "ca_file",
+        "client_cert_file",
+        "client_key_file",
+    ];
+    let url = url.replacen("fila+tls://", "fila://", 1);
+    let Some((server, options)) = url.split_once('?') else {
+        return url;
+    };
+    let left = options.split('&').filter(|option| {
+        let name = option.split_once('=').map_or(*option, |(name, _)| name);
+        !OPTIONS.contains(&name)
+    });
+    let left: Vec<_> = left.collect();
+    match left.is_empty() {
+        true => server.to_owned(),
+        false => format!("{server}?{}", left.join("&")),
+    }
+}
+
 /// The same URL without a key.
 fn without_authority_key(url: &str) -> String {
     let start = url.find("://").map_or(0, |at| at + 3);
@@ -212,6 +265,18 @@ mod tests {
             ("key@a:1", "a:1"),
         ] {
             assert_eq!(without_authority_key(url), without);
+        }
+    }
+
+    #[test]
+    fn a_url_loses_its_tls_and_nothing_else() {
+        for (url, without) in [
+            ("fila+tls://k@a:1,b:2", "fila://k@a:1,b:2"),
+            ("fila+tls://a?heartbeat=1s&ca_file=x", "fila://a?heartbeat=1s"),
+            ("fila+tls://a?server_name=b&tls_roots=webpki", "fila://a"),
+            ("fila://a?heartbeat=1s", "fila://a?heartbeat=1s"),
+        ] {
+            assert_eq!(without_tls(url), without);
         }
     }
 

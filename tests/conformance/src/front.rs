@@ -1,11 +1,13 @@
-//! A proxy that speaks TLS to clients and passes on plain bytes: any plain server with any certificate.
+//! Proxies with TLS on one side and plain bytes on the other. A front speaks TLS to clients: any plain server with any
+//! certificate. A back speaks TLS to the server: any server with TLS as a plain one.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use fibp_proto::tls::{TlsContext, TlsPipe};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -26,11 +28,7 @@ pub struct Presents<'a> {
 
 /// A running front. Dropping it ends with the connections that it accepted.
 #[derive(Debug)]
-pub struct Front {
-    addr: SocketAddr,
-    stopping: Arc<AtomicBool>,
-    accepting: Option<JoinHandle<()>>,
-}
+pub struct Front(Listening);
 
 impl Front {
     /// Stands before `upstream`.
@@ -40,6 +38,53 @@ impl Front {
     /// The PEM is malformed, or the loopback interface has no free port.
     pub fn start(upstream: SocketAddr, presents: &Presents<'_>) -> Self {
         let config = Arc::new(presents.config());
+        Self(Listening::start(upstream, move |client, server| {
+            let mut session = ServerConnection::new(config.clone()).expect("a session");
+            session.set_buffer_limit(None);
+            Link::start(client, server, Session::Server(Box::new(session)));
+        }))
+    }
+
+    /// Where clients connect.
+    pub fn addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+}
+
+/// A running back. Dropping it ends with the connections that it accepted.
+#[derive(Debug)]
+pub struct Back(Listening);
+
+impl Back {
+    /// Stands before `upstream`, whose certificate is for `host`.
+    ///
+    /// # Panics
+    ///
+    /// No certificate could be for that name, or the loopback interface has no free port.
+    pub fn start(upstream: SocketAddr, host: &str, context: TlsContext) -> Self {
+        let host = host.to_owned();
+        Self(Listening::start(upstream, move |client, server| {
+            let session = TlsPipe::new(&context, &host).expect("a name");
+            Link::start(server, client, Session::Client(Box::new(session)));
+        }))
+    }
+
+    /// Where clients connect.
+    pub fn addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+}
+
+/// The accepting side of both.
+#[derive(Debug)]
+struct Listening {
+    addr: SocketAddr,
+    stopping: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Listening {
+    fn start(upstream: SocketAddr, link: impl Fn(TcpStream, TcpStream) + Send + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port on the loopback interface");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let stopping = Arc::new(AtomicBool::new(false));
@@ -52,7 +97,7 @@ impl Front {
                     }
                     // Without a server the client sees its connection closed.
                     if let Ok(server) = TcpStream::connect(upstream) {
-                        Link::start(client, server, &config);
+                        link(client, server);
                     }
                 }
             }
@@ -63,14 +108,9 @@ impl Front {
             accepting: Some(accepting),
         }
     }
-
-    /// Where clients connect.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
 }
 
-impl Drop for Front {
+impl Drop for Listening {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(self.addr));
@@ -110,101 +150,184 @@ fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
         .expect("certificates")
 }
 
+/// The TLS of one connection, from either end.
+enum Session {
+    Server(Box<ServerConnection>),
+    Client(Box<TlsPipe>),
+}
+
+impl Session {
+    /// Appends what these bytes decrypt to. The session may have something to send afterwards, even if it failed.
+    fn decrypt(&mut self, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> io::Result<()> {
+        while !ciphertext.is_empty() {
+            match self {
+                Self::Server(session) => {
+                    session.read_tls(&mut ciphertext)?;
+                    session.process_new_packets().map_err(io::Error::other)?;
+                    match session.reader().read_to_end(plaintext) {
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                        _ => {}
+                    }
+                }
+                Self::Client(session) => {
+                    let read = session.read_ciphertext(ciphertext);
+                    let mut piece = [0; 16 * 1024];
+                    while session.has_plaintext() {
+                        let length = session.plaintext(&mut piece);
+                        plaintext.extend_from_slice(&piece[..length]);
+                    }
+                    ciphertext = &ciphertext[read.map_err(io::Error::other)?..];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether data can be encrypted already.
+    fn is_ready(&self) -> bool {
+        match self {
+            // What is written earlier waits in the session.
+            Self::Server(_) => true,
+            Self::Client(session) => !session.is_handshaking(),
+        }
+    }
+
+    fn wants_write(&self) -> bool {
+        match self {
+            Self::Server(session) => session.wants_write(),
+            Self::Client(session) => session.wants_write(),
+        }
+    }
+
+    /// Appends what these bytes encrypt to, after what the session has to say itself.
+    fn encrypt(&mut self, mut plaintext: &[u8], ciphertext: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Server(session) => {
+                session.writer().write_all(plaintext)?;
+                while session.wants_write() {
+                    session.write_tls(ciphertext)?;
+                }
+            }
+            Self::Client(session) => {
+                session.take_ciphertext(ciphertext);
+                while !plaintext.is_empty() {
+                    let written = session.write_plaintext(plaintext);
+                    if written == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    plaintext = &plaintext[written..];
+                    session.take_ciphertext(ciphertext);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Both sides of one connection.
 struct Link {
-    client: TcpStream,
-    server: TcpStream,
-    session: Mutex<ServerConnection>,
-    /// Whoever writes to the client holds it from encrypting on: records must not overtake each other.
+    encrypted: TcpStream,
+    plain: TcpStream,
+    session: Mutex<Session>,
+    /// The session's handshake went on, or the link ended.
+    moved: Condvar,
+    ended: AtomicBool,
+    /// Whoever writes to the encrypted side holds it from encrypting on: records must not overtake each other.
     writer: Mutex<()>,
 }
 
 impl Link {
-    fn start(client: TcpStream, server: TcpStream, config: &Arc<ServerConfig>) {
-        for socket in [&client, &server] {
+    fn start(encrypted: TcpStream, plain: TcpStream, session: Session) {
+        for socket in [&encrypted, &plain] {
             socket.set_nodelay(true).expect("a connected socket");
         }
-        let mut session = ServerConnection::new(config.clone()).expect("a session");
-        session.set_buffer_limit(None);
         let link = Arc::new(Self {
-            client,
-            server,
+            encrypted,
+            plain,
             session: Mutex::new(session),
+            moved: Condvar::new(),
+            ended: AtomicBool::new(false),
             writer: Mutex::new(()),
         });
-        let down = link.clone();
-        std::thread::spawn(move || link.run(Self::pump_up));
-        std::thread::spawn(move || down.run(Self::pump_down));
+        let other = link.clone();
+        std::thread::spawn(move || link.run(Self::pump_decrypted));
+        std::thread::spawn(move || other.run(Self::pump_encrypted));
     }
 
     fn run(&self, pump: impl FnOnce(&Self) -> io::Result<()>) {
         if pump(self).is_err() {
-            for socket in [&self.client, &self.server] {
+            self.end();
+            for socket in [&self.encrypted, &self.plain] {
                 let _gone = socket.shutdown(Shutdown::Both).is_err();
             }
         }
     }
 
-    fn pump_up(&self) -> io::Result<()> {
+    /// Nobody needs to wait for the handshake any more.
+    fn end(&self) {
+        let _session = lock(&self.session);
+        self.ended.store(true, Ordering::SeqCst);
+        self.moved.notify_all();
+    }
+
+    fn pump_decrypted(&self) -> io::Result<()> {
+        // The end that connects begins.
+        self.write(&[])?;
         let mut bytes = vec![0; 16 * 1024];
         loop {
-            let read = (&self.client).read(&mut bytes)?;
+            let read = (&self.encrypted).read(&mut bytes)?;
             if read == 0 {
-                return self.server.shutdown(Shutdown::Write);
+                self.end();
+                return self.plain.shutdown(Shutdown::Write);
             }
             let mut plaintext = Vec::new();
             let (failed, answers) = {
                 let mut session = lock(&self.session);
-                let failed = decrypt(&mut session, &bytes[..read], &mut plaintext).err();
+                let failed = session.decrypt(&bytes[..read], &mut plaintext).err();
+                self.moved.notify_all();
                 (failed, session.wants_write())
             };
             if answers {
                 self.write(&[])?;
             }
+            (&self.plain).write_all(&plaintext)?;
             if let Some(failed) = failed {
                 return Err(failed);
             }
-            (&self.server).write_all(&plaintext)?;
         }
     }
 
-    fn pump_down(&self) -> io::Result<()> {
+    fn pump_encrypted(&self) -> io::Result<()> {
         let mut bytes = vec![0; 16 * 1024];
         loop {
-            let read = (&self.server).read(&mut bytes)?;
+            let read = (&self.plain).read(&mut bytes)?;
+            self.wait_ready()?;
             if read == 0 {
                 // Real servers end without close_notify.
-                return self.client.shutdown(Shutdown::Write);
+                return self.encrypted.shutdown(Shutdown::Write);
             }
             self.write(&bytes[..read])?;
         }
+    }
+
+    fn wait_ready(&self) -> io::Result<()> {
+        let mut session = lock(&self.session);
+        while !session.is_ready() {
+            if self.ended.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            session = self.moved.wait(session).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
     }
 
     /// Encrypts these bytes and writes them, and what the session has to say itself.
     fn write(&self, plaintext: &[u8]) -> io::Result<()> {
         let _writer = lock(&self.writer);
         let mut ciphertext = Vec::new();
-        {
-            let mut session = lock(&self.session);
-            session.writer().write_all(plaintext)?;
-            while session.wants_write() {
-                session.write_tls(&mut ciphertext)?;
-            }
-        }
-        (&self.client).write_all(&ciphertext)
+        lock(&self.session).encrypt(plaintext, &mut ciphertext)?;
+        (&self.encrypted).write_all(&ciphertext)
     }
-}
-
-fn decrypt(session: &mut ServerConnection, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> io::Result<()> {
-    while !ciphertext.is_empty() {
-        session.read_tls(&mut ciphertext)?;
-        session.process_new_packets().map_err(io::Error::other)?;
-        match session.reader().read_to_end(plaintext) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

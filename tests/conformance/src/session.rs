@@ -8,7 +8,7 @@ use fibp_proto::config::{Backoff, Config, ConsumerSettings, Reconnect};
 use fibp_proto::{ErrorKind, Message, Outcome};
 
 use crate::adapter::Adapter;
-use crate::env::{PATIENCE, is_external};
+use crate::env::PATIENCE;
 
 /// Notices quickly what breaks, and dials again at once.
 pub fn config(config: Config) -> Config {
@@ -30,12 +30,12 @@ pub fn patient(patient: Config) -> Config {
 }
 
 /// A whole session on a queue that it creates and leaves behind. Whatever breaks, every call returns, what is confirmed
-/// is stored, and what is stored is delivered.
+/// is stored, and what is stored is delivered. `external` servers are not steered by this process.
 ///
 /// # Panics
 ///
 /// One of these does not hold; `what` is part of the message.
-pub async fn perform(adapter: Arc<dyn Adapter>, config: Config, queue: String, what: String) {
+pub async fn perform(adapter: Arc<dyn Adapter>, config: Config, queue: String, what: String, external: bool) {
     let patient = config.settings().heartbeat.is_none();
     let client = adapter
         .connect(config)
@@ -70,7 +70,7 @@ pub async fn perform(adapter: Arc<dyn Adapter>, config: Config, queue: String, w
     };
     confirmed.push(last);
 
-    let silence = match (patient, is_external()) {
+    let silence = match (patient, external) {
         (true, _) => PATIENCE,
         // A scheduler that is asked too often never reclaims a lease (docs/protocol/preamble.md 1.14).
         (false, true) => Duration::from_secs(2),

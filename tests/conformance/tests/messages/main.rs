@@ -7,7 +7,7 @@ mod situations;
 use fila_conformance::cases;
 
 cases! {
-    Script;
+    Peer;
 
     async fn errors_say_what_happened_where_and_what_to_do(env: &Env) {
         let mut report = report::Report::default();

@@ -2,10 +2,8 @@
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use fibp_proto::config::Config;
-use fibp_proto::{ErrorKind, Message, Outcome};
+use fibp_proto::Message;
 use fila_conformance::adapter::Client;
 use fila_conformance::cases;
 use fila_conformance::env::{Env, PATIENCE, announce_skip};
@@ -37,33 +35,5 @@ cases! {
         let address = format!("localhost:{}", proxy.addr().port());
         works(env, &env.connect(env.at(&address)).await.expect("a client")).await;
         assert!(proxy.accepted() > 0);
-    }
-}
-
-mod nowhere {
-    use super::*;
-
-    cases! {
-        Nothing;
-
-        /// A name that does not exist is an error that says so, and nothing was sent.
-        async fn row_24_unknown_host_names(env: &Env) {
-            let config = Config::new("no-such-host.invalid:5555").connect_timeout(Duration::from_secs(20));
-            let error = env.connect(config).await.err().expect("no such host");
-            assert!(matches!(error.kind(), ErrorKind::Resolve | ErrorKind::Timeout), "{error}");
-            assert_eq!(error.outcome(), Outcome::NotSent);
-        }
-
-        /// Settings that contradict each other never reach the network.
-        async fn malformed_settings_are_configuration_errors(env: &Env) {
-            for config in [
-                Config::new("no port"),
-                Config::new("localhost:5555").api_key(""),
-                Config::new("localhost:5555").max_frame_size(1, 1),
-            ] {
-                let error = env.connect(config).await.err().expect("malformed");
-                assert_eq!((error.kind(), error.outcome()), (ErrorKind::Config, Outcome::NotSent), "{error}");
-            }
-        }
     }
 }

@@ -3,7 +3,7 @@
 use fibp_proto::frame::{Decoder, Item, Limits, PREFIX_LEN};
 use fila_conformance::broker::{Faults, start_with};
 use fila_conformance::cases;
-use fila_conformance::env::{Env, is_external};
+use fila_conformance::env::Env;
 use fila_conformance::proxy::{Fault, Flow, Passed, Plan};
 use fila_conformance::script::PREAMBLE;
 use fila_conformance::session;
@@ -39,7 +39,7 @@ fn edges(env: &Env, bytes: &[u8]) -> Vec<usize> {
 }
 
 fn start_broker(env: &Env) {
-    if is_external() {
+    if env.is_external() {
         return;
     }
     env.start_broker(|dialect| {
@@ -51,11 +51,11 @@ fn start_broker(env: &Env) {
 async fn passed_in_a_whole_session(env: &Env) -> Vec<Passed> {
     let proxy = env.proxy(|_| Plan::Pass);
     let config = session::patient(env.through(&proxy));
-    session::perform(env.adapter().clone(), config, env.queue_name(), "unbroken".to_owned()).await;
+    env.session(config, "unbroken".to_owned()).await;
     let passed = proxy.passed();
     // A node of a cluster may name another one, which is reached without the proxy.
     assert!(
-        passed.len() == CONNECTIONS || is_external(),
+        passed.len() == CONNECTIONS || env.is_external(),
         "{} connections",
         passed.len()
     );
@@ -72,7 +72,7 @@ async fn walk(env: &Env, fault: Fault, places: impl Fn(&[u8]) -> Vec<usize>) -> 
         }
     }
     let walked = left.len();
-    for places in left.chunks(if is_external() { 8 } else { 1 }) {
+    for places in left.chunks(if env.is_external() { 8 } else { 1 }) {
         let sessions: Vec<_> = places
             .iter()
             .map(|&(broken, flow, after)| {
@@ -86,8 +86,7 @@ async fn walk(env: &Env, fault: Fault, places: impl Fn(&[u8]) -> Vec<usize>) -> 
                 let proxy = env.proxy(plan);
                 let what = format!("{fault:?} of connection {broken} {flow:?} after {after} bytes");
                 let config = session::config(env.through(&proxy));
-                let session = session::perform(env.adapter().clone(), config, env.queue_name(), what);
-                (proxy, env.spawn(session))
+                (proxy, env.spawn(env.session(config, what)))
             })
             .collect();
         for (proxy, session) in sessions {
@@ -134,8 +133,8 @@ cases! {
         for plan in [Plan::Split(1), Plan::Split(7), Plan::Throttle(64)] {
             let proxy = env.proxy(move |_| plan);
             let config = session::patient(env.through(&proxy));
-            session::perform(env.adapter().clone(), config, env.queue_name(), format!("{plan:?}")).await;
-            assert!(proxy.accepted() == CONNECTIONS || is_external(), "{plan:?}: nothing was lost");
+            env.session(config, format!("{plan:?}")).await;
+            assert!(proxy.accepted() == CONNECTIONS || env.is_external(), "{plan:?}: nothing was lost");
         }
     }
 }

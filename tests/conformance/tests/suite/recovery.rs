@@ -10,9 +10,9 @@ use fibp_proto::event::Event;
 use fibp_proto::request::Op;
 use fibp_proto::{Dialect, ErrorKind, Message, Outcome, Secret, State};
 use fila_conformance::adapter::Client;
-use fila_conformance::broker::{Broker, Faults, Leadership, P1, P2, P3, start, start_with};
+use fila_conformance::broker::{Faults, P1, P2, P3, start, start_with};
 use fila_conformance::cases;
-use fila_conformance::env::{self, Env, PATIENCE, is_external, next};
+use fila_conformance::env::{Env, PATIENCE, next};
 use fila_conformance::proxy::{Flow, Plan, Proxy};
 
 /// A server that goes away and comes back: the embedded broker itself; of an external one, all ways to it.
@@ -23,7 +23,7 @@ struct Outage<'a> {
 
 impl<'a> Outage<'a> {
     fn new(env: &'a Env) -> Self {
-        let proxy = is_external().then(|| env.proxy(|_| Plan::Pass));
+        let proxy = env.is_external().then(|| env.proxy(|_| Plan::Pass));
         Self { env, proxy }
     }
 
@@ -144,7 +144,7 @@ cases! {
     /// application pauses.
     async fn server_bug_1_delays_nothing(env: &Env) {
         const MESSAGES: usize = 500;
-        if !is_external() {
+        if !env.is_external() {
             env.start_broker(|dialect| start_with(dialect, |builder| builder.faults(Faults::default().credit_loss(true))));
         }
         let client = env.client().await;
@@ -166,7 +166,7 @@ cases! {
 
     /// Whatever listens: the dialect is found out.
     async fn the_dialect_is_found_out(env: &Env) {
-        if is_external() {
+        if env.is_external() {
             let client = env.connect(env.config().dialect(Dialect::Auto)).await.expect("a client");
             let queue = env.queue(&client).await;
             client.enqueue(Message::new(queue.as_str(), "x")).await.expect("confirmed");
@@ -228,7 +228,7 @@ mod quiet {
         /// Server bug 2: a session that died silently is replaced when it has been idle for too long.
         async fn server_bug_2_is_survived(env: &Env) {
             // The limit of external servers is taken to be the default, 16 MiB.
-            let (client, payload) = if is_external() {
+            let (client, payload) = if env.is_external() {
                 (env.client().await, 1 << 20)
             } else {
                 env.start_broker(|dialect| start_with(dialect, |builder| builder.max_frame_size(64 * 1024)));
@@ -269,71 +269,6 @@ mod quiet {
                     assert_eq!(returned.received().id, id, "the delivery comes back with the error");
                 }
             }
-        }
-    }
-}
-
-mod cluster {
-    use super::*;
-
-    cases! {
-        Cluster;
-
-        /// Row 29: a consumer follows the leader hint, with the same key.
-        async fn row_29_a_consumer_follows_the_leader(env: &Env) {
-            let key = "bootstrap-key";
-            let dialect = env.dialect();
-            let leader = start_with(dialect, |builder| builder.api_key(key));
-            env.start_broker(|dialect| start_with(dialect, |builder| builder.api_key(key)));
-            let on_leader = env.connect(env::config(leader.addr()).api_key(key)).await.expect("a client");
-            let queue = env.queue(&on_leader).await;
-            on_leader.enqueue(Message::new(queue.as_str(), "led")).await.expect("confirmed");
-
-            let elsewhere = Leadership::Elsewhere(leader.addr().to_string());
-            env.broker().set_faults(Faults::default().leader(queue.as_str(), elsewhere));
-            let client = env.connect(env.config().api_key(key)).await.expect("a client");
-            let mut consumer = env.consumer(&client, &queue).await;
-            let delivery = next(&mut consumer).await;
-            assert_eq!(delivery.received().payload.as_ref(), b"led");
-            drop((consumer, client));
-        }
-
-        /// Row 29: two nodes that name each other are left after a few hops.
-        async fn row_29_a_redirect_loop_ends(env: &Env) {
-            let other = start(env.dialect());
-            let queue = "looped";
-            let faults = |to: &Broker| Faults::default().leader(queue, Leadership::Elsewhere(to.addr().to_string()));
-            env.broker().set_faults(faults(&other));
-            other.set_faults(faults(env.broker()));
-            let config = env.config().connect_timeout(Duration::from_secs(2)).request_timeout(Duration::from_secs(2));
-            let client = env.connect(config).await.expect("a client");
-            let Err(error) = client.consumer(queue, ConsumerSettings::default()).await else { panic!("nobody leads") };
-            assert_eq!(error.kind(), ErrorKind::NotLeader, "{error}");
-        }
-
-        /// Row 29: an election is waited out.
-        async fn row_29_an_election_is_waited_out(env: &Env) {
-            let client = env.client().await;
-            let queue = env.queue(&client).await;
-            client.enqueue(Message::new(queue.as_str(), "x")).await.expect("confirmed");
-            env.broker().set_faults(Faults::default().leader(queue.as_str(), Leadership::Electing));
-            let before = client.stats().frames_received;
-            let opening = env.spawn({
-                let (client, queue) = (client.clone(), queue.clone());
-                async move { client.consumer(&queue, ConsumerSettings::default()).await }
-            });
-            env.eventually("the first refusal", async || client.stats().frames_received > before).await;
-            env.broker().set_faults(Faults::default());
-            let mut consumer = opening.join().await.expect("elected");
-            next(&mut consumer).await;
-        }
-
-        /// Row 3: in a cluster an unknown queue is refused when a consumer opens.
-        async fn row_03_a_refused_consume_is_the_result_of_opening(env: &Env) {
-            let client = env.client().await;
-            env.broker().set_faults(Faults::default().cluster(true));
-            let Err(error) = client.consumer("nowhere", ConsumerSettings::default()).await else { panic!("no queue") };
-            assert_eq!(error.kind(), ErrorKind::QueueNotFound, "{error}");
         }
     }
 }

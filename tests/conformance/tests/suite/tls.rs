@@ -10,7 +10,7 @@ use fibp_proto::{Dialect, Error, ErrorKind, Message, Outcome};
 use fila_conformance::adapter::Client;
 use fila_conformance::broker::{Broker, FRAMED, Faults, P1, ServerTls, start_with};
 use fila_conformance::cases;
-use fila_conformance::env::{Env, PATIENCE, is_external, next};
+use fila_conformance::env::{Env, PATIENCE, announce_skip, next};
 use fila_conformance::front::{Front, Presents};
 use fila_conformance::proxy::{Fault, Flow, Plan, Proxy};
 use fila_conformance::session;
@@ -33,11 +33,13 @@ struct Options {
     client_authority: Option<String>,
     without_alpn: bool,
     leases_end: bool,
+    /// The key that is demanded.
+    api_key: Option<String>,
 }
 
 /// Starts the embedded broker with TLS; a front before an external server.
 fn serve(env: &Env, dialect: Dialect, identity: &Identity, options: &Options) -> Served {
-    if is_external() {
+    if env.is_external() {
         let alpn = if matches!(dialect, Dialect::Preamble(_)) {
             "fibp"
         } else {
@@ -60,7 +62,13 @@ fn serve(env: &Env, dialect: Dialect, identity: &Identity, options: &Options) ->
         tls = tls.client_ca_pem(authority).expect("an authority");
     }
     let faults = Faults::default().leases_kept(!options.leases_end);
-    let broker = start_with(dialect, |builder| builder.tls(tls).faults(faults));
+    let broker = start_with(dialect, |builder| {
+        let builder = builder.tls(tls).faults(faults);
+        match &options.api_key {
+            Some(key) => builder.api_key(key.as_str()),
+            None => builder,
+        }
+    });
     Served {
         addr: broker.addr(),
         _server: Either::Left(broker),
@@ -213,7 +221,7 @@ cases! {
 
     /// Servers without ALPN are recognised by their first bytes inside TLS, in both dialects.
     async fn servers_without_alpn_are_recognised(env: &Env) {
-        let dialects = if is_external() { vec![env.dialect()] } else { vec![P1, FRAMED] };
+        let dialects = if env.is_external() { vec![env.dialect()] } else { vec![P1, FRAMED] };
         for dialect in dialects {
             let authority = Authority::new().expect("an authority");
             let identity = authority.server(&NAMES).expect("a certificate");
@@ -237,6 +245,17 @@ cases! {
         for passed in proxy.passed() {
             assert!(!passed.up.windows(12).any(|window| window == b"a-secret-key"));
         }
+    }
+
+    /// The key travels, once TLS is up; the server's answer decides.
+    async fn row_27_keys_are_presented_over_tls(env: &Env) {
+        let Some(key) = env.required_key() else {
+            return announce_skip(env.test(), "FILA_API_KEY names no key that the server demands");
+        };
+        let (server, authority) = start(env, |_| Options { api_key: Some(key.clone()), ..Options::default() });
+        works(env, trusting(env, &server, &authority).api_key(key)).await;
+        let error = env.connect(trusting(env, &server, &authority).api_key("wrong")).await.err().expect("a wrong key");
+        assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
     }
 
     /// 10 MiB in each direction at once, encrypted.
@@ -269,7 +288,7 @@ cases! {
         for size in [1, 100] {
             let proxy = Proxy::start(server.addr, move |_| Plan::Split(size));
             let config = session::patient(env.through(&proxy)).tls(Tls::ca_pem(authority.pem()));
-            session::perform(env.adapter().clone(), config, env.queue_name(), format!("split by {size}")).await;
+            env.session(config, format!("split by {size}")).await;
         }
     }
 }
@@ -284,9 +303,8 @@ mod broken {
         async fn truncation_is_a_lost_connection_at_every_stage(env: &Env) {
             let (server, authority) = start(env, |_| Options { leases_end: true, ..Options::default() });
             let tls = || Tls::ca_pem(authority.pem());
-            let perform = |config, what| session::perform(env.adapter().clone(), config, env.queue_name(), what);
             let whole = Proxy::start(server.addr, |_| Plan::Pass);
-            perform(session::patient(env.through(&whole)).tls(tls()), "unbroken".to_owned()).await;
+            env.session(session::patient(env.through(&whole)).tls(tls()), "unbroken".to_owned()).await;
             let lengths: Vec<_> = whole.passed().iter().map(|passed| passed.down.len()).collect();
             for (broken, length) in lengths.into_iter().enumerate() {
                 // Inside the hello, inside the certificates, after the handshake, in the session.
@@ -295,44 +313,8 @@ mod broken {
                     let plan = move |number| if number == broken { Plan::Break { flow: Flow::Down, after, fault } } else { Plan::Pass };
                     let proxy = Proxy::start(server.addr, plan);
                     let what = format!("connection {broken} cut after {after} of {length} bytes");
-                    perform(session::config(env.through(&proxy)).tls(tls()), what).await;
+                    env.session(session::config(env.through(&proxy)).tls(tls()), what).await;
                 }
-            }
-        }
-    }
-}
-
-mod keyed {
-    use super::*;
-
-    cases! {
-        Keys;
-
-        /// The key travels, once TLS is up; the server's answer decides.
-        async fn row_27_keys_are_presented_over_tls(env: &Env) {
-            let authority = Authority::new().expect("an authority");
-            let identity = authority.server(&NAMES).expect("a certificate");
-            let broker = start_with(env.dialect(), |builder| builder.tls(server_tls(&identity)).api_key("right"));
-            let config = || reach(env, broker.addr()).tls(Tls::ca_pem(authority.pem()));
-            works(env, config().api_key("right")).await;
-            let error = env.connect(config().api_key("wrong")).await.err().expect("a wrong key");
-            assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
-        }
-    }
-}
-
-mod malformed {
-    use super::*;
-
-    cases! {
-        Nothing;
-
-        /// A PEM without a certificate is a configuration error that says so.
-        async fn malformed_pem_is_a_configuration_error(env: &Env) {
-            for tls in [Tls::ca_pem(""), Tls::ca_pem("not PEM at all")] {
-                let error = env.connect(Config::new("127.0.0.1:1").tls(tls)).await.err().expect("no certificate");
-                assert_eq!((error.kind(), error.outcome()), (ErrorKind::Config, Outcome::NotSent), "{error}");
-                assert!(error.to_string().contains("certificate"), "{error}");
             }
         }
     }

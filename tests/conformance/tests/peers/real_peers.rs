@@ -100,7 +100,7 @@ impl Drop for OpenSsl {
 }
 
 cases! {
-    Nothing;
+    Peer;
 
     /// The handshake succeeds with OpenSSL in both versions, without ALPN, and what it then says is understood.
     async fn openssl_is_understood(env: &Env) {

@@ -9,7 +9,7 @@ use fila_conformance::golden;
 use fila_conformance::script::{PREAMBLE, Scripted};
 
 cases! {
-    Script;
+    Peer;
 
     async fn the_bytes_sent_are_those_of_the_core(env: &Env) {
         for dialect in [P1, P3, FRAMED] {

@@ -21,7 +21,7 @@ fn serve(conversation: &mut Conversation) {
 }
 
 cases! {
-    Script;
+    Peer;
 
     /// Row 3: the error that answers a consume is the result of opening the consumer.
     async fn row_03_an_error_that_answers_a_consume_is_its_result(env: &Env) {
@@ -249,7 +249,7 @@ mod strangers {
     use super::*;
 
     cases! {
-        Nothing;
+        Peer;
 
         /// Row 28: what else may listen there is named in the error.
         async fn row_28_other_servers_are_named(env: &Env) {

@@ -76,7 +76,7 @@ async fn enqueue_list(client: &Arc<dyn Client>, queue: &str, count: u8) -> BTree
 }
 
 cases! {
-    Cluster, [p2 P2, p3 P3, framed FRAMED];
+    Peer, [p2 P2, p3 P3, framed FRAMED];
 
     /// A queue is created, filled and consumed at once, whichever node the client is configured with.
     async fn every_node_serves_everybody(env: &Env) {
