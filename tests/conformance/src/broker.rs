@@ -2,7 +2,7 @@
 
 use fibp_proto::{AdminRevision, Dialect};
 
-pub use fila_test_broker::{Broker, BrokerBuilder, Faults, Leadership, ServerTls};
+pub use fila_test_broker::{Broker, BrokerBuilder, Faults, Leadership, ManualClock, ServerTls};
 
 /// Preamble, revision P1.
 pub const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
