@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fibp_proto::client::{Client, Runtime, SocketOptions};
 use fibp_proto::frame::Transmit;
@@ -24,10 +24,16 @@ const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
 
 #[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
 fn now() -> Instant {
-    thread_local!(static NOW: Cell<Option<Instant>> = const { Cell::new(None) });
     let now = NOW.get().unwrap_or_else(Instant::now);
     NOW.set(Some(now));
     now
+}
+
+thread_local!(static NOW: Cell<Option<Instant>> = const { Cell::new(None) });
+
+/// Time goes on.
+fn pass(time: Duration) {
+    NOW.set(Some(now() + time));
 }
 
 /// The other end of every connection: a server that confirms what is enqueued.
@@ -117,6 +123,16 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct ByHand {
     server: Arc<Mutex<Server>>,
     tasks: Arc<Mutex<Vec<Task>>>,
+    dials: Arc<Mutex<Dials>>,
+}
+
+/// What was asked of the runtime.
+#[derive(Default)]
+struct Dials {
+    /// Nobody answers there.
+    deaf: Vec<SocketAddr>,
+    asked: Vec<(SocketAddr, SocketOptions)>,
+    timers: Vec<Instant>,
 }
 
 impl fmt::Debug for ByHand {
@@ -154,15 +170,29 @@ impl Runtime for ByHand {
         self.tasks.lock().unwrap().push(Box::pin(task));
     }
 
-    fn timer(&self, _: Instant) -> Self::Timer {
-        Box::pin(pending())
+    fn timer(&self, at: Instant) -> Self::Timer {
+        self.dials.lock().unwrap().timers.push(at);
+        Box::pin(poll_fn(move |_| match at <= now() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }))
     }
 
     async fn resolve(&self, _: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        Ok((1..=2)
+            .map(|host| SocketAddr::from(([127, 0, 0, host], port)))
+            .collect())
     }
 
-    async fn dial(&self, _: SocketAddr, _: SocketOptions) -> io::Result<(Self, Self)> {
+    async fn dial(&self, address: SocketAddr, options: SocketOptions) -> io::Result<(Self, Self)> {
+        let is_deaf = {
+            let mut dials = self.dials.lock().unwrap();
+            dials.asked.push((address, options));
+            dials.deaf.contains(&address)
+        };
+        if is_deaf {
+            return pending().await;
+        }
         Ok((self.clone(), self.clone()))
     }
 
@@ -194,6 +224,7 @@ impl ByHand {
                 read: 0,
             })),
             tasks: Arc::default(),
+            dials: Arc::default(),
         }
     }
 
@@ -287,4 +318,66 @@ fn a_runtime_that_ends_fails_its_calls() {
         .unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Closed);
     assert_eq!(failed.message.payload.as_ref(), b"one");
+}
+
+/// The next address of a name is dialed when the first has not answered for as long as configured.
+#[test]
+fn addresses_are_dialed_one_after_another_as_configured() {
+    let delay = Duration::from_secs(7);
+    let config = || {
+        let config = Config::new("server:1").dialect(P1).no_heartbeat();
+        config.connect_timeout(Duration::from_secs(60))
+    };
+    let deaf = SocketAddr::from(([127, 0, 0, 1], 1));
+    for (delay, config) in [
+        (delay, config().happy_eyeballs_delay(delay)),
+        (Duration::from_millis(250), config()),
+    ] {
+        let runtime = ByHand::new();
+        runtime.dials.lock().unwrap().deaf.push(deaf);
+        let mut connecting = pin!(Client::connect_on(runtime.clone(), config));
+        for _ in 0..100 {
+            assert!(
+                connecting
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            );
+            runtime.turn(Waker::noop());
+        }
+        let dials = runtime.dials.lock().unwrap();
+        assert_eq!(dials.asked.len(), 1, "{:?}", dials.asked);
+        assert!(dials.timers.contains(&(now() + delay)), "{:?}", dials.timers);
+        drop(dials);
+        pass(delay);
+        assert!(runtime.block_on(connecting).is_ok());
+        assert_eq!(runtime.dials.lock().unwrap().asked.len(), 2);
+    }
+}
+
+/// Sockets are opened as configured: those of consumers with a receive buffer of their own.
+#[test]
+fn sockets_have_the_options_that_are_configured() {
+    let runtime = ByHand::new();
+    let keepalive = Duration::from_secs(7);
+    let config = Config::new("server:1").dialect(P1).no_heartbeat().keepalive(keepalive);
+    let client = runtime.block_on(Client::connect_on(runtime.clone(), config)).unwrap();
+    let mut opening = pin!(client.consumer("orders").receive_buffer(12_345).open());
+    while runtime.dials.lock().unwrap().asked.len() < 2 {
+        // Nobody answers it.
+        assert!(
+            opening
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        runtime.turn(Waker::noop());
+    }
+    let dials = runtime.dials.lock().unwrap();
+    let asked: Vec<_> = dials
+        .asked
+        .iter()
+        .map(|(_, options)| (options.keepalive, options.receive_buffer))
+        .collect();
+    assert_eq!(asked, [(Some(keepalive), None), (Some(keepalive), Some(12_345))]);
 }

@@ -433,6 +433,20 @@ fn heartbeats_keep_a_silent_connection_and_end_a_dead_one() {
 }
 
 #[test]
+fn as_many_heartbeats_may_be_missed_as_configured() {
+    for missed in [1, 5] {
+        let mut sim = connected(config().heartbeat(Duration::from_secs(1), missed), Mode::Whole, P2);
+        sim.serve = Box::new(|_, _| Act::Silence);
+        let pending = sim.enqueue("orders", "m");
+        sim.advance_ms(u64::from(missed) * 1_000 + 500);
+        assert!(sim.is_open(pending), "{missed} were missed");
+        sim.advance_secs(1);
+        assert_eq!(sim.enqueued(pending).unwrap_err().kind(), ErrorKind::Disconnected);
+        sim.finish();
+    }
+}
+
+#[test]
 fn needs_driver_says_when_there_is_something_to_do() {
     let mut sim = mute(config(), Mode::Whole);
     assert!(!sim.machine.needs_driver(ChannelId::MAIN));

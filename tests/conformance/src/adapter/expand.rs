@@ -88,7 +88,8 @@ macro_rules! wrap_adapter {
                         .expired(settings.expired)
                         .idle_resubscribe(settings.idle_resubscribe)
                         .resubscribe(settings.resubscribe)
-                        .verify_queue(settings.verify_queue);
+                        .verify_queue(settings.verify_queue)
+                        .receive_buffer(settings.receive_buffer);
                     let consumer: Box<dyn Consumer> = Box::new($wait!(builder.open())?);
                     Ok(consumer)
                 })

@@ -2,6 +2,7 @@
 //! that the case steers, is no Fila server at all, or does not exist. `FILA_URL` means nothing to them.
 
 mod clusters;
+mod every_setting;
 mod leases;
 mod nowhere;
 mod orphans;

@@ -94,6 +94,39 @@ cases! {
         client.close(PATIENCE).await;
     }
 
+    /// What is queued or unanswered is bounded in bytes, too.
+    async fn row_31_max_in_flight_bounds_bytes(env: &Env) {
+        const CALLS: usize = 5;
+        let limits = |config: Config| config.max_in_flight(4096, 2_500).on_full(OnFull::Fail).no_heartbeat();
+        let (proxy, client, _, queue) = deaf(env, limits).await;
+        let (done, results) = std::sync::mpsc::channel();
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let (client, queue, done) = (client.clone(), queue.clone(), done.clone());
+                env.spawn(async move {
+                    let sent = client.enqueue(Message::new(queue.as_str(), vec![0; 1_000])).await;
+                    done.send(sent.map_err(|failed| failed.error)).expect("the test waits");
+                })
+            })
+            .collect();
+        let mut refused = Vec::new();
+        env.eventually("all but two are refused, while nothing is answered", async || {
+            refused.extend(results.try_iter());
+            refused.len() == CALLS - 2
+        })
+        .await;
+        for result in refused {
+            let error = result.expect_err("two fit");
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Overloaded, Outcome::NotSent), "{error}");
+        }
+        proxy.release();
+        for call in calls {
+            call.join().await;
+        }
+        assert_eq!(results.try_iter().filter(Result::is_ok).count(), 2);
+        client.close(PATIENCE).await;
+    }
+
     async fn row_31_max_in_flight_waits(env: &Env) {
         const LIMIT: usize = 2;
         let limits = |config: Config| config.max_in_flight(LIMIT, 1 << 20).no_heartbeat();

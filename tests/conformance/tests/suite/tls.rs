@@ -1,7 +1,9 @@
 //! TLS: who is trusted, what is refused, and what may happen to the bytes.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fibp_proto::config::Config;
@@ -200,6 +202,23 @@ cases! {
         refused(env, reach(env, server.addr).tls(tls)).await;
     }
 
+    /// Certificates and keys may be in files, which are read when a client connects.
+    async fn row_31_certificates_in_files(env: &Env) {
+        let client_authority = |authority: &Authority| Options {
+            client_authority: Some(authority.pem()),
+            ..Options::default()
+        };
+        let (server, authority) = start(env, client_authority);
+        let identity = authority.client("worker").expect("a certificate");
+        let folder = Folder::new();
+        let ca = folder.file("ca.pem", &authority.pem());
+        let (chain, key) = (folder.file("chain.pem", &identity.chain_pem), folder.file("key.pem", &identity.key_pem));
+        works(env, reach(env, server.addr).ca_file(ca.as_str()).client_files(chain.as_str(), key.as_str())).await;
+        refused(env, reach(env, server.addr).ca_file(ca)).await;
+        let stranger = folder.file("stranger.pem", &Authority::new().expect("another").pem());
+        refused(env, reach(env, server.addr).ca_file(stranger).client_files(chain, key)).await;
+    }
+
     /// A ready configuration is used as it is, and each version of TLS works.
     async fn ready_configurations_and_both_versions_work(env: &Env) {
         let (server, authority) = start(env, plain);
@@ -317,6 +336,31 @@ mod broken {
                 }
             }
         }
+    }
+}
+
+/// A folder for files of a case, deleted after it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("fila-conformance-tls-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn file(&self, name: &str, contents: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, contents).expect("a file");
+        path.into_os_string().into_string().expect("a path in UTF-8")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0).is_ok();
     }
 }
 
