@@ -134,6 +134,11 @@ impl<T> Requests<T> {
         let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payload));
         let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
         let result = self.take_in(now, producer, item, refusal);
+        let is_closing = self.ledger.closing.is_some();
+        if is_closing || self.ledger.budgets.get(producer.0).is_some_and(|budget| budget.closed) {
+            // Nothing more will come that is worth lingering for.
+            self.flush_queues(now, Some(producer.0));
+        }
         self.settle_budgets(now);
         self.check_closing(now);
         result

@@ -170,6 +170,28 @@ fn waiting_for_room_ends_with_the_deadline_or_the_client() {
 }
 
 #[test]
+fn what_waited_for_room_does_not_linger_while_its_client_closes() {
+    let mut sim = mute(config(), Mode::Whole);
+    let producer = sim.producer(linger(3_600).buffer(300));
+    sim.send(producer, "0");
+    sim.send(producer, "1");
+    let (given, room) = sim.reserve(producer, "2");
+    let closing = sim.close(5_000);
+    sim.settle();
+    let asked = sim.last_asked();
+    oblige(&mut sim, &asked);
+    assert!(sim.room(given).is_ok());
+    let receipt = sim.send_reserved(producer, room, "2").unwrap();
+    sim.settle();
+    assert_eq!(frames(&sim).last().unwrap(), &["2"]);
+    let asked = sim.last_asked();
+    oblige(&mut sim, &asked);
+    assert!(sim.enqueued(receipt).is_ok());
+    assert_eq!(sim.closed(closing).flushed, 3);
+    sim.finish();
+}
+
+#[test]
 fn a_full_buffer_can_refuse() {
     let mut sim = mute(config(), Mode::Whole);
     let producer = sim.producer(narrow(OnFull::Fail));
