@@ -202,13 +202,13 @@ pub struct Completion<T> {
     /// The adapter's token.
     pub token: T,
     /// What it waited for.
-    pub reply: Reply<T>,
+    pub reply: Reply,
 }
 
 /// What a waiter waited for. Small, because most replies are: what is large and rare is boxed.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Reply<T> {
+pub enum Reply {
     /// The client is connected (or the consumer confirmed).
     Opened(Result<(), Error>),
     /// A request's answer; never [`Response::Error`].
@@ -221,8 +221,6 @@ pub enum Reply<T> {
     Settled(Result<(), Error>),
     /// Results in input order.
     SettledMany(Vec<Result<(), Error>>),
-    /// The message is in the producer's buffer; or it is not, and comes back with the receipt's token.
-    Admitted(Result<(), Box<(SendError, T)>>),
     /// There is room for a producer's message, and it is reserved; or why there is none.
     Room(Result<(), Error>),
     /// Everything handed to the producer before is settled: the first failure since the last flush, if any.

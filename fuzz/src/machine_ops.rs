@@ -8,7 +8,7 @@ use fibp_proto::config::{
 };
 use fibp_proto::consumer::Consumer;
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::machine::{Action, CallId, ChannelId, Completion, DialId, Machine, Reply};
+use fibp_proto::machine::{Action, CallId, ChannelId, Completion, DialId, Machine};
 use fibp_proto::requests::{ProducerId, Requests, Settle};
 use fibp_proto::server::{ServerConfig, ServerConnection};
 use fibp_proto::simulation::{AnyMachine, TestHooks};
@@ -343,12 +343,7 @@ impl Driver {
                 let producer = choose(requests, &mut self.producers, input);
                 requests.flush(now, producer, timeout, token)
             }
-            6 => {
-                let (producer, message) = (choose(requests, &mut self.producers, input), values::message(input));
-                let receipt = self.waiters.token();
-                requests.send(now, producer, message, timeout, token, receipt)
-            }
-            7 => {
+            6 | 7 => {
                 let (producer, message) = (choose(requests, &mut self.producers, input), values::message(input));
                 let room = requests.reserve(now, producer, &message, timeout, token);
                 self.rooms.push((producer, room, message));
@@ -412,11 +407,8 @@ impl Driver {
 
     fn drain(&mut self) {
         self.machine.drain_completions(&mut self.completions);
-        for Completion { token, reply, .. } in self.completions.drain(..) {
+        for Completion { token, .. } in self.completions.drain(..) {
             token.redeem();
-            if let Reply::Admitted(Err(refused)) = reply {
-                refused.1.redeem();
-            }
         }
     }
 

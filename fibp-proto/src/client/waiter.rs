@@ -105,14 +105,14 @@ impl Waiter {
     }
 
     /// Delivers the reply. Call it with no lock held: it wakes a task.
-    pub fn complete(self, reply: Reply<Self>) {
+    pub fn complete(self, reply: Reply) {
         if let Some(waker) = self.fill(reply) {
             waker.wake();
         }
     }
 
     /// Ends the wait, if it goes on, and returns whom to wake.
-    fn fill(self, reply: Reply<Self>) -> Option<Waker> {
+    fn fill(self, reply: Reply) -> Option<Waker> {
         // The only place where a waiter and its reply meet: beyond it, their types agree.
         match (self, reply) {
             (Self::Detached, _) => None,
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_reply_reaches_its_waiter() {
-        fn answered<A: Answer>(reply: Reply<Waiter>) -> A::Output {
+        fn answered<A: Answer>(reply: Reply) -> A::Output {
             let (waiter, mut wait) = Waiter::pair::<A>();
             waiter.complete(reply);
             match poll(&mut wait) {

@@ -125,7 +125,7 @@ impl<T> Consumer<T> {
         CallId::new(self.next_call)
     }
 
-    fn complete(&mut self, token: T, reply: Reply<T>) {
+    fn complete(&mut self, token: T, reply: Reply) {
         self.completions.push(Completion { token, reply });
     }
 

@@ -4,7 +4,6 @@ use super::Requests;
 use super::budget::Submission;
 use super::places::Place;
 use super::route::Route;
-use super::submit::closed;
 use super::work::{InFlight, ReplyTo};
 use crate::machine::CallId;
 
@@ -47,10 +46,6 @@ impl<T> Requests<T> {
             return match parked.submission {
                 Submission::Call(call) => call.token,
                 Submission::Room { token, .. } => Some(token),
-                Submission::Send { item, admitted } => {
-                    self.ledger.fail_outside(item, &closed("the wait for room"));
-                    Some(admitted)
-                }
                 Submission::Item(item) => item.ticket.reply_to.into_token(),
                 Submission::Many(many) => Some(many.token),
             };

@@ -54,11 +54,6 @@ pub(super) enum Submission<T> {
     Call(Call<T>),
     Item(BatchItem<T>),
     Many(Many<T>),
-    /// A message for a producer; `admitted` waits for room only.
-    Send {
-        item: BatchItem<T>,
-        admitted: T,
-    },
     /// Room for a message that its caller keeps meanwhile.
     Room {
         room: Reserved,
@@ -72,7 +67,7 @@ impl<T> Submission<T> {
     /// How many results a close reports if it fails; room alone is none.
     pub(super) fn results(&self) -> usize {
         match self {
-            Self::Call(_) | Self::Item(_) | Self::Send { .. } => 1,
+            Self::Call(_) | Self::Item(_) => 1,
             Self::Many(many) => many.payloads.len(),
             Self::Room { .. } => 0,
         }
@@ -82,7 +77,7 @@ impl<T> Submission<T> {
         match self {
             Self::Call(_) => 0,
             Self::Many(many) => many.payloads.cost(),
-            Self::Item(item) | Self::Send { item, .. } => item.ticket.cost,
+            Self::Item(item) => item.ticket.cost,
             Self::Room { room, .. } => room.cost,
         }
     }

@@ -246,7 +246,7 @@ mod tests {
         // One waits for room, one for a flush.
         let second = Duration::from_secs(1);
         requests.try_send(now, producers[7], message(), None, 0).unwrap();
-        requests.send(now, producers[7], message(), Some(second), 1, 2);
+        requests.reserve(now, producers[7], &message(), Some(second), 1);
         requests.flush(now, producers[8], Some(2 * second), 3);
         requests.handle_timeout(now + second);
         requests.handle_timeout(now + 2 * second);

@@ -50,7 +50,7 @@ impl<T> Ledger<T> {
 
     // ---- completions ----
 
-    pub(super) fn complete(&mut self, token: T, reply: Reply<T>) {
+    pub(super) fn complete(&mut self, token: T, reply: Reply) {
         self.completions.push(Completion { token, reply });
     }
 

@@ -32,33 +32,9 @@ impl<T> Requests<T> {
         self.settle_budgets(now);
     }
 
-    /// Hands a message to a producer. `admitted` completes with [`Reply::Admitted`](crate::machine::Reply::Admitted) once the message is in the
-    /// buffer (at once if there is room, later or with an error per `on_full`), `receipt` with
-    /// [`Reply::Enqueued`](crate::machine::Reply::Enqueued) when the broker answered. If admission fails, only `admitted` completes, and
-    /// `receipt` comes back inside it.
-    pub fn send(
-        &mut self,
-        now: Instant,
-        producer: ProducerId,
-        message: Message,
-        timeout: Option<Duration>,
-        admitted: T,
-        receipt: T,
-    ) -> CallId {
-        let id = self.next_call_id_of(producer);
-        let attempt = Attempt::new(self.deadline(now, timeout));
-        let item = receipt_item(id, message, attempt, receipt);
-        self.submit(
-            now,
-            producer.0,
-            id,
-            attempt.deadline,
-            Submission::Send { item, admitted },
-        );
-        id
-    }
-
-    /// Hands a message to a producer if there is room right now.
+    /// Hands a message to a producer if there is room right now. `receipt` completes with
+    /// [`Reply::Enqueued`](crate::machine::Reply::Enqueued) when the broker answered. The message goes out also if its
+    /// receipt is [abandoned](Self::abandon).
     ///
     /// # Errors
     ///

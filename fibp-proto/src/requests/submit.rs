@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use super::batch_queue::Policy;
 use super::budget::{Budget, Parked, Submission};
 use super::settle::Settle;
-use super::work::{Attempt, BatchItem, CLIENT, Call, Many, Payload, Payloads, ReplyTo};
+use super::work::{Attempt, BatchItem, CLIENT, Call, Many, Payload, Payloads};
 use super::{MAIN, Requests};
 use crate::config::OnFull;
-use crate::error::{Doing, Error, ErrorKind, SendError};
+use crate::error::{Doing, Error, ErrorKind};
 use crate::event::{Event, State};
 use crate::machine::{CallId, Completion, Reply};
 use crate::message::Message;
@@ -112,12 +112,7 @@ impl<T> Requests<T> {
         submission: Submission<T>,
     ) {
         self.latest = self.latest.max(now);
-        let refusal = self.refusal(now).or_else(|| match &submission {
-            Submission::Send { item, .. } => self.unsendable(&item.payload),
-            // Others get their own payloads back with the answer.
-            Submission::Call(_) | Submission::Item(_) | Submission::Many(_) | Submission::Room { .. } => None,
-        });
-        match refusal {
+        match self.refusal(now) {
             Some(error) => self.fail_submission(submission, &error),
             None => match self.ledger.budgets.get(budget) {
                 Some(room) if room.has_room(&submission) => self.admit(now, budget, submission),
@@ -160,10 +155,6 @@ impl<T> Requests<T> {
             }
             Submission::Item(item) => self.admit_item(now, item),
             Submission::Many(many) => self.admit_many(now, many),
-            Submission::Send { item, admitted } => {
-                self.admit_item(now, item);
-                self.ledger.complete(admitted, Reply::Admitted(Ok(())));
-            }
             Submission::Room { room, token, .. } => {
                 if let Some(budget) = self.ledger.budgets.get_mut(budget) {
                     budget.reserve(room);
@@ -232,9 +223,7 @@ impl<T> Requests<T> {
                 admitted = true;
             }
             // Nothing more will come that is worth lingering for.
-            let hurry =
-                self.ledger.closing.is_some() || self.ledger.budgets.get(index).is_some_and(|budget| budget.closed);
-            if admitted && hurry {
+            if admitted && self.ledger.closing.is_some() {
                 self.flush_queues(now, Some(index));
             }
             self.ledger.budgets.remove_done(index);
@@ -256,13 +245,6 @@ impl<T> Requests<T> {
             Submission::Room { token, queue, .. } => {
                 let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &queue));
                 self.ledger.complete(token, Reply::Room(Err(error)));
-            }
-            Submission::Send { item, admitted } => {
-                if let (Payload::Message(message), ReplyTo::One(receipt)) = (item.payload, item.ticket.reply_to) {
-                    let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &message.queue));
-                    let refused = Box::new((SendError { message, error }, receipt));
-                    self.ledger.complete(admitted, Reply::Admitted(Err(refused)));
-                }
             }
         }
     }

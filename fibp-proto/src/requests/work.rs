@@ -261,7 +261,7 @@ impl ItemResult {
         }
     }
 
-    fn into_reply<T>(self) -> Reply<T> {
+    fn into_reply(self) -> Reply {
         match self {
             Self::Enqueued(result) => Reply::Enqueued(result),
             Self::Settled(result) => Reply::Settled(result),

@@ -9,7 +9,7 @@ use fibp_proto::machine::{CallId, CloseReport, Reply};
 use fibp_proto::requests::{ProducerId, Settle};
 use fibp_proto::{Error, Message, MessageId, Operation, Response, SendError};
 
-use crate::harness::{ConsumerSim, Sim, TestMachine, Token};
+use crate::harness::{ConsumerSim, Sender, Sim, TestMachine, Token};
 
 impl Sim {
     // ---- calls ----
@@ -64,11 +64,33 @@ impl Sim {
         self.machine.open_producer(settings)
     }
 
-    /// The tokens of admission and receipt.
+    /// Sends as clients do: at once if there is room, else once there is. The tokens of room and receipt, and the call
+    /// that waits for one of them.
     pub(crate) fn send(&mut self, producer: ProducerId, payload: &str) -> (Token, Token, CallId) {
         let (admitted, receipt) = (self.token(), self.token());
         let message = Message::new("orders", payload.to_owned());
-        let id = self.machine.send(self.now, producer, message, None, admitted, receipt);
+        let tried = self
+            .machine
+            .try_send(self.now, producer, message.clone(), None, receipt);
+        let id = match tried {
+            Ok(id) => {
+                let reply = Reply::Room(Ok(()));
+                self.ledger.borrow_mut().complete(self.at(), admitted, reply);
+                id
+            }
+            Err((refused, back)) => {
+                assert_eq!((refused.message, back), (message.clone(), receipt));
+                let room = self.machine.reserve(self.now, producer, &message, None, admitted);
+                let sender = Sender {
+                    producer,
+                    room,
+                    message,
+                    receipt,
+                };
+                self.senders.insert(admitted, sender);
+                room
+            }
+        };
         (admitted, receipt, id)
     }
 
@@ -120,9 +142,29 @@ impl<M: TestMachine> Sim<M> {
     pub(crate) fn abandon(&mut self, token: Token, id: CallId) {
         let back = self.machine.abandon(id);
         assert_eq!(back, Some(token), "the abandoned token");
+        if let Some(sender) = self.senders.remove(&token) {
+            self.give_back(sender.receipt);
+        }
         assert_eq!(self.machine.abandon(id), None, "abandoned twice");
         let at = self.at();
         self.ledger.borrow_mut().take_back(token, format!("{at:?} abandoned"));
+    }
+
+    /// A sender learns whether there is room for its message, and sends it if so.
+    pub(crate) fn got_room(&mut self, sender: Sender, result: &Result<(), Error>) {
+        let Sender {
+            producer,
+            room,
+            message,
+            receipt,
+        } = sender;
+        let now = self.now;
+        if let Some(requests) = self.machine.requests().filter(|_| result.is_ok()) {
+            let sent = requests.send_reserved(now, producer, room, message.clone(), receipt);
+            let Err((refused, back)) = sent else { return };
+            assert_eq!((refused.message, back), (message, receipt));
+        }
+        self.give_back(receipt);
     }
 
     pub(crate) fn give_back(&self, token: Token) {
@@ -132,7 +174,7 @@ impl<M: TestMachine> Sim<M> {
     // ---- what came back ----
 
     #[track_caller]
-    pub(crate) fn reply(&self, token: Token) -> Reply<Token> {
+    pub(crate) fn reply(&self, token: Token) -> Reply {
         let reply = self.ledger.borrow_mut().replies.remove(&token);
         match reply {
             Some(reply) => reply,
@@ -209,14 +251,6 @@ impl<M: TestMachine> Sim<M> {
     pub(crate) fn flushed(&self, token: Token) -> Result<(), Error> {
         match self.reply(token) {
             Reply::Flushed(result) => result,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[track_caller]
-    pub(crate) fn admitted(&self, token: Token) -> Result<(), (SendError, Token)> {
-        match self.reply(token) {
-            Reply::Admitted(result) => result.map_err(|refused| *refused),
             other => panic!("{other:?}"),
         }
     }

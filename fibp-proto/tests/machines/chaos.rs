@@ -146,6 +146,9 @@ fn requests(seed: u64) {
                         // Of a send, it may be the receipt.
                         assert!(back == token || back == token + 1);
                         sim.give_back(back);
+                        if let Some(sender) = sim.senders.remove(&token) {
+                            sim.give_back(sender.receipt);
+                        }
                     }
                 }
             }

@@ -174,7 +174,7 @@ fn what_waits_for_room_is_flushed_too() {
     let closing = sim.close(5_000);
     sim.settle();
     for (admitted, receipt, _) in sent {
-        assert!(sim.admitted(admitted).is_ok());
+        assert!(sim.room(admitted).is_ok());
         assert!(sim.enqueued(receipt).is_ok());
     }
     for call in calls {
@@ -332,7 +332,7 @@ fn aborting_tells_everybody_at_once() {
             assert_eq!(sim.enqueued(queued).unwrap_err().outcome(), Outcome::NotSent);
             assert_eq!(sim.response(parked).unwrap_err().outcome(), Outcome::NotSent);
             assert_eq!(sim.enqueued(receipt).unwrap_err().kind(), ErrorKind::Closed);
-            assert!(sim.admitted(line).is_err());
+            assert!(sim.room(line).is_err());
             assert!(sim.flushed(flush).is_err());
             sim.closed(closing);
             assert_eq!(sim.shared.state(), State::Closed);
@@ -358,7 +358,7 @@ fn after_a_fatal_error_everything_is_inert() {
         let (admitted, _, _) = sim.send(producer, "m");
         let flush = sim.flush(producer);
         sim.settle();
-        assert!(sim.admitted(admitted).is_err());
+        assert!(sim.room(admitted).is_err());
         flush
     };
     let closing = sim.close(1_000);

@@ -63,7 +63,7 @@ fn session(dialect: Dialect, cut: Option<Cut>, end: End) -> (usize, usize) {
     assert!(sim.response(create).is_ok(), "{cut:?}");
     assert!(sim.response(stats).is_ok(), "{cut:?}");
     assert!(sim.settled(ack).is_ok(), "{cut:?}");
-    assert!(sim.admitted(admitted).is_ok(), "{cut:?}");
+    assert!(sim.room(admitted).is_ok(), "{cut:?}");
     let mut results = vec![(sim.enqueued(one), "one"), (sim.enqueued(receipt), "four")];
     let mut parts = sim.enqueued_many(many).into_iter();
     results.push((parts.next().unwrap(), "two"));

@@ -12,10 +12,10 @@ use fibp_proto::event::Cursor;
 use fibp_proto::fault::{Fault, FaultKind};
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::machine::{Action, CallId, ChannelId, Machine, Reply};
-use fibp_proto::requests::Requests;
+use fibp_proto::requests::{ProducerId, Requests};
 use fibp_proto::server::RequestId;
 use fibp_proto::{
-    AdminRevision, Config, Dialect, Endpoint, Event, MessageId, Push, Received, Request, Response, Shared,
+    AdminRevision, Config, Dialect, Endpoint, Event, Message, MessageId, Push, Received, Request, Response, Shared,
 };
 
 use crate::host::{Act, End, Host, Socket};
@@ -80,7 +80,7 @@ impl Mode {
 pub(crate) struct Ledger {
     next: Token,
     pub(crate) open: BTreeSet<Token>,
-    pub(crate) replies: BTreeMap<Token, Reply<Token>>,
+    pub(crate) replies: BTreeMap<Token, Reply>,
     transcript: BTreeMap<Token, String>,
 }
 
@@ -89,6 +89,11 @@ impl Ledger {
         self.next += 1;
         self.open.insert(self.next);
         self.next
+    }
+
+    pub(crate) fn complete(&mut self, at: Duration, token: Token, reply: Reply) {
+        self.take_back(token, format!("{at:?} {reply:?}"));
+        self.replies.insert(token, reply);
     }
 
     pub(crate) fn take_back(&mut self, token: Token, how: String) {
@@ -104,6 +109,15 @@ pub(crate) struct Asked {
     pub(crate) request: Request,
 }
 
+/// Somebody who keeps a message until there is room for it.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pub(crate) producer: ProducerId,
+    pub(crate) room: CallId,
+    pub(crate) message: Message,
+    pub(crate) receipt: Token,
+}
+
 type Dialed = Box<dyn FnMut(&Endpoint, usize) -> Host>;
 type Serve = Box<dyn FnMut(&Request, usize) -> Act>;
 type ServeNode = Box<dyn FnMut(&Request, &Endpoint) -> Act>;
@@ -112,6 +126,7 @@ type ServeNode = Box<dyn FnMut(&Request, &Endpoint) -> Act>;
 pub(crate) trait TestMachine: Machine<Token = Token> {
     fn abort(&mut self, now: Instant);
     fn close(&mut self, now: Instant, deadline: Duration, token: Token) -> CallId;
+    fn requests(&mut self) -> Option<&mut Requests<Token>>;
     /// Asks for something, which a machine that is over refuses.
     fn ask_late(sim: &mut Sim<Self>)
     where
@@ -119,7 +134,7 @@ pub(crate) trait TestMachine: Machine<Token = Token> {
 }
 
 macro_rules! test_machine {
-    ($($machine:ty, $ask_late:expr;)*) => {$(
+    ($($machine:ty, $requests:expr, $ask_late:expr;)*) => {$(
         impl TestMachine for $machine {
             fn abort(&mut self, now: Instant) {
                 self.abort(now);
@@ -127,6 +142,10 @@ macro_rules! test_machine {
 
             fn close(&mut self, now: Instant, deadline: Duration, token: Token) -> CallId {
                 self.close(now, deadline, token)
+            }
+
+            fn requests(&mut self) -> Option<&mut Requests<Token>> {
+                ($requests)(self)
             }
 
             fn ask_late(sim: &mut Sim<Self>) {
@@ -137,12 +156,12 @@ macro_rules! test_machine {
 }
 
 test_machine! {
-    Requests<Token>, |sim: &mut Sim| {
+    Requests<Token>, Some, |sim: &mut Sim| {
         let late = sim.enqueue("orders", "late");
         sim.settle();
         assert!(sim.enqueued(late).is_err());
     };
-    Consumer<Token>, |sim: &mut ConsumerSim| {
+    Consumer<Token>, |_| None, |sim: &mut ConsumerSim| {
         let token = sim.token();
         sim.machine.wait_delivery(sim.now, token);
         sim.settle();
@@ -161,6 +180,8 @@ pub(crate) struct Sim<M = Requests<Token>> {
     mode: Mode,
     rng: Rng,
     pub(crate) ledger: Rc<RefCell<Ledger>>,
+    /// Senders that keep their messages until there is room, by the tokens of these waits.
+    pub(crate) senders: BTreeMap<Token, Sender>,
     /// Which host answers which dial: the endpoint and the number of the dial.
     pub(crate) dialed: Dialed,
     /// What servers do with a request: the request and the number of the connection.
@@ -261,6 +282,7 @@ impl<M: TestMachine> Sim<M> {
             mode,
             rng: Rng(seed),
             ledger,
+            senders: BTreeMap::new(),
             dialed: Box::new(|_, _| Host::p1()),
             serve: Box::new(|request, _| crate::host::obliging(request)),
             socket: None,
@@ -456,14 +478,16 @@ impl<M: TestMachine> Sim<M> {
         let mut completions = Vec::new();
         self.machine.drain_completions(&mut completions);
         let at = self.at();
-        let mut ledger = self.ledger.borrow_mut();
         let moved = !completions.is_empty();
         for completion in completions {
-            ledger.take_back(completion.token, format!("{at:?} {:?}", completion.reply));
-            if let Reply::Admitted(Err(refused)) = &completion.reply {
-                ledger.take_back(refused.1, format!("{at:?} with {}", completion.token));
+            if let Reply::Room(result) = &completion.reply
+                && let Some(sender) = self.senders.remove(&completion.token)
+            {
+                self.got_room(sender, result);
             }
-            ledger.replies.insert(completion.token, completion.reply);
+            self.ledger
+                .borrow_mut()
+                .complete(at, completion.token, completion.reply);
         }
         moved
     }

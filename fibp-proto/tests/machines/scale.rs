@@ -105,7 +105,7 @@ fn ten_thousand_producers_wait_for_flushes_and_drop_them() {
     for producer in producers {
         let (admitted, receipt, _) = sim.send(producer, "x");
         sim.settle();
-        assert!(sim.admitted(admitted).is_ok());
+        assert!(sim.room(admitted).is_ok());
         receipts.push(receipt);
         let token = sim.token();
         flushes.push((token, sim.machine.flush(sim.now, producer, None, token)));

@@ -218,7 +218,8 @@ impl Machine {
         let mut messages = Some(messages);
         probe.run(Stage::Submit, &mut || {
             for message in messages.take().into_iter().flatten() {
-                self.core.requests().send(self.now, producer, message, None, 1, 1);
+                let sent = self.core.requests().try_send(self.now, producer, message, None, 1);
+                assert!(sent.is_ok(), "the buffer has room");
             }
         });
     }

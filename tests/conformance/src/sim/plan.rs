@@ -173,7 +173,7 @@ impl Plan {
             .batching(batching(random))
             .max_messages(random.spread(100))
             .max_bytes(max_bytes)
-            .buffer(max_bytes + random.below(20_000))
+            .buffer(random.spread(20_000))
             .on_full(if random.chance(80) { OnFull::Wait } else { OnFull::Fail })
     }
 

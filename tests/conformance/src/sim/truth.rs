@@ -21,8 +21,8 @@ pub(super) enum Awaits {
     EnqueuedMany(Vec<Tag>),
     Settled,
     SettledMany(usize),
-    /// Room for a message, and the token of its receipt.
-    Admitted(u64),
+    /// Room for a message that its caller keeps meanwhile.
+    Room,
     Flushed,
     /// A delivery, at this port.
     Ready(usize),
@@ -38,7 +38,7 @@ impl Awaits {
         match self {
             Self::EnqueuedMany(tags) => tags.len(),
             Self::SettledMany(count) => *count,
-            Self::Enqueued(_) | Self::Settled | Self::Admitted(_) | Self::Answer(..) => 1,
+            Self::Enqueued(_) | Self::Settled | Self::Room | Self::Answer(..) => 1,
             Self::Opened(_) | Self::Flushed | Self::Ready(_) | Self::Drained | Self::Closed => 0,
         }
     }
@@ -60,10 +60,20 @@ struct Known {
 }
 
 /// What a completion means for the user it concerns.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum News {
-    Opened { port: usize, ok: bool },
-    Ready { port: usize },
+    Opened {
+        port: usize,
+        ok: bool,
+    },
+    Ready {
+        port: usize,
+    },
+    /// There is room for the message of the call with this token, or an error.
+    Room {
+        token: u64,
+        result: Result<(), Error>,
+    },
     Other,
 }
 
@@ -123,18 +133,13 @@ impl Truth {
         Ok(open.awaits)
     }
 
-    /// A caller took its token back; a message that was not let in yet goes with its receipt.
+    /// A caller took its token back.
     pub(super) fn abandoned(&mut self, token: Token) -> Result<(), String> {
         let awaits = self.close(token.redeem())?;
         self.given_up += awaits.count() as u64;
-        match awaits {
-            Awaits::Admitted(receipt) if self.lost.borrow().contains(&receipt) => {
-                self.lost.borrow_mut().retain(|lost| *lost != receipt);
-                self.close(receipt)?;
-            }
-            // Nobody will learn its outcome.
-            Awaits::Enqueued(tag) => drop(self.in_doubt.insert(tag)),
-            _ => {}
+        // Nobody will learn its outcome.
+        if let Awaits::Enqueued(tag) = awaits {
+            self.in_doubt.insert(tag);
         }
         Ok(())
     }
@@ -144,11 +149,18 @@ impl Truth {
         self.overtaken.push(token);
     }
 
-    /// A call that was refused on the spot brought its token back.
+    /// A message that was refused on the spot came back with its token.
     pub(super) fn refused(&mut self, token: Token, message: &Message) -> Result<(), String> {
+        let tag = self.put_off(token, message)?;
+        self.disclaimed.insert(tag);
+        Ok(())
+    }
+
+    /// The same, and its sender will try again.
+    pub(super) fn put_off(&mut self, token: Token, message: &Message) -> Result<Tag, String> {
         let awaits = self.close(token.redeem())?;
         match awaits {
-            Awaits::Enqueued(tag) => self.came_back(tag, message),
+            Awaits::Enqueued(tag) => self.same_message(tag, message).map(|()| tag),
             awaits => Err(format!("a message came back to {awaits:?}")),
         }
     }
@@ -231,6 +243,18 @@ impl Truth {
                 message
             },
         )
+    }
+
+    /// A message has its place among those of its producer.
+    pub(super) fn placed(&mut self, tag: Tag, place: (u64, u64)) {
+        if let Some(known) = self.messages.get_mut(&tag) {
+            known.place = Some(place);
+        }
+    }
+
+    /// The caller of a message kept it, because there was no room for it, or is gone: nobody may ever see it.
+    pub(super) fn kept(&mut self, tag: Tag) {
+        self.disclaimed.insert(tag);
     }
 
     fn identify(&self, queue: &QueueName, payload: &Bytes) -> Result<Tag, String> {
@@ -317,7 +341,7 @@ impl Truth {
     // ---- completions ----
 
     /// A completion: checks it against what happened.
-    pub(super) fn complete(&mut self, token: Token, reply: Reply<Token>) -> Result<News, String> {
+    pub(super) fn complete(&mut self, token: Token, reply: Reply) -> Result<News, String> {
         let number = token.redeem();
         let awaits = self.close(number)?;
         self.completed += 1;
@@ -351,18 +375,7 @@ impl Truth {
                 }
                 results.into_iter().try_for_each(check_settled)?;
             }
-            (Awaits::Admitted(_), Reply::Admitted(Ok(()))) => {}
-            (Awaits::Admitted(receipt), Reply::Admitted(Err(refused))) => {
-                let (failed, token) = *refused;
-                let number = token.redeem();
-                if number != receipt {
-                    return Err(format!("receipt {number} came back for {receipt}"));
-                }
-                match self.close(receipt)? {
-                    Awaits::Enqueued(tag) => self.fail(tag, &failed.message, &failed.error)?,
-                    awaits => return Err(format!("the receipt {receipt} is {awaits:?}")),
-                }
-            }
+            (Awaits::Room, Reply::Room(result)) => return Ok(News::Room { token: number, result }),
             (Awaits::Flushed, Reply::Flushed(_))
             | (Awaits::Drained, Reply::Drained)
             | (Awaits::Closed, Reply::Closed(_)) => {}

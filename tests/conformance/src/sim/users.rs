@@ -8,12 +8,12 @@ use fibp_proto::config::{Config, Replay};
 use fibp_proto::event::Cursor;
 use fibp_proto::machine::{CallId, Machine};
 use fibp_proto::requests::{ProducerId, Requests};
-use fibp_proto::{Event, QueueName, Request, Shared, State};
+use fibp_proto::{Error, ErrorKind, Event, Message, Outcome, QueueName, Request, Shared, State};
 
 use super::plan::Plan;
 use super::port::Port;
 use super::random::Random;
-use super::truth::Awaits;
+use super::truth::{Awaits, Tag};
 use super::world::{Phase, World};
 
 /// Keys whose value, once set, is the key itself.
@@ -40,6 +40,19 @@ struct Producer {
     queue: QueueName,
     name: u64,
     place: u64,
+}
+
+/// A message that its sender keeps until there is room for it.
+#[derive(Debug)]
+pub(super) struct Outside {
+    port: usize,
+    producer: ProducerId,
+    /// The producer's name: ids are used again.
+    name: u64,
+    wait: CallId,
+    deadline: Option<Instant>,
+    tag: Tag,
+    message: Message,
 }
 
 impl Client {
@@ -315,28 +328,105 @@ impl World {
         else {
             return Ok(());
         };
-        producer.place += 1;
-        let (id, place) = (producer.id, (producer.name, producer.place));
+        let (id, name) = (producer.id, producer.name);
         let queue = QueueName::clone(&producer.queue);
         let size = self.random.spread(self.plan.largest);
         self.produced += 1;
-        let (tag, message) = self.truth.message(&queue, size, Some(place));
-        let (receipt, receipt_token) = self.truth.token(Awaits::Enqueued(tag), deadline);
+        let (tag, message) = self.truth.message(&queue, size, None);
+        let (receipt, token) = self.truth.token(Awaits::Enqueued(tag), deadline);
         self.note(|| format!("port {port}: send {tag}, token {receipt}, by {id:?}"));
-        if self.random.chance(20) {
-            let Some(requests) = self.requests(port) else {
+        let Some(requests) = self.requests(port) else {
+            return Ok(());
+        };
+        let (refused, token) = match requests.try_send(now, id, message, timeout, token) {
+            Ok(call) => {
+                self.take_place(name, tag);
+                self.remember(client, port, call, receipt);
                 return Ok(());
+            }
+            Err(refused) => refused,
+        };
+        if refused.kind() != ErrorKind::Overloaded || self.random.chance(20) {
+            return self.truth.refused(token, &refused.message);
+        }
+        // Its sender waits for room, and keeps the message meanwhile.
+        self.truth.put_off(token, &refused.message)?;
+        let message = refused.message;
+        let (wait, token) = self.truth.token(Awaits::Room, deadline);
+        self.note(|| format!("port {port}: room for {tag}, token {wait}, by {id:?}"));
+        if let Some(requests) = self.requests(port) {
+            let call = requests.reserve(now, id, &message, timeout, token);
+            let outside = Outside {
+                port,
+                producer: id,
+                name,
+                wait: call,
+                deadline,
+                tag,
+                message,
             };
-            match requests.try_send(now, id, message, timeout, receipt_token) {
-                Ok(call) => self.remember(client, port, call, receipt),
-                Err((refused, token)) => self.truth.refused(token, &refused.message)?,
+            self.outside.insert(wait, outside);
+            self.remember(client, port, call, wait);
+        }
+        Ok(())
+    }
+
+    /// A message is the next of its producer.
+    fn take_place(&mut self, name: u64, tag: Tag) {
+        let mut producers = self.clients.iter_mut().flat_map(|client| &mut client.producers);
+        if let Some(producer) = producers.find(|producer| producer.name == name) {
+            producer.place += 1;
+            self.truth.placed(tag, (name, producer.place));
+        }
+    }
+
+    /// A sender has room, or learns why not.
+    pub(super) fn got_room(&mut self, wait: u64, result: Result<(), Error>) -> Result<(), String> {
+        let Some(outside) = self.outside.remove(&wait) else {
+            // The sender is gone, and with it the room.
+            return Ok(());
+        };
+        let Outside {
+            port,
+            producer,
+            name,
+            wait: room,
+            deadline,
+            tag,
+            message,
+        } = outside;
+        if let Err(error) = result {
+            if error.outcome() == Outcome::Unknown {
+                return Err(format!("message {tag} had no room, and its sender is told: {error}"));
             }
-        } else {
-            let (number, admitted) = self.truth.token(Awaits::Admitted(receipt), deadline);
-            if let Some(requests) = self.requests(port) {
-                let call = requests.send(now, id, message, timeout, admitted, receipt_token);
-                self.remember(client, port, call, number);
-            }
+            self.truth.kept(tag);
+            return Ok(());
+        }
+        if self.random.chance(5) {
+            self.note(|| format!("port {port}: the sender of {tag} is gone"));
+            self.truth.kept(tag);
+            let back = self.requests(port).and_then(|requests| requests.abandon(room));
+            return match back {
+                None => Ok(()),
+                Some(token) => Err(format!("{token:?} came back although it was told of room")),
+            };
+        }
+        self.take_place(name, tag);
+        let (receipt, token) = self.truth.token(Awaits::Enqueued(tag), deadline);
+        self.note(|| format!("port {port}: send {tag} into its room, token {receipt}, by {producer:?}"));
+        let now = self.now;
+        let Some(port_now) = self.port(port) else {
+            return Err(format!(
+                "port {port} ended before the sender of {tag} heard of its room"
+            ));
+        };
+        let client = port_now.client;
+        let Some(requests) = port_now.machine.requests() else {
+            return Err(format!("port {port} gave room and takes no messages"));
+        };
+        match requests.send_reserved(now, producer, room, message, token) {
+            Ok(call) => self.remember(client, port, call, receipt),
+            Err((refused, token)) => self.truth.refused(token, &refused.message)?,
         }
         Ok(())
     }
@@ -364,6 +454,13 @@ impl World {
 
     fn close_producer(&mut self, client: usize) {
         let port = self.main(client);
+        let Some(last) = self.clients.get(client).and_then(|client| client.producers.last()) else {
+            return;
+        };
+        // Whoever waits for room holds the producer.
+        if self.outside.values().any(|outside| outside.name == last.name) {
+            return;
+        }
         let Some(producer) = self.clients.get_mut(client).and_then(|client| client.producers.pop()) else {
             return;
         };
@@ -418,6 +515,9 @@ impl World {
             return Ok(());
         };
         let token = self.requests(port).and_then(|requests| requests.abandon(call));
+        if let Some(outside) = self.outside.remove(&number) {
+            self.truth.kept(outside.tag);
+        }
         self.note(|| format!("port {port}: abandon {call:?}, token {number}: {token:?}"));
         match token {
             Some(token) => self.truth.abandoned(token),

@@ -1,5 +1,6 @@
 //! One run: virtual time, the network, the cluster and everybody who uses it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fibp_proto::Dialect;
@@ -15,7 +16,7 @@ use super::port::Port;
 use super::random::Random;
 use super::token::Token;
 use super::truth::{News, PATIENCE, Truth};
-use super::users::Client;
+use super::users::{Client, Outside};
 
 /// More rounds than this at one instant mean that somebody is busy with nothing.
 const MAX_ROUNDS: usize = 20_000;
@@ -48,6 +49,8 @@ pub(super) struct World {
     pub(super) truth: Truth,
     pub(super) ports: Vec<Option<Box<Port>>>,
     pub(super) clients: Vec<Client>,
+    /// Messages whose senders wait for room, by the tokens of these waits.
+    pub(super) outside: BTreeMap<u64, Outside>,
     pub(super) consumers: Vec<Consumer>,
     pub(super) faulter: Faulter,
     pub(super) produced: usize,
@@ -80,6 +83,7 @@ impl World {
             truth: Truth::default(),
             ports: Vec::new(),
             clients,
+            outside: BTreeMap::new(),
             consumers,
             faulter,
             produced: 0,
@@ -188,6 +192,7 @@ impl World {
         match news {
             News::Opened { port, ok } => self.opened(port, ok),
             News::Ready { port } => self.ready(port),
+            News::Room { token, result } => self.got_room(token, result),
             News::Other => Ok(()),
         }
     }
