@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, Tc
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much a [narrow](Proxy::narrow) proxy takes from a client ahead of passing it on, in bytes.
 const NARROW: usize = 64 * 1024;
@@ -42,7 +42,7 @@ pub enum Plan {
     Split(usize),
     /// Passes at most this many bytes per millisecond.
     Throttle(usize),
-    /// Takes from the client at most `size` bytes every so often, once `after` bytes have passed.
+    /// Takes from the client `size` bytes every so often, once `after` bytes have passed.
     Trickle {
         /// How many bytes pass freely first.
         after: usize,
@@ -93,6 +93,8 @@ struct Shared {
     accepted: AtomicUsize,
     passed: Mutex<Vec<Passed>>,
     links: Mutex<Vec<Weak<Link>>>,
+    /// The longest time between bytes that a trickle took.
+    longest_rest: Mutex<Duration>,
 }
 
 /// Whether connections are accepted.
@@ -177,6 +179,7 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             passed: Mutex::new(Vec::new()),
             links: Mutex::new(Vec::new()),
+            longest_rest: Mutex::default(),
         });
         let accepting = std::thread::spawn({
             let shared = shared.clone();
@@ -289,6 +292,11 @@ impl Proxy {
             Flow::Down => passed.down.len(),
         });
         bytes.sum()
+    }
+
+    /// The longest time between bytes that a [trickle](Plan::Trickle) took: longer than planned where the machine is busy.
+    pub fn longest_rest(&self) -> Duration {
+        *lock(&self.shared.longest_rest)
     }
 
     /// What passed so far, by connection.
@@ -456,6 +464,8 @@ impl Link {
             _ => (usize::MAX, None),
         };
         let mut passed = 0;
+        // What a trickle still takes before it rests again, and when it took something last.
+        let (mut draught, mut taken) = (0, None);
         let mut bytes = [0; 16 * 1024];
         loop {
             if let (0, Some(fault)) = (left, fault) {
@@ -465,15 +475,16 @@ impl Link {
                 return;
             }
             let mut room = left.min(bytes.len());
+            let mut trickles = false;
             if let Plan::Trickle { after, size, every } = self.plan
                 && flow == Flow::Up
             {
-                if passed >= after {
+                trickles = passed >= after;
+                if trickles && draught == 0 {
                     std::thread::sleep(every);
-                    room = room.min(size);
-                } else {
-                    room = room.min(after - passed);
+                    draught = size;
                 }
+                room = room.min(if trickles { draught } else { after - passed });
             }
             match from.read(&mut bytes[..room]) {
                 Ok(0) => {
@@ -483,6 +494,13 @@ impl Link {
                     return;
                 }
                 Ok(read) => {
+                    if trickles {
+                        draught -= read;
+                        let now = Instant::now();
+                        let rested = now - taken.replace(now).unwrap_or(now);
+                        let mut longest = lock(&shared.longest_rest);
+                        *longest = rested.max(*longest);
+                    }
                     left -= if fault.is_some() { read } else { 0 };
                     passed += read;
                     let mut rest = &bytes[..read];
