@@ -44,6 +44,16 @@ pub(crate) fn connect(
                 .collect()
         }
     };
+    connect_to(addresses, deadline, settings, receive_buffer)
+}
+
+/// Opens a connection to the address that answers first.
+fn connect_to(
+    addresses: Vec<SocketAddr>,
+    deadline: Option<Instant>,
+    settings: &Settings,
+    receive_buffer: Option<u32>,
+) -> Result<Stream, Fault> {
     let keepalive = settings.keepalive_idle();
     let mut race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
     let (results, arrivals) = mpsc::channel();
@@ -184,6 +194,48 @@ fn in_time(mut call: impl FnMut() -> io::Result<usize>) -> Result<Option<usize>,
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(None),
                 _ => return Err(fault(error)),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use fibp_proto::Config;
+
+    use super::*;
+
+    /// A listener that nobody accepts from, with all the connections that wait there.
+    fn black_hole() -> (Socket, SocketAddr, Vec<TcpStream>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        socket.bind(&any_port.into()).expect("a free port");
+        socket.listen(0).expect("listening");
+        let addr = socket.local_addr().expect("bound").as_socket().expect("an address");
+        let waiting = (0..8).map_while(|_| TcpStream::connect_timeout(&addr, Duration::from_millis(50)).ok());
+        let waiting = waiting.collect();
+        (socket, addr, waiting)
+    }
+
+    #[test]
+    fn addresses_are_dialed_one_after_another_as_configured() {
+        let (_socket, hole, _waiting) = black_hole();
+        let alive = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let addresses = || vec![hole, alive.local_addr().expect("bound")];
+        for (delay, limit, kind) in [
+            (Duration::from_millis(10), Duration::from_secs(30), None),
+            // Longer than it takes by default.
+            (
+                Duration::from_secs(3600),
+                Duration::from_secs(1),
+                Some(FaultKind::TimedOut),
+            ),
+        ] {
+            let config = Config::new("broker").happy_eyeballs_delay(delay);
+            let deadline = Some(Instant::now() + limit);
+            let connected = connect_to(addresses(), deadline, config.settings(), None);
+            assert_eq!(connected.err().map(|fault| fault.kind), kind, "after {delay:?}");
         }
     }
 }

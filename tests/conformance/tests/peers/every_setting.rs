@@ -169,10 +169,16 @@ const CLIENT_SETTINGS: &[Row] = &[
     (
         "happy_eyeballs_delay",
         &["happy_eyeballs_delay"],
-        &[(
-            "fibp-proto/tests/asynchronous.rs",
-            "addresses_are_dialed_one_after_another_as_configured",
-        )],
+        &[
+            (
+                "fibp-proto/tests/asynchronous.rs",
+                "addresses_are_dialed_one_after_another_as_configured",
+            ),
+            (
+                "fila-client-blocking/src/connect.rs",
+                "addresses_are_dialed_one_after_another_as_configured",
+            ),
+        ],
     ),
     (
         "max_redirects",
