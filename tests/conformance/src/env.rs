@@ -35,7 +35,9 @@ pub enum Needs {
     /// Any server, reached without TLS: to put other TLS before it, or to look at what is sent. What TLS it has itself a
     /// proxy takes off.
     PlainServer,
-    /// Both.
+    /// The same; of a cluster one node is enough.
+    PlainNode,
+    /// As a plain server, and left alone meanwhile.
     QuietPlainServer,
     /// A server that demands a key: the embedded broker once it is told to, or the external one, if `FILA_API_KEY` is
     /// what it demands.
@@ -58,15 +60,15 @@ impl Needs {
     }
 
     fn is_plain(self) -> bool {
-        matches!(self, Self::PlainServer | Self::QuietPlainServer)
+        matches!(self, Self::PlainServer | Self::PlainNode | Self::QuietPlainServer)
     }
 
     /// Why a case cannot run against an external server, where no proxy can help.
     fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::AnyServer | Self::QuietServer | Self::Peer | Self::Alone => None,
+            Self::AnyServer | Self::QuietServer | Self::PlainNode | Self::Peer | Self::Alone => None,
             Self::PlainServer | Self::QuietPlainServer => {
-                external::is_cluster().then_some("stands before one node, while consumers connect to another")
+                external::is_cluster().then_some("stands before one node, while clients connect to others, too")
             }
             Self::Keyed => match external::required_key() {
                 Some(_) => None,

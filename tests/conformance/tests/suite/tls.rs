@@ -149,38 +149,12 @@ cases! {
         assert!(rustls::crypto::CryptoProvider::get_default().is_none());
     }
 
-    async fn row_21_a_wrong_authority_is_refused(env: &Env) {
-        let (server, _) = start(env, plain);
-        let stranger = Authority::new().expect("another");
-        let error = refused(env, trusting(env, &server, &stranger)).await;
-        assert!(error.get_ref().is_some(), "the cause is kept: {error:?}");
-    }
-
     async fn row_21_a_wrong_host_name_is_refused(env: &Env) {
         let (server, authority) = start(env, plain);
         let elsewhere = Tls::ca_pem(authority.pem()).server_name("elsewhere.example");
         refused(env, reach(env, server.addr).tls(elsewhere)).await;
         // The same name is fine when it is the right one.
         works(env, reach(env, server.addr).tls(Tls::ca_pem(authority.pem()).server_name("localhost"))).await;
-    }
-
-    async fn row_21_an_address_that_the_certificate_lacks_is_refused(env: &Env) {
-        let authority = Authority::new().expect("an authority");
-        let identity = authority.server(&["localhost"]).expect("a certificate");
-        let server = serve(env, env.dialect(), &identity, &Options::default());
-        refused(env, trusting(env, &server, &authority)).await;
-    }
-
-    async fn row_21_expired_future_and_self_signed_certificates_are_refused(env: &Env) {
-        let authority = Authority::new().expect("an authority");
-        let expired = authority.expired_server(&NAMES).expect("a certificate");
-        let future = authority.future_server(&NAMES).expect("a certificate");
-        let alone = self_signed(&NAMES).expect("a certificate");
-        for (identity, hint) in [(expired, "expired"), (future, "not valid yet"), (alone, "")] {
-            let server = serve(env, env.dialect(), &identity, &Options::default());
-            let error = refused(env, trusting(env, &server, &authority)).await;
-            assert!(error.to_string().contains(hint), "{hint}: {error}");
-        }
     }
 
     /// Mutual TLS: with the certificate it works, without it the failure comes from the handshake (TLS 1.2) or from
@@ -228,16 +202,6 @@ cases! {
         }
     }
 
-    /// Row 21: plaintext to a TLS server.
-    async fn row_21_a_plaintext_client_is_told_of_tls(env: &Env) {
-        let (server, _) = start(env, plain);
-        for dialect in [P1, FRAMED] {
-            let error = env.connect(reach(env, server.addr).dialect(dialect)).await.err().expect("not plaintext");
-            assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::WrongDialect | ErrorKind::NotFila), "{error}");
-            assert!(error.to_string().contains("TLS"), "{error}");
-        }
-    }
-
     /// Servers without ALPN are recognised by their first bytes inside TLS, in both dialects.
     async fn servers_without_alpn_are_recognised(env: &Env) {
         let dialects = if env.is_external() { vec![env.dialect()] } else { vec![P1, FRAMED] };
@@ -247,22 +211,6 @@ cases! {
             let options = Options { without_alpn: true, ..Options::default() };
             let server = serve(env, dialect, &identity, &options);
             works(env, trusting(env, &server, &authority)).await.close(PATIENCE).await;
-        }
-    }
-
-    /// Row 21 and 27: TLS to a plaintext server; the key is not sent.
-    async fn row_21_row_27_a_plaintext_server_gets_no_key(env: &Env) {
-        let authority = Authority::new().expect("an authority");
-        let proxy = env.proxy(|_| Plan::Pass);
-        let config = reach(env, proxy.addr()).tls(Tls::ca_pem(authority.pem())).api_key("a-secret-key");
-        let error = env.connect(config.connect_timeout(Duration::from_secs(2))).await.err().expect("not TLS");
-        assert_eq!(error.outcome(), Outcome::NotSent, "{error}");
-        if matches!(env.dialect(), Dialect::Preamble(_)) {
-            // A framed server closes without a word.
-            assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::NotFila), "{error}");
-        }
-        for passed in proxy.passed() {
-            assert!(!passed.up.windows(12).any(|window| window == b"a-secret-key"));
         }
     }
 
@@ -308,6 +256,66 @@ cases! {
             let proxy = Proxy::start(server.addr, move |_| Plan::Split(size));
             let config = session::patient(env.through(&proxy)).tls(Tls::ca_pem(authority.pem()));
             env.session(config, format!("split by {size}")).await;
+        }
+    }
+}
+
+mod refused {
+    use super::*;
+
+    cases! {
+        PlainNode;
+
+        async fn row_21_a_wrong_authority_is_refused(env: &Env) {
+            let (server, _) = start(env, plain);
+            let stranger = Authority::new().expect("another");
+            let error = refused(env, trusting(env, &server, &stranger)).await;
+            assert!(error.get_ref().is_some(), "the cause is kept: {error:?}");
+        }
+
+        async fn row_21_an_address_that_the_certificate_lacks_is_refused(env: &Env) {
+            let authority = Authority::new().expect("an authority");
+            let identity = authority.server(&["localhost"]).expect("a certificate");
+            let server = serve(env, env.dialect(), &identity, &Options::default());
+            refused(env, trusting(env, &server, &authority)).await;
+        }
+
+        async fn row_21_expired_future_and_self_signed_certificates_are_refused(env: &Env) {
+            let authority = Authority::new().expect("an authority");
+            let expired = authority.expired_server(&NAMES).expect("a certificate");
+            let future = authority.future_server(&NAMES).expect("a certificate");
+            let alone = self_signed(&NAMES).expect("a certificate");
+            for (identity, hint) in [(expired, "expired"), (future, "not valid yet"), (alone, "")] {
+                let server = serve(env, env.dialect(), &identity, &Options::default());
+                let error = refused(env, trusting(env, &server, &authority)).await;
+                assert!(error.to_string().contains(hint), "{hint}: {error}");
+            }
+        }
+
+        /// Row 21: plaintext to a TLS server.
+        async fn row_21_a_plaintext_client_is_told_of_tls(env: &Env) {
+            let (server, _) = start(env, plain);
+            for dialect in [P1, FRAMED] {
+                let error = env.connect(reach(env, server.addr).dialect(dialect)).await.err().expect("not plaintext");
+                assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::WrongDialect | ErrorKind::NotFila), "{error}");
+                assert!(error.to_string().contains("TLS"), "{error}");
+            }
+        }
+
+        /// Row 21 and 27: TLS to a plaintext server; the key is not sent.
+        async fn row_21_row_27_a_plaintext_server_gets_no_key(env: &Env) {
+            let authority = Authority::new().expect("an authority");
+            let proxy = env.proxy(|_| Plan::Pass);
+            let config = reach(env, proxy.addr()).tls(Tls::ca_pem(authority.pem())).api_key("a-secret-key");
+            let error = env.connect(config.connect_timeout(Duration::from_secs(2))).await.err().expect("not TLS");
+            assert_eq!(error.outcome(), Outcome::NotSent, "{error}");
+            if matches!(env.dialect(), Dialect::Preamble(_)) {
+                // A framed server closes without a word.
+                assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::NotFila), "{error}");
+            }
+            for passed in proxy.passed() {
+                assert!(!passed.up.windows(12).any(|window| window == b"a-secret-key"));
+            }
         }
     }
 }
