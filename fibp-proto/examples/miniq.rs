@@ -166,7 +166,7 @@ fn serve(mut socket: TcpStream, number: u64, broker: &Mutex<Broker>) -> io::Resu
     // What waits for a consumer is looked for whenever the client is silent.
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     socket.set_nodelay(true)?;
-    let dialects = [Dialect::Preamble(AdminRevision::P1), Dialect::Framed];
+    let dialects = [Dialect::Preamble(AdminRevision::Protobuf), Dialect::Handshake];
     let mut connection = ServerConnection::new(ServerConfig::new(dialects));
     let (mut transmit, mut consuming, mut credit) = (Transmit::new(), None, 0_u32);
     while !connection.is_finished() {

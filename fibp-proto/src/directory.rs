@@ -34,7 +34,7 @@ impl Directory {
     /// (docs/protocol/revisions.md, "P1, P2 or P3"): what one revision takes for a look is a deletion to another.
     pub(crate) fn learn_dialect(&mut self, endpoint: &Endpoint, dialect: Dialect) {
         let dialect = match dialect {
-            Dialect::Preamble(_) => Dialect::Preamble(AdminRevision::P1),
+            Dialect::Preamble(_) => Dialect::Preamble(AdminRevision::Protobuf),
             other => other,
         };
         if self.dialects.len() < LIMIT || self.dialects.contains_key(endpoint) {

@@ -37,7 +37,6 @@ pub mod frame;
 pub mod machine;
 pub mod message;
 pub mod observe;
-pub mod operation;
 mod prelude;
 #[cfg(feature = "std")]
 mod random;
@@ -57,6 +56,7 @@ pub mod simulation;
 pub mod tls;
 #[cfg(feature = "std")]
 mod trace;
+pub mod typed;
 
 #[doc(hidden)]
 pub use bytes::Bytes;
@@ -72,7 +72,6 @@ pub use event::{ConnectionRole, Event, State, Stats};
 #[cfg(feature = "std")]
 pub use fault::{Fault, FaultKind};
 pub use message::{Headers, Message, MessageId, QueueName, Received, Secret, TraceContext};
-pub use operation::Operation;
 pub use request::{Op, Request};
 pub use response::{Push, Response, ServerError};
 #[cfg(feature = "tls")]
@@ -81,6 +80,7 @@ pub use rustls;
 pub use shared::Shared;
 #[cfg(feature = "std")]
 pub use tls::Tls;
+pub use typed::TypedRequest;
 
 /// An instant to count from.
 #[cfg(test)]

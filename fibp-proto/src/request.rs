@@ -135,7 +135,8 @@ pub struct NackItem {
     pub error: String,
 }
 
-/// Which operation a request is: the key to its opcode and to how its answer is read.
+/// The name of an operation, without what a request says in it: the key to its opcode and to how its answer is read.
+/// [`TypedRequest`](crate::TypedRequest) is a request together with the type of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "named like the variants of `Request`")]

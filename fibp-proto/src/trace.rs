@@ -168,7 +168,7 @@ mod tests {
         tracing::subscriber::with_default(seen.clone(), || {
             let address = Endpoint::new("node-1", 5555).unwrap();
             let span = ConnectionSpan::new(&ConnectionRole::Consumer("orders".into()));
-            span.record(&address, Dialect::Framed);
+            span.record(&address, Dialect::Handshake);
             event(&Event::Redirected {
                 connection: ConnectionRole::Main,
                 to: address.clone(),

@@ -20,7 +20,7 @@ use fibp_proto::{
     AdminRevision, Config, Dialect, Error, ErrorKind, Message, MessageId, Request, Response, ServerError,
 };
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 
 #[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
 fn now() -> Instant {

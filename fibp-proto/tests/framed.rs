@@ -32,14 +32,14 @@ fn wire(opcode: u8, body: &str) -> Vec<u8> {
 }
 
 fn frame(bytes: &[u8]) -> Frame {
-    common::frame(Dialect::Framed, bytes)
+    common::frame(Dialect::Handshake, bytes)
 }
 
 /// What the dialect has for an opcode of F2.
 fn number(dialect: Dialect, opcode: u8) -> u8 {
     match opcode {
-        0x13 if dialect == Dialect::FramedF1 => 0x19,
-        0x14..=0x19 if dialect == Dialect::FramedF1 => opcode - 1,
+        0x13 if dialect == Dialect::HandshakeEarly => 0x19,
+        0x14..=0x19 if dialect == Dialect::HandshakeEarly => opcode - 1,
         same => same,
     }
 }
@@ -400,7 +400,7 @@ fn push() -> (String, Push) {
     (body, Push { deliveries })
 }
 
-const BOTH: [Dialect; 2] = [Dialect::Framed, Dialect::FramedF1];
+const BOTH: [Dialect; 2] = [Dialect::Handshake, Dialect::HandshakeEarly];
 
 #[test]
 fn requests_are_these_bytes() {
@@ -457,10 +457,10 @@ fn trailing_bytes_are_ignored_and_missing_ones_are_not() {
         let mut longer = whole.to_vec();
         longer.extend_from_slice(b"later");
         frame.body = longer.into();
-        assert_eq!(Request::decode(Dialect::Framed, &frame), Ok(request));
+        assert_eq!(Request::decode(Dialect::Handshake, &frame), Ok(request));
         for len in 0..whole.len() {
             frame.body = whole.slice(..len);
-            let text = Request::decode(Dialect::Framed, &frame)
+            let text = Request::decode(Dialect::Handshake, &frame)
                 .expect_err("truncated")
                 .answer
                 .expect("the connection stays")
@@ -475,10 +475,10 @@ fn trailing_bytes_are_ignored_and_missing_ones_are_not() {
         let mut longer = whole.to_vec();
         longer.extend_from_slice(b"later");
         frame.body = longer.into();
-        assert_eq!(Response::decode(Dialect::Framed, op, &frame), Ok(answer.clone()));
+        assert_eq!(Response::decode(Dialect::Handshake, op, &frame), Ok(answer.clone()));
         for len in 0..whole.len() {
             frame.body = whole.slice(..len);
-            let result = Response::decode(Dialect::Framed, op, &frame);
+            let result = Response::decode(Dialect::Handshake, op, &frame);
             // A refusal is known from its code alone where nothing else of the result is read.
             assert!(
                 result.is_err() || result == Ok(answer.clone()),
@@ -492,7 +492,7 @@ fn trailing_bytes_are_ignored_and_missing_ones_are_not() {
     for len in 0..whole.len() {
         frame.body = whole.slice(..len);
         assert!(
-            Push::decode(Dialect::Framed, &queue("orders"), &frame).is_err(),
+            Push::decode(Dialect::Handshake, &queue("orders"), &frame).is_err(),
             "{len}"
         );
     }
@@ -501,7 +501,7 @@ fn trailing_bytes_are_ignored_and_missing_ones_are_not() {
 #[test]
 fn unreadable_requests_get_the_answers_of_real_servers() {
     let answer = |bytes: &[u8]| {
-        let refusal = Request::decode(Dialect::Framed, &frame(bytes)).expect_err("unreadable");
+        let refusal = Request::decode(Dialect::Handshake, &frame(bytes)).expect_err("unreadable");
         refusal.answer.expect("the connection stays")
     };
     let unknown = answer(&wire(0x77, ""));
@@ -535,7 +535,7 @@ fn unreadable_requests_get_the_answers_of_real_servers() {
 
 #[test]
 fn what_the_wire_cannot_carry_is_refused_before_it_is_written() {
-    let encode = |request: Request| request.encode(Dialect::Framed, 1, Limits::default()).unwrap_err();
+    let encode = |request: Request| request.encode(Dialect::Handshake, 1, Limits::default()).unwrap_err();
     let long = "x".repeat(65_536);
     let too_long = |field| EncodeError::StringTooLong {
         field,
@@ -575,23 +575,23 @@ fn what_the_wire_cannot_carry_is_refused_before_it_is_written() {
         assert!(matches!(encode(request), EncodeError::Unsupported(_)));
     }
     assert!(matches!(
-        Response::Authenticated.encode(Dialect::Framed, 1, Op::Authenticate),
+        Response::Authenticated.encode(Dialect::Handshake, 1, Op::Authenticate),
         Err(EncodeError::Unsupported(_))
     ));
     // A limit that no frame fits in.
     let limits = Limits::new(6, 6);
     assert_eq!(
-        Request::Enqueue(Vec::new()).encode(Dialect::Framed, 1, limits),
+        Request::Enqueue(Vec::new()).encode(Dialect::Handshake, 1, limits),
         Err(EncodeError::FrameTooLarge { len: 10, limit: 6 })
     );
-    assert!(Request::Heartbeat.encode(Dialect::Framed, 1, limits).is_ok());
+    assert!(Request::Heartbeat.encode(Dialect::Handshake, 1, limits).is_ok());
 }
 
 #[test]
 fn a_large_body_goes_on_in_further_frames() {
     let request = Request::Enqueue(vec![Message::new("q", vec![5; 100])]);
     let limits = Limits::new(56, 56);
-    let bytes = request.encode(Dialect::Framed, 9, limits).expect("split");
+    let bytes = request.encode(Dialect::Handshake, 9, limits).expect("split");
     let mut decoder = Decoder::new(Layout::OpcodeFirst, limits);
     decoder.feed(&bytes);
     let mut reassembler = fibp_proto::frame::Reassembler::new(1000);
@@ -606,7 +606,10 @@ fn a_large_body_goes_on_in_further_frames() {
         whole = reassembler.push(frame).expect("in order");
     }
     assert_eq!(headers, [(0x10, 1, 9, 50), (0x10, 1, 9, 50), (0x10, 0, 9, 13)]);
-    assert_eq!(Request::decode(Dialect::Framed, &whole.expect("complete")), Ok(request));
+    assert_eq!(
+        Request::decode(Dialect::Handshake, &whole.expect("complete")),
+        Ok(request)
+    );
 }
 
 #[test]
@@ -616,7 +619,7 @@ fn item_refusals_without_a_code_say_what_a_single_node_says() {
         Err(ServerError::new(ErrorKind::Server, "storage error: disk").into()),
         Err(ServerError::new(ErrorKind::NotLeader, "no leader").into()),
     ];
-    let encoded = Response::Enqueue(results).encode(Dialect::Framed, 7, Op::Enqueue);
+    let encoded = Response::Enqueue(results).encode(Dialect::Handshake, 7, Op::Enqueue);
     let expected = wire(0x11, "00 00 00 03  01 00 00  05 00 00  0c 00 09 'no leader'");
     assert_eq!(encoded.as_deref(), Ok(&expected[..]));
 }
@@ -654,7 +657,7 @@ proptest! {
         (op, answer) in damaged(answers().into_iter().map(|(op, opcode, body, _)| (op, opcode, body)).collect()),
         (_, pushed) in damaged(vec![(Op::Consume, 0x14, push().0)]),
     ) {
-        let (dialect, limits) = (Dialect::Framed, Limits::default());
+        let (dialect, limits) = (Dialect::Handshake, Limits::default());
         if let Ok(decoded) = Request::decode(dialect, &request) {
             let again = decoded.encode(dialect, 7, limits).expect("came from the wire");
             let twice = Request::decode(dialect, &frame(&again)).expect("was just written");

@@ -8,12 +8,12 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
-const P2: Dialect = Dialect::Preamble(AdminRevision::P2);
-const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
+const P2: Dialect = Dialect::Preamble(AdminRevision::ProtobufRenumbered);
+const P3: Dialect = Dialect::Preamble(AdminRevision::Binary);
 const PREAMBLES: [Dialect; 3] = [P1, P2, P3];
 const PROTOBUF: [Dialect; 2] = [P1, P2];
-const FRAMED: [Dialect; 2] = [Dialect::Framed, Dialect::FramedF1];
+const FRAMED: [Dialect; 2] = [Dialect::Handshake, Dialect::HandshakeEarly];
 
 const SMALL: usize = 16 * 1024 * 1024;
 const LARGE: usize = 6 * 1024 * 1024;
@@ -126,7 +126,7 @@ fn answers_with_lists() {
         }
     }
     // Binary: as many as a count of two bytes can say, of the shortest items.
-    for dialect in [P3, Dialect::Framed, Dialect::FramedF1] {
+    for dialect in [P3, Dialect::Handshake, Dialect::HandshakeEarly] {
         let binary = dialect == P3;
         let stats: Vec<u8> = if binary { vec![0; 32] } else { vec![0; 44] };
         for (op, head, item) in [
@@ -172,7 +172,7 @@ fn answers_of_the_data_path() {
         ));
     }
     for dialect in FRAMED {
-        let settled = if dialect == Dialect::Framed { 0x17 } else { 0x16 };
+        let settled = if dialect == Dialect::Handshake { 0x17 } else { 0x16 };
         for code in [0, 2] {
             let results = list(b"", 4, &[code], LARGE);
             assert!(check(
@@ -215,7 +215,7 @@ fn pushes() {
         check("a push of alternating keys", dialect, As::Push, &frame(2, 4, push));
     }
     for dialect in FRAMED {
-        let opcode = if dialect == Dialect::Framed { 0x14 } else { 0x13 };
+        let opcode = if dialect == Dialect::Handshake { 0x14 } else { 0x13 };
         let push = list(b"", 4, &[0; 38], LARGE);
         check("a push of empty messages", dialect, As::Push, &frame(opcode, 0, push));
         // 65,535 empty throttle keys for each of 250 messages.
@@ -270,7 +270,7 @@ fn requests() {
         &frame(0x34, 0, list(b"\0\0", 2, &[0; 4], LARGE))
     ));
     for dialect in FRAMED {
-        let (ack, nack) = if dialect == Dialect::Framed {
+        let (ack, nack) = if dialect == Dialect::Handshake {
             (0x16, 0x18)
         } else {
             (0x15, 0x17)
@@ -316,7 +316,7 @@ fn large_and_honest() {
     let body = list(b"", 4, b"\x01\0\0", 300_000 * 3);
     assert!(check(
         "many refused",
-        Dialect::Framed,
+        Dialect::Handshake,
         As::Answer(Op::Enqueue),
         &frame(0x11, 0, body)
     ));

@@ -13,14 +13,14 @@ use fibp_proto::{
 };
 use proptest::prelude::*;
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
-const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
+const P3: Dialect = Dialect::Preamble(AdminRevision::Binary);
 const ALL: [Dialect; 5] = [
     P1,
-    Dialect::Preamble(AdminRevision::P2),
+    Dialect::Preamble(AdminRevision::ProtobufRenumbered),
     P3,
-    Dialect::Framed,
-    Dialect::FramedF1,
+    Dialect::Handshake,
+    Dialect::HandshakeEarly,
 ];
 
 #[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
@@ -334,7 +334,7 @@ fn a_conversation_joined_in_the_middle_is_found_and_marked_as_a_guess() {
 
 #[test]
 fn a_hole_inside_a_frame_loses_that_frame_alone() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         let enqueue = Request::Enqueue(vec![Message::new("orders", vec![7; 1000])]);
         let bytes = enqueue.encode(dialect, 1, Limits::default()).expect("fits");
         let beat = Request::Heartbeat.encode(dialect, 2, Limits::default()).expect("fits");
@@ -408,7 +408,7 @@ fn a_server_that_probes_as_p3_is_certain() {
 fn continued_frames_are_told_part_by_part_and_whole() {
     let limits = Limits::new(100, 1000);
     let enqueue = Request::Enqueue(vec![Message::new("orders", vec![7; 250])]);
-    let parts = enqueue.encode(Dialect::Framed, 5, limits).expect("fits");
+    let parts = enqueue.encode(Dialect::Handshake, 5, limits).expect("fits");
     assert_eq!(parts[5], CONTINUATION);
     let mut opening = b"\0\0\0\x09\x01\0\0\0\0\0\0\x01\0".to_vec();
     let began = opening.len() as u64;

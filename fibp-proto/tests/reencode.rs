@@ -20,7 +20,7 @@ fn is_excused(dialect: Dialect, op: Op, of_request: bool, original: &Frame, agai
     let (a, b) = (&original.body, &again.body);
     let protobuf = matches!(
         dialect,
-        Dialect::Preamble(AdminRevision::P1 | AdminRevision::P2) if op.is_admin()
+        Dialect::Preamble(AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered) if op.is_admin()
     );
     if protobuf && original.header.opcode == again.header.opcode {
         return true;
@@ -33,7 +33,7 @@ fn is_excused(dialect: Dialect, op: Op, of_request: bool, original: &Frame, agai
             (Op::CreateApiKey, _) | (Op::ListApiKeys | Op::GetAcl, false) | (Op::CreateQueue | Op::Handshake, true)
         );
     // The count of entries that P3 gives a second time.
-    let total_only = dialect == Dialect::Preamble(AdminRevision::P3)
+    let total_only = dialect == Dialect::Preamble(AdminRevision::Binary)
         && op == Op::ListConfig
         && !of_request
         && b.len() >= 4
@@ -173,7 +173,7 @@ fn an_enqueue_of_no_message_keeps_its_queue() {
 
 #[test]
 fn a_refusal_keeps_its_form() {
-    let framed = Dialect::Framed;
+    let framed = Dialect::Handshake;
     // Forbidden inside the result of a deletion, and an existing queue in a frame of its own.
     for (op, opcode, body) in [
         (Op::DeleteQueue, 0xFA, &b"\x0b"[..]),
@@ -190,26 +190,26 @@ fn a_refusal_keeps_its_form() {
 
 #[test]
 fn trailing_bytes_and_flags_are_dropped() {
-    let mut original = raw(Dialect::Framed, 0x12, b"\0\x01qmore");
+    let mut original = raw(Dialect::Handshake, 0x12, b"\0\x01qmore");
     original.header.flags = 0x80;
     assert_eq!(
-        request_again(Dialect::Framed, &original),
-        raw(Dialect::Framed, 0x12, b"\0\x01q")
+        request_again(Dialect::Handshake, &original),
+        raw(Dialect::Handshake, 0x12, b"\0\x01q")
     );
 }
 
 #[test]
 fn a_flag_is_written_as_one() {
-    let original = raw(Dialect::Framed, 0xED, b"\0\x01k\0\0\0\0\0\0\0\0\x07");
+    let original = raw(Dialect::Handshake, 0xED, b"\0\x01k\0\0\0\0\0\0\0\0\x07");
     assert_eq!(
-        &request_again(Dialect::Framed, &original).body[..],
+        &request_again(Dialect::Handshake, &original).body[..],
         b"\0\x01k\0\0\0\0\0\0\0\0\x01"
     );
 }
 
 #[test]
 fn protobuf_is_written_in_its_canonical_form() {
-    let p1 = Dialect::Preamble(AdminRevision::P1);
+    let p1 = Dialect::Preamble(AdminRevision::Protobuf);
     // An unknown field, a default value that is spelled out, an empty message, and a varint with a superfluous byte.
     let original = raw(p1, 0x10, b"\x0a\x01q\x12\x00\x7a\x01x");
     assert_eq!(&request_again(p1, &original).body[..], b"\x0a\x01q");
@@ -220,14 +220,14 @@ fn protobuf_is_written_in_its_canonical_form() {
     // The total count is that of the entries.
     let original = raw(p1, 0x19, b"\x10\x05");
     assert_eq!(&response_again(p1, Op::ListConfig, &original).body[..], b"");
-    let p3 = Dialect::Preamble(AdminRevision::P3);
+    let p3 = Dialect::Preamble(AdminRevision::Binary);
     let original = raw(p3, 0x17, b"\0\0\0\0\0\x05");
     assert_eq!(&response_again(p3, Op::ListConfig, &original).body[..], b"\0\0\0\0\0\0");
 }
 
 #[test]
 fn text_that_is_not_utf8_is_shown_with_replacement_characters() {
-    let p1 = Dialect::Preamble(AdminRevision::P1);
+    let p1 = Dialect::Preamble(AdminRevision::Protobuf);
     let original = raw(p1, 0xFE, b"bad \xff");
     assert_eq!(
         &response_again(p1, Op::Enqueue, &original).body[..],
@@ -237,11 +237,11 @@ fn text_that_is_not_utf8_is_shown_with_replacement_characters() {
 
 #[test]
 fn a_result_that_is_a_refusal_keeps_code_and_text() {
-    let original = raw(Dialect::Framed, 0xF8, b"\x05\0\0\0\0\0\0\0\x09");
+    let original = raw(Dialect::Handshake, 0xF8, b"\x05\0\0\0\0\0\0\0\x09");
     assert_eq!(
-        &response_again(Dialect::Framed, Op::QueueStats, &original).body[..],
+        &response_again(Dialect::Handshake, Op::QueueStats, &original).body[..],
         b"\x05"
     );
-    let refused = Response::decode(Dialect::Framed, Op::QueueStats, &original).expect("it decodes");
+    let refused = Response::decode(Dialect::Handshake, Op::QueueStats, &original).expect("it decodes");
     assert!(matches!(refused, Response::Error(error) if error.kind() == ErrorKind::Server));
 }

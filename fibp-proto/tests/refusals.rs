@@ -9,7 +9,7 @@ use fibp_proto::request::Op;
 use fibp_proto::response::ServerError;
 use fibp_proto::{AdminRevision, Dialect, ErrorKind, Request, Response};
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 
 #[test]
 fn a_refusal_arrives_as_the_same_kind_in_every_dialect() {
@@ -95,22 +95,24 @@ fn handshakes_are_requests_and_encode_again() {
     for version in [1, 2] {
         for key in [None, Some("test-key".into())] {
             let handshake = Request::Handshake { version, key };
-            let bytes = handshake.encode(Dialect::Framed, 0, Limits::default()).expect("fits");
-            let frame = frame(Dialect::Framed, &bytes);
+            let bytes = handshake
+                .encode(Dialect::Handshake, 0, Limits::default())
+                .expect("fits");
+            let frame = frame(Dialect::Handshake, &bytes);
             assert_eq!(frame.header.opcode, 0x01);
             assert!(!format!("{handshake:?}").contains("test-key"));
-            assert_eq!(Request::decode(Dialect::Framed, &frame), Ok(handshake.clone()));
+            assert_eq!(Request::decode(Dialect::Handshake, &frame), Ok(handshake.clone()));
             assert!(handshake.encode(P1, 0, Limits::default()).is_err());
         }
     }
-    let refused = Request::decode(Dialect::Framed, &raw(0x01, 0, b"\0")).unwrap_err();
+    let refused = Request::decode(Dialect::Handshake, &raw(0x01, 0, b"\0")).unwrap_err();
     assert_eq!(refused.op, Some(Op::Handshake));
     assert!(matches!(refused.reason, Malformed::Body(_)));
 }
 
 #[test]
 fn a_request_that_cannot_be_read_says_why() {
-    let refused = Request::decode(Dialect::Framed, &raw(0x10, CONTINUATION, b"")).unwrap_err();
+    let refused = Request::decode(Dialect::Handshake, &raw(0x10, CONTINUATION, b"")).unwrap_err();
     assert_eq!((refused.op, &refused.reason), (None, &Malformed::Partial));
     assert!(refused.to_string().contains("part of a continued frame"), "{refused}");
 

@@ -160,7 +160,7 @@ fn lying_counts_are_refused() {
     for dialect in ALL {
         let framed = !PREAMBLES.contains(&dialect);
         let (enqueue, ack, nack) = if framed { (0x10, 0x16, 0x18) } else { (0x01, 0x03, 0x04) };
-        let shift = u8::from(dialect == Dialect::FramedF1);
+        let shift = u8::from(dialect == Dialect::HandshakeEarly);
         // Eight bytes that announce 65 535 items.
         let counts: &[u8] = if framed {
             b"\0\0\xff\xff\0\0\0\0"

@@ -16,7 +16,7 @@ use std::time::Instant;
 use fibp_proto::frame::{Limits, Transmit};
 use fibp_proto::{AdminRevision, ClientConfig, ClientConnection, ClientEvent, Dialect, Message, Op, Request, Response};
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 
 /// The program of an example. `cargo test` builds them before it runs this; with `--test tools` alone, those that are there
 /// are taken as they are.
@@ -137,7 +137,7 @@ impl Client {
 #[test]
 fn a_queue_server_of_one_file_keeps_messages_and_leases() {
     let server = miniq();
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         let queue = format!("orders-{dialect}");
         let mut client = Client::open(&server.addr, dialect);
         client.ask(&Request::CreateQueue(queue.as_str().into()));
@@ -181,7 +181,7 @@ fn a_queue_server_of_one_file_keeps_messages_and_leases() {
 fn a_loop_over_std_net_and_a_tap_that_changes_nothing() {
     let server = miniq();
     let mut tap = tap(&server);
-    let mut client = Client::open(&tap.addr, Dialect::Framed);
+    let mut client = Client::open(&tap.addr, Dialect::Handshake);
     client.ask(&Request::CreateQueue("orders".into()));
     let sent = tool("run_loop")
         .args([&*tap.addr, "orders", "hello"])

@@ -22,7 +22,7 @@ use fibp_proto::{AdminRevision, Config, Dialect, Error, ErrorKind, Message, Mess
 
 type Worker<'a> = fibp_proto::client::Worker<'a, Requests<Waiter>, Wire>;
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 const MS: Duration = Duration::from_millis(1);
 
 #[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]

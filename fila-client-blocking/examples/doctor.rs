@@ -232,14 +232,14 @@ fn dialect(client: &Client, config: &Config) {
     match spoken {
         Some(Dialect::Preamble(_)) => {
             let age = match revision(config) {
-                Some(AdminRevision::P1) => "P1, a server of 26 March 2026",
-                Some(AdminRevision::P2) => "P2, a server of later on 26 March 2026",
-                Some(AdminRevision::P3) => "P3, a server of 27 March 2026",
-                _ => "P1, P2 or P3 (26 and 27 March 2026), which differ in admin operations only",
+                Some(AdminRevision::Protobuf) => "protobuf, a server of 26 March 2026",
+                Some(AdminRevision::ProtobufRenumbered) => "protobuf renumbered, a server of later on 26 March 2026",
+                Some(AdminRevision::Binary) => "binary, a server of 27 March 2026",
+                _ => "a server of 26 or 27 March 2026; its revisions differ in admin operations only",
             };
             say("dialect", &format!("preamble: {age}"));
         }
-        Some(Dialect::FramedF1) => say("dialect", "framed-f1: one of a few builds of early April 2026"),
+        Some(Dialect::HandshakeEarly) => say("dialect", "handshake-early: one of a few builds of early April 2026"),
         Some(dialect) => say("dialect", &format!("{dialect}: a current server")),
         None => say("dialect", "not found out: no second connection was possible"),
     }
@@ -252,7 +252,7 @@ fn revision(config: &Config) -> Option<AdminRevision> {
     let endpoint = settings.endpoints.first().filter(|_| settings.tls.is_none())?;
     let mut socket = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
-    let mut opening = ClientConfig::new(Dialect::Preamble(AdminRevision::P1));
+    let mut opening = ClientConfig::new(Dialect::Preamble(AdminRevision::Protobuf));
     opening.key = settings.credentials.key().ok()?;
     let mut connection = ClientConnection::new(opening).ok()?;
     let mut observer = Conversation::new(ObserverConfig::default());

@@ -1,7 +1,7 @@
 //! Administration.
 
 use fibp_proto::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
-use fibp_proto::{Error, operation as op};
+use fibp_proto::{Error, typed as op};
 
 use crate::caller::Caller;
 

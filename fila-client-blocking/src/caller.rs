@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::client::{Answer, Handle, Input, RequestCall};
 use fibp_proto::requests::Settle;
-use fibp_proto::{Error, Operation};
+use fibp_proto::{Error, TypedRequest};
 
 use crate::connect::Stream;
 use crate::wait::{wait, wait_until};
@@ -19,9 +19,9 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
+    pub(crate) fn call<O: TypedRequest>(&self, request: O) -> Result<O::Output, Error> {
         let main = self.handle.main();
-        let call = main.call(Instant::now(), operation.into_request(), self.timeout);
+        let call = main.call(Instant::now(), request.into_request(), self.timeout);
         O::output(*self.wait(call)?)
     }
 

@@ -9,9 +9,9 @@ use fibp_proto::client::{Handle, StateWatch, Subscription};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::machine::CloseReport;
-use fibp_proto::operation as op;
 use fibp_proto::request::NackItem;
 use fibp_proto::requests::Settle;
+use fibp_proto::typed as op;
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;

@@ -18,7 +18,7 @@ const ELSEWHERE: &str = "led elsewhere";
 /// Takes every message, and counts connections and messages.
 fn leader(connections: &Arc<AtomicUsize>, messages: &Arc<AtomicUsize>) -> Server {
     let (connections, messages) = (Arc::clone(connections), Arc::clone(messages));
-    Server::start(Dialect::Framed, move || {
+    Server::start(Dialect::Handshake, move || {
         connections.fetch_add(1, Ordering::SeqCst);
         let messages = Arc::clone(&messages);
         move |server: &mut ServerConnection, id: RequestId, request: Request| {
@@ -33,7 +33,7 @@ fn leader(connections: &Arc<AtomicUsize>, messages: &Arc<AtomicUsize>) -> Server
 /// Sends messages of one queue to the leader.
 fn follower(leader: &Server) -> Server {
     let leader = leader.addr.to_string();
-    Server::start(Dialect::Framed, move || {
+    Server::start(Dialect::Handshake, move || {
         let leader = leader.clone();
         move |server: &mut ServerConnection, id: RequestId, request: Request| match &request {
             Request::Enqueue(batch) if batch.iter().any(|message| &message.queue[..] == ELSEWHERE) => {

@@ -12,7 +12,7 @@ use fibp_proto::{AdminRevision, Request, Response};
 use fila_client_blocking::{Batching, Client, Dialect, ErrorKind, Message, Outcome};
 
 const LIMIT: Duration = Duration::from_secs(120);
-const PREAMBLE: Dialect = Dialect::Preamble(AdminRevision::P1);
+const PREAMBLE: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 
 /// A payload that tells whose it is at both ends.
 fn payload(thread: usize, n: usize, len: usize) -> Vec<u8> {
@@ -31,7 +31,7 @@ fn enqueue_and_check(client: &Client, thread: usize, n: usize, len: usize) {
 
 #[test]
 fn frames_never_interleave() {
-    for dialect in [PREAMBLE, Dialect::Framed] {
+    for dialect in [PREAMBLE, Dialect::Handshake] {
         for batching in [Batching::Auto, Batching::Disabled] {
             let server = Server::start(dialect, || answer);
             let client = Client::connect(server.config().batching(batching)).unwrap();
@@ -238,7 +238,7 @@ impl Script for Flood {
 
 #[test]
 fn ten_mebibytes_both_ways_at_once() {
-    for dialect in [PREAMBLE, Dialect::Framed] {
+    for dialect in [PREAMBLE, Dialect::Handshake] {
         let (asked, listings) = mpsc::channel();
         let server = Server::start(dialect, move || Flood {
             listing: None,

@@ -12,7 +12,7 @@ pub(crate) fn answer(server: &mut ServerConnection, event: ServerEvent, input: &
         ServerEvent::Opened { .. } => server.accept(),
         ServerEvent::Request { id, .. } => {
             let response = if input.below(16) == 9 {
-                let framed = matches!(server.dialect(), Some(Dialect::Framed | Dialect::FramedF1));
+                let framed = matches!(server.dialect(), Some(Dialect::Handshake | Dialect::HandshakeEarly));
                 Response::Error(refer(framed, input))
             } else {
                 values::response(input, id.op)

@@ -32,8 +32,8 @@ pub fn run(data: &[u8]) {
 /// What a server makes of the bytes. It answers nothing, so that nothing depends on when.
 fn serve(stream: &[u8], mut portion: impl FnMut(usize) -> usize) -> Vec<ServerEvent> {
     let mut server = ServerConnection::new(ServerConfig::new([
-        Dialect::Preamble(AdminRevision::P1),
-        Dialect::Framed,
+        Dialect::Preamble(AdminRevision::Protobuf),
+        Dialect::Handshake,
     ]));
     let mut events = Vec::new();
     let mut at = 0;

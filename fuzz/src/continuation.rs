@@ -40,7 +40,11 @@ enum Stray {
 pub fn run(data: &[u8]) {
     match Case::arbitrary_take_rest(Unstructured::new(data)) {
         Ok(Case::Split { early, requests, turns }) => {
-            let dialect = if early { Dialect::FramedF1 } else { Dialect::Framed };
+            let dialect = if early {
+                Dialect::HandshakeEarly
+            } else {
+                Dialect::Handshake
+            };
             split(dialect, &requests, &turns);
         }
         Ok(Case::Join { limit, frames }) => join(limit.into(), &frames),

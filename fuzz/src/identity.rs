@@ -30,7 +30,7 @@ pub(crate) fn assert_response(dialect: Dialect, op: Op, response: &Response, fra
         Response::Error(_) if is_framed && frame.header.opcode != 0xFE => Rule::Meaning,
         Response::Error(_) if !is_framed && std::str::from_utf8(&frame.body).is_err() => Rule::Meaning,
         _ if op.is_admin() && is_protobuf(dialect) && frame.header.opcode != 0xFE => Rule::Meaning,
-        Response::ListConfig { .. } if dialect == Dialect::Preamble(AdminRevision::P3) => Rule::Meaning,
+        Response::ListConfig { .. } if dialect == Dialect::Preamble(AdminRevision::Binary) => Rule::Meaning,
         Response::CreateApiKey(_) | Response::ListApiKeys(_) | Response::GetAcl(_) => Rule::Bools,
         _ => Rule::Prefix,
     };
@@ -46,11 +46,14 @@ pub(crate) fn assert_push(dialect: Dialect, frame: &Frame, again: &Frame) {
 }
 
 pub(crate) fn is_framed(dialect: Dialect) -> bool {
-    matches!(dialect, Dialect::Framed | Dialect::FramedF1)
+    matches!(dialect, Dialect::Handshake | Dialect::HandshakeEarly)
 }
 
 fn is_protobuf(dialect: Dialect) -> bool {
-    matches!(dialect, Dialect::Preamble(AdminRevision::P1 | AdminRevision::P2))
+    matches!(
+        dialect,
+        Dialect::Preamble(AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered)
+    )
 }
 
 fn assert_same(rule: Rule, frame: &Frame, again: &Frame) {

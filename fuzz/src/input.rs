@@ -76,7 +76,7 @@ impl<'a> Input<'a> {
 
     pub(crate) fn dialect(&mut self) -> Dialect {
         let choice = self.below(DIALECTS.len());
-        DIALECTS.get(choice).copied().unwrap_or(Dialect::Framed)
+        DIALECTS.get(choice).copied().unwrap_or(Dialect::Handshake)
     }
 
     pub(crate) fn list<T>(&mut self, most: usize, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {

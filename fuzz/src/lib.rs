@@ -48,9 +48,9 @@ pub const TARGETS: [(&str, Body); 13] = [
 
 /// Every dialect that has a wire format.
 pub const DIALECTS: [Dialect; 5] = [
-    Dialect::Preamble(AdminRevision::P1),
-    Dialect::Preamble(AdminRevision::P2),
-    Dialect::Preamble(AdminRevision::P3),
-    Dialect::Framed,
-    Dialect::FramedF1,
+    Dialect::Preamble(AdminRevision::Protobuf),
+    Dialect::Preamble(AdminRevision::ProtobufRenumbered),
+    Dialect::Preamble(AdminRevision::Binary),
+    Dialect::Handshake,
+    Dialect::HandshakeEarly,
 ];

@@ -194,7 +194,7 @@ fn push(dialect: Dialect, id: u32, push: &Push) {
         assert_eq!((&read.payload, &read.fairness_key), (&sent.payload, &sent.fairness_key));
         assert_eq!(read.attempt_count, sent.attempt_count);
     }
-    if dialect != Dialect::Preamble(AdminRevision::P1) {
+    if dialect != Dialect::Preamble(AdminRevision::Protobuf) {
         return;
     }
     let length = u32::try_from(bytes.len() - 4).expect("small");

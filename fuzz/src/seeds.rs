@@ -64,6 +64,8 @@ const FRAMED_REQUESTS: &[&str] = &[
 /// Texts of people and servers.
 const TEXTS: &[(&str, &str)] = &[
     ("dialect", "preamble-p2"),
+    ("dialect-name", "preamble-protobuf-renumbered"),
+    ("dialect-early", "handshake-early"),
     ("endpoint", "[fe80::1%eth0]:5555"),
     ("hint", "0.0.0.0:5701"),
     (

@@ -14,8 +14,12 @@ const LIMIT: u32 = 64 * 1024;
 /// Feeds a server what a client may send, and checks what it keeps.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let revision = [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3][input.below(3)];
-    let mut config = ServerConfig::new([Dialect::Preamble(revision), Dialect::Framed]);
+    let revision = [
+        AdminRevision::Protobuf,
+        AdminRevision::ProtobufRenumbered,
+        AdminRevision::Binary,
+    ][input.below(3)];
+    let mut config = ServerConfig::new([Dialect::Preamble(revision), Dialect::Handshake]);
     config.limits = Limits::new(LIMIT, LIMIT);
     config.max_reassembled = LIMIT as usize;
     let mut server = ServerConnection::new(config);

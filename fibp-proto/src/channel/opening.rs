@@ -156,7 +156,7 @@ impl<W> Channel<W> {
         }
         let guess = self.dialer.other_dialect;
         let first = guess.or_else(|| self.shared.directory().dialect(endpoint));
-        (first.unwrap_or(Dialect::Preamble(AdminRevision::P1)), false)
+        (first.unwrap_or(Dialect::Preamble(AdminRevision::Protobuf)), false)
     }
 
     /// TLS is up: the server's choice of ALPN names the dialect.
@@ -173,8 +173,8 @@ impl<W> Channel<W> {
                 );
                 return self.break_off(now, Broken::new(error));
             }
-            Some(b"fila/1") if configured == Dialect::Auto => (Dialect::Framed, false),
-            Some(b"fibp") if configured == Dialect::Auto => (Dialect::Preamble(AdminRevision::P1), false),
+            Some(b"fila/1") if configured == Dialect::Auto => (Dialect::Handshake, false),
+            Some(b"fibp") if configured == Dialect::Auto => (Dialect::Preamble(AdminRevision::Protobuf), false),
             _ => self.plain_dialect(&endpoint),
         };
         self.open_connection(now, dialect, admin_known);
@@ -341,8 +341,8 @@ impl<W> Channel<W> {
             return false;
         };
         self.dialer.other_dialect = Some(match connection.codec().layout() {
-            Layout::FlagsFirst => Dialect::Framed,
-            Layout::OpcodeFirst => Dialect::Preamble(AdminRevision::P1),
+            Layout::FlagsFirst => Dialect::Handshake,
+            Layout::OpcodeFirst => Dialect::Preamble(AdminRevision::Protobuf),
         });
         self.dialer.last_error = Some(error.clone());
         self.redial_at(now, here.clone());

@@ -134,7 +134,7 @@ fn a_wait_moves_between_tasks() {
 
 fn shared() -> Shared {
     let config = Config::new("server:1")
-        .dialect(Dialect::Preamble(AdminRevision::P1))
+        .dialect(Dialect::Preamble(AdminRevision::Protobuf))
         .no_heartbeat();
     Shared::new(config).unwrap()
 }
@@ -226,7 +226,7 @@ struct Peer {
 
 impl Wire {
     fn new() -> Arc<Self> {
-        let dialect = Dialect::Preamble(AdminRevision::P1);
+        let dialect = Dialect::Preamble(AdminRevision::Protobuf);
         Arc::new(Self {
             state: Mutex::new(Some(Peer {
                 server: ServerConnection::new(ServerConfig::new([dialect])),

@@ -266,7 +266,7 @@ mod tests {
             max_attempts: Some(7),
         };
         let config = Config::new("a:1,[fe80::1%eth0]:2")
-            .dialect(Dialect::Framed)
+            .dialect(Dialect::Handshake)
             .connect_timeout(Duration::from_millis(1))
             .request_timeout(None)
             .heartbeat(Duration::from_secs(90), 3)
@@ -303,7 +303,7 @@ mod tests {
             "fila://a:1?heartbeat=off&reconnect=never",
             "fila://a:1?batching=disabled",
             "fila://a:1?replay=never",
-            "fila://a:1?dialect=preamble-p3",
+            "fila://a:1?dialect=preamble-binary",
             "fila://a:1?request_timeout=1500us&reconnect=backoff,1s,1s",
         ] {
             assert_eq!(Config::from_str(url).unwrap().to_url(), url);

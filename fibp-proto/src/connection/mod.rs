@@ -180,7 +180,7 @@ impl<W> Connection<W> {
         codec.encode_opening(opening_key, &mut out)?;
         Ok(Self {
             codec,
-            numbers: if may_be_f1 && codec.dialect() == Dialect::Framed {
+            numbers: if may_be_f1 && codec.dialect() == Dialect::Handshake {
                 Numbers::Assumed
             } else {
                 Numbers::Known
@@ -520,7 +520,7 @@ impl<W> Connection<W> {
     fn learn_numbers(&mut self, op: Op, frame: &Frame) {
         if self.numbers == Numbers::Assumed
             && framed::is_answer_of_f1(op, frame)
-            && let Some(codec) = Dialect::FramedF1.codec()
+            && let Some(codec) = Dialect::HandshakeEarly.codec()
         {
             self.codec = codec;
             self.numbers = Numbers::Learned { at: self.encoded };

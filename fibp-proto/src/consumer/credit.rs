@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_held_from_earlier_connections_takes_up_the_window() {
-        let rules = crate::Dialect::Preamble(crate::AdminRevision::P3)
+        let rules = crate::Dialect::Preamble(crate::AdminRevision::Binary)
             .codec()
             .unwrap()
             .rules();

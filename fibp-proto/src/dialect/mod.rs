@@ -33,44 +33,44 @@ use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
 
-/// Which dialect to speak (docs/protocol/revisions.md).
+/// Which dialect to speak. docs/protocol/revisions.md says which servers speak which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Dialect {
     /// Find out: by ALPN inside TLS, by the first bytes otherwise.
     #[default]
     Auto,
-    /// `FIBP 1.0` preamble, with the given admin revision.
+    /// Opens with the six bytes `FIBP 01 00`; admin operations in the given revision.
     Preamble(AdminRevision),
-    /// Handshake frame, current opcodes (F2).
-    Framed,
-    /// Handshake frame, the opcodes of a few early builds (F1).
-    FramedF1,
+    /// Opens with a Handshake frame: current servers. The specification calls it framed, and this revision F2.
+    Handshake,
+    /// Opens with a Handshake frame; the opcodes of a few builds of early April 2026. F1 in the specification.
+    HandshakeEarly,
 }
 
 /// The admin opcodes and bodies of a preamble server (docs/protocol/preamble.md 1.10 and 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum AdminRevision {
-    /// P1: protobuf bodies, redrive 0x16, config 0x17 to 0x19.
+    /// Protobuf bodies, redrive 0x16, config 0x17 to 0x19. P1 in the specification.
     #[default]
-    P1,
-    /// P2: protobuf bodies, redrive 0x14, config 0x15 to 0x17.
-    P2,
-    /// P3: binary bodies, opcodes of P2.
-    P3,
+    Protobuf,
+    /// Protobuf bodies, redrive 0x14, config 0x15 to 0x17. P2 in the specification.
+    ProtobufRenumbered,
+    /// FIBP's own encoding, opcodes of [`ProtobufRenumbered`](Self::ProtobufRenumbered). P3 in the specification.
+    Binary,
 }
 
 impl AdminRevision {
     /// What the answer to the admin probe says (docs/protocol/revisions.md, "P1, P2 or P3").
     pub(crate) fn from_probe(text: &str) -> Option<Self> {
         if text == "operation 0x14 not implemented" || text == "unknown operation 0x14" {
-            Some(Self::P1)
+            Some(Self::Protobuf)
         } else if text.starts_with("wire decode error") {
-            Some(Self::P3)
+            Some(Self::Binary)
         // A key that is no admin is refused either way: the revision makes no difference to it.
         } else if text.starts_with("invalid payload: dlq_queue name") || text.starts_with("permission denied") {
-            Some(Self::P2)
+            Some(Self::ProtobufRenumbered)
         } else {
             None
         }
@@ -83,8 +83,8 @@ impl Dialect {
         match self {
             Self::Auto => None,
             Self::Preamble(revision) => Some(preamble::codec(revision)),
-            Self::Framed => Some(framed::codec(framed::Numbers::F2)),
-            Self::FramedF1 => Some(framed::codec(framed::Numbers::F1)),
+            Self::Handshake => Some(framed::codec(framed::Numbers::F2)),
+            Self::HandshakeEarly => Some(framed::codec(framed::Numbers::F1)),
         }
     }
 
@@ -100,28 +100,31 @@ impl Dialect {
     }
 }
 
-/// What each dialect is called in settings (docs/dialects.md): first the name that is printed, then the other spellings.
+/// What each dialect is called in settings (docs/protocol/names.md): first the name that is printed, then the other spellings.
 const NAMES: [(Dialect, &[&str]); 6] = [
     (Dialect::Auto, &["auto"]),
     (
-        Dialect::Preamble(AdminRevision::P1),
-        &["preamble-p1", "preamble", "preamble-protobuf", "protobuf", "p1"],
+        Dialect::Preamble(AdminRevision::Protobuf),
+        &["preamble-protobuf", "preamble", "protobuf", "preamble-p1", "p1"],
     ),
     (
-        Dialect::Preamble(AdminRevision::P2),
+        Dialect::Preamble(AdminRevision::ProtobufRenumbered),
         &[
-            "preamble-p2",
             "preamble-protobuf-renumbered",
             "protobuf-renumbered",
+            "preamble-p2",
             "p2",
         ],
     ),
     (
-        Dialect::Preamble(AdminRevision::P3),
-        &["preamble-p3", "preamble-binary", "binary", "p3"],
+        Dialect::Preamble(AdminRevision::Binary),
+        &["preamble-binary", "binary", "preamble-p3", "p3"],
     ),
-    (Dialect::Framed, &["framed", "handshake", "f2"]),
-    (Dialect::FramedF1, &["framed-f1", "handshake-f1", "f1"]),
+    (Dialect::Handshake, &["handshake", "framed", "f2"]),
+    (
+        Dialect::HandshakeEarly,
+        &["handshake-early", "handshake-f1", "framed-f1", "f1"],
+    ),
 ];
 
 impl fmt::Display for Dialect {
@@ -131,8 +134,8 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// Reads what `Display` writes, and the descriptive names: `protobuf`, `protobuf-renumbered` and `binary` for P1, P2 and P3
-/// (with or without `preamble-` before them), `handshake` for the framed dialect.
+/// Reads what `Display` writes, the names of the revisions without `preamble-` before them, and those of the specification:
+/// `preamble-p1`, `preamble-p2`, `preamble-p3`, `framed` and `framed-f1`.
 impl core::str::FromStr for Dialect {
     type Err = Error;
 
@@ -142,7 +145,8 @@ impl core::str::FromStr for Dialect {
             Error::new(
                 ErrorKind::Config,
                 format!(
-                    "unknown dialect \"{name}\": expected auto, preamble-p1, preamble-p2, preamble-p3, framed or framed-f1"
+                    "unknown dialect \"{name}\": expected auto, handshake, handshake-early, preamble-protobuf, \
+                     preamble-protobuf-renumbered or preamble-binary"
                 ),
             )
         })
@@ -479,14 +483,20 @@ mod tests {
     }
 
     #[test]
-    fn descriptive_names_mean_the_revisions_of_the_specification() {
-        for (name, dialect) in [
-            ("protobuf", Dialect::Preamble(AdminRevision::P1)),
-            ("protobuf-renumbered", Dialect::Preamble(AdminRevision::P2)),
-            ("binary", Dialect::Preamble(AdminRevision::P3)),
-            ("handshake", Dialect::Framed),
+    fn names_of_the_specification_mean_the_revisions() {
+        for (names, dialect) in [
+            (["preamble-p1", "p1"], Dialect::Preamble(AdminRevision::Protobuf)),
+            (
+                ["preamble-p2", "p2"],
+                Dialect::Preamble(AdminRevision::ProtobufRenumbered),
+            ),
+            (["preamble-p3", "p3"], Dialect::Preamble(AdminRevision::Binary)),
+            (["framed", "f2"], Dialect::Handshake),
+            (["framed-f1", "f1"], Dialect::HandshakeEarly),
         ] {
-            assert_eq!(name.parse::<Dialect>().expect("a name"), dialect);
+            for name in names {
+                assert_eq!(name.parse::<Dialect>().expect("a name"), dialect);
+            }
         }
     }
 }

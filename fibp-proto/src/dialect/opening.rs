@@ -218,7 +218,7 @@ fn framed_error(offered: Offered, pending: &[u8], body: &[u8]) -> OpeningFailure
         body: Bytes::copy_from_slice(body),
     };
     // How an Error frame reads does not depend on the operation.
-    let Ok(Response::Error(refusal)) = Response::decode(Dialect::Framed, Op::Heartbeat, &frame) else {
+    let Ok(Response::Error(refusal)) = Response::decode(Dialect::Handshake, Op::Heartbeat, &frame) else {
         return not_fila(pending);
     };
     match offered {

@@ -255,13 +255,13 @@ impl Conversation {
                 self.client.opened = true;
                 self.opened_at = Some(self.now);
                 self.tell(Side::Client, at, Event::Opening(Opening::Preamble { major, minor }));
-                self.learn(Side::Client, at, Dialect::Preamble(AdminRevision::P1), false);
+                self.learn(Side::Client, at, Dialect::Preamble(AdminRevision::Protobuf), false);
             }
             ClientOpening::FramedFrame => {
                 self.client.opened = true;
                 // The Handshake has opcode 1 and no flags; whatever else is a frame comes from the middle.
                 match pending {
-                    [_, _, _, _, 0x01, 0x00, ..] => self.learn(Side::Client, at, Dialect::Framed, false),
+                    [_, _, _, _, 0x01, 0x00, ..] => self.learn(Side::Client, at, Dialect::Handshake, false),
                     _ => {
                         self.client.stream.search();
                         self.server.stream.search();
@@ -506,7 +506,11 @@ impl Conversation {
         if first.is_ok() || self.certain || !matches!(current, Dialect::Preamble(_)) {
             return first;
         }
-        for revision in [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3] {
+        for revision in [
+            AdminRevision::Protobuf,
+            AdminRevision::ProtobufRenumbered,
+            AdminRevision::Binary,
+        ] {
             let dialect = Dialect::Preamble(revision);
             if dialect != current
                 && let Ok(decoded) = decode(dialect)
@@ -523,13 +527,13 @@ impl Conversation {
         let opcode = frame.header.opcode;
         match self.dialect() {
             // F2's CancelConsume is empty, F1's Ack is not.
-            Some((Dialect::Framed, false))
+            Some((Dialect::Handshake, false))
                 if matches!(opcode, 0x14 | 0x17) || (opcode == 0x15 && !frame.body.is_empty()) =>
             {
-                self.learn(Side::Client, at, Dialect::FramedF1, false);
+                self.learn(Side::Client, at, Dialect::HandshakeEarly, false);
             }
-            Some((Dialect::FramedF1, false)) if matches!(opcode, 0x16 | 0x18) => {
-                self.learn(Side::Client, at, Dialect::Framed, false);
+            Some((Dialect::HandshakeEarly, false)) if matches!(opcode, 0x16 | 0x18) => {
+                self.learn(Side::Client, at, Dialect::Handshake, false);
             }
             _ => {}
         }
@@ -537,16 +541,16 @@ impl Conversation {
 
     /// The answer to a Consume, and a refusal of F2's numbers, are certain signs.
     fn learn_numbers_from_server(&mut self, at: u64, frame: &Frame) {
-        let Some((Dialect::Framed | Dialect::FramedF1, false)) = self.dialect() else {
+        let Some((Dialect::Handshake | Dialect::HandshakeEarly, false)) = self.dialect() else {
             return;
         };
         let Some(op) = self.asked_op(frame.header.id) else {
             return;
         };
         if framed::is_answer_of_f1(op, frame) {
-            self.learn(Side::Server, at, Dialect::FramedF1, true);
+            self.learn(Side::Server, at, Dialect::HandshakeEarly, true);
         } else if op == Op::Consume && frame.header.opcode == 0x13 {
-            self.learn(Side::Server, at, Dialect::Framed, true);
+            self.learn(Side::Server, at, Dialect::Handshake, true);
         }
     }
 }

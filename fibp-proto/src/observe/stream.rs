@@ -18,11 +18,11 @@ const MAX_FOUND: u32 = 16 * 1024 * 1024;
 
 /// The dialects that frames are tried in while they are searched for; the header distinguishes the layouts.
 const CANDIDATES: [Dialect; 5] = [
-    Dialect::Preamble(crate::dialect::AdminRevision::P1),
-    Dialect::Preamble(crate::dialect::AdminRevision::P2),
-    Dialect::Preamble(crate::dialect::AdminRevision::P3),
-    Dialect::Framed,
-    Dialect::FramedF1,
+    Dialect::Preamble(crate::dialect::AdminRevision::Protobuf),
+    Dialect::Preamble(crate::dialect::AdminRevision::ProtobufRenumbered),
+    Dialect::Preamble(crate::dialect::AdminRevision::Binary),
+    Dialect::Handshake,
+    Dialect::HandshakeEarly,
 ];
 
 /// What a stream yields.

@@ -16,7 +16,7 @@ impl ServerConnection {
     pub(super) fn poll_opening(&mut self) -> Option<ServerEvent> {
         if self.state == State::Opening {
             let preamble = self.accepted(|dialect| matches!(dialect, Dialect::Preamble(_)));
-            let framed = self.accepted(|dialect| matches!(dialect, Dialect::Framed | Dialect::FramedF1));
+            let framed = self.accepted(|dialect| matches!(dialect, Dialect::Handshake | Dialect::HandshakeEarly));
             match (preamble, framed) {
                 (Some(preamble), framed) => match (recognise_client(self.decoder.pending()), framed) {
                     (ClientOpening::Incomplete, _) => return None,

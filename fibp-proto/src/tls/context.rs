@@ -56,7 +56,7 @@ impl TlsContext {
         config.alpn_protocols = match dialect {
             Dialect::Auto => vec![FRAMED.to_vec(), PREAMBLE.to_vec(), GRPC.to_vec()],
             Dialect::Preamble(_) => vec![PREAMBLE.to_vec()],
-            Dialect::Framed | Dialect::FramedF1 => vec![FRAMED.to_vec()],
+            Dialect::Handshake | Dialect::HandshakeEarly => vec![FRAMED.to_vec()],
         };
         Ok(Self {
             presents_certificate: config.client_auth_cert_resolver.has_certs(),

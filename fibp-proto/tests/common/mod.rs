@@ -6,9 +6,9 @@ use fibp_proto::{AdminRevision, Dialect};
 
 /// The revisions of the preamble dialect.
 pub(crate) const PREAMBLES: [Dialect; 3] = [
-    Dialect::Preamble(AdminRevision::P1),
-    Dialect::Preamble(AdminRevision::P2),
-    Dialect::Preamble(AdminRevision::P3),
+    Dialect::Preamble(AdminRevision::Protobuf),
+    Dialect::Preamble(AdminRevision::ProtobufRenumbered),
+    Dialect::Preamble(AdminRevision::Binary),
 ];
 
 /// Every dialect and revision.
@@ -16,8 +16,8 @@ pub(crate) const ALL: [Dialect; 5] = [
     PREAMBLES[0],
     PREAMBLES[1],
     PREAMBLES[2],
-    Dialect::Framed,
-    Dialect::FramedF1,
+    Dialect::Handshake,
+    Dialect::HandshakeEarly,
 ];
 
 /// Bytes from hex digits; words in single quotes stand for their ASCII bytes.

@@ -16,7 +16,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 fn is_framed(dialect: Dialect) -> bool {
-    matches!(dialect, Dialect::Framed | Dialect::FramedF1)
+    matches!(dialect, Dialect::Handshake | Dialect::HandshakeEarly)
 }
 
 /// Mostly short text, sometimes as long as the wire carries.

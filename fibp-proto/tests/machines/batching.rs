@@ -359,7 +359,7 @@ fn one_queues_failure_touches_no_other() {
 
 #[test]
 fn many_queues_at_once_with_results_in_input_order() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = connected(config(), mode, dialect);
             let messages = (0..300)
@@ -643,7 +643,7 @@ fn a_message_over_the_frame_limit_comes_back() {
 #[test]
 fn framed_frames_continue() {
     in_every_mode(|mode| {
-        let mut sim = connected(config().max_frame_size(4096, 8192), mode, Dialect::Framed);
+        let mut sim = connected(config().max_frame_size(4096, 8192), mode, Dialect::Handshake);
         let large = sim.enqueue("orders", &"x".repeat(20_000));
         sim.settle();
         let large = sim.enqueued(large);

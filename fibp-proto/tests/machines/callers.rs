@@ -7,18 +7,18 @@ use fibp_proto::config::ProducerSettings;
 use fibp_proto::consumer::Lease;
 use fibp_proto::machine::{CallId, CloseReport, Reply};
 use fibp_proto::requests::{ProducerId, Settle};
-use fibp_proto::{Error, Message, MessageId, Operation, Response, SendError};
+use fibp_proto::{Error, Message, MessageId, Response, SendError, TypedRequest};
 
 use crate::harness::{ConsumerSim, Sender, Sim, TestMachine, Token};
 
 impl Sim {
     // ---- calls ----
 
-    pub(crate) fn call(&mut self, operation: impl Operation) -> Token {
+    pub(crate) fn call(&mut self, operation: impl TypedRequest) -> Token {
         self.call_within(operation, None).0
     }
 
-    pub(crate) fn call_within(&mut self, operation: impl Operation, ms: Option<u64>) -> (Token, CallId) {
+    pub(crate) fn call_within(&mut self, operation: impl TypedRequest, ms: Option<u64>) -> (Token, CallId) {
         let token = self.token();
         let timeout = ms.map(Duration::from_millis);
         (
@@ -203,7 +203,7 @@ impl<M: TestMachine> Sim<M> {
     }
 
     #[track_caller]
-    pub(crate) fn output<O: Operation>(&self, token: Token) -> Result<O::Output, Error> {
+    pub(crate) fn output<O: TypedRequest>(&self, token: Token) -> Result<O::Output, Error> {
         self.response(token).and_then(O::output)
     }
 

@@ -6,7 +6,7 @@ use fibp_proto::admin::{ApiKeySpec, Permission, QueueSpec};
 use fibp_proto::frame::Limits;
 use fibp_proto::machine::Reply;
 use fibp_proto::machine::{ChannelId, Machine};
-use fibp_proto::operation::*;
+use fibp_proto::typed::*;
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Outcome, Request, Response};
 
 use crate::harness::{MODES, Mode, P2, Sim, config, in_every_mode};
@@ -34,11 +34,11 @@ pub(crate) fn stats() -> GetQueueStats {
 #[test]
 fn every_operation_in_every_dialect() {
     for dialect in [
-        Dialect::Preamble(AdminRevision::P1),
+        Dialect::Preamble(AdminRevision::Protobuf),
         P2,
-        Dialect::Preamble(AdminRevision::P3),
-        Dialect::Framed,
-        Dialect::FramedF1,
+        Dialect::Preamble(AdminRevision::Binary),
+        Dialect::Handshake,
+        Dialect::HandshakeEarly,
     ] {
         in_every_mode(|mode| {
             let mut sim = connected(config(), mode, dialect);
@@ -168,7 +168,7 @@ fn unknown_and_repeated_answers_are_answers_to_nobody() {
 
 #[test]
 fn heartbeats_of_the_server_are_answered() {
-    for dialect in [P2, Dialect::Framed] {
+    for dialect in [P2, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = connected(config(), mode, dialect);
             sim.serve = Box::new(|_, _| Act::Silence);
@@ -322,7 +322,7 @@ fn an_oversized_answer_to_a_call_that_is_gone_is_passed_over() {
 #[test]
 fn an_answer_that_cannot_be_read_fails_its_call_alone() {
     in_every_mode(|mode| {
-        let mut sim = connected(config(), mode, Dialect::Preamble(AdminRevision::P3));
+        let mut sim = connected(config(), mode, Dialect::Preamble(AdminRevision::Binary));
         sim.serve = Box::new(|_, _| Act::Silence);
         let bad = sim.call(stats());
         let wrong = sim.call(stats());
@@ -371,7 +371,7 @@ fn what_cannot_be_encoded_fails_before_anything_is_sent() {
 
 #[test]
 fn a_goodbye_of_the_server_fails_or_moves_what_is_pending() {
-    for dialect in [P2, Dialect::Framed] {
+    for dialect in [P2, Dialect::Handshake] {
         for mode in MODES {
             let mut sim = connected(config(), mode, dialect);
             sim.serve = Box::new(|request, connection| match connection {

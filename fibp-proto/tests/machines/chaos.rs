@@ -5,18 +5,18 @@ use std::time::Duration;
 use fibp_proto::config::{Backoff, Batching, ConsumerSettings, OnFull, ProducerSettings, Reconnect, Replay};
 use fibp_proto::fault::FaultKind;
 use fibp_proto::machine::CallId;
-use fibp_proto::operation::{GetQueueStats, ListQueues, Redrive};
 use fibp_proto::requests::Settle;
 use fibp_proto::response::ServerError;
+use fibp_proto::typed::{GetQueueStats, ListQueues, Redrive};
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Response};
 
 use crate::harness::{Mode, Rng, Sim, TestMachine, Token, config};
 use crate::host::{Act, End, Host, obliging};
 
 const DIALECTS: [Dialect; 3] = [
-    Dialect::Preamble(AdminRevision::P1),
-    Dialect::Preamble(AdminRevision::P3),
-    Dialect::Framed,
+    Dialect::Preamble(AdminRevision::Protobuf),
+    Dialect::Preamble(AdminRevision::Binary),
+    Dialect::Handshake,
 ];
 
 fn any_config(rng: &mut Rng, dialect: Dialect) -> Config {

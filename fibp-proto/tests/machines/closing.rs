@@ -6,8 +6,8 @@ use fibp_proto::config::{Batching, ProducerSettings};
 use fibp_proto::event::State;
 use fibp_proto::machine::Reply;
 use fibp_proto::machine::{ChannelId, Machine};
-use fibp_proto::operation::Heartbeat;
 use fibp_proto::response::ServerError;
+use fibp_proto::typed::Heartbeat;
 use fibp_proto::{Dialect, ErrorKind, Message, Op, Outcome, Request, Response};
 
 use crate::calls::connected;
@@ -16,7 +16,7 @@ use crate::host::{Act, End, Host, obliging};
 
 #[test]
 fn closing_an_idle_link() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = connected(config(), mode, dialect);
             let closing = sim.close(5_000);
@@ -25,7 +25,7 @@ fn closing_an_idle_link() {
             assert_eq!((report.flushed, report.failed, report.unknown), (0, 0, 0));
             assert_eq!(sim.shared.state(), State::Closed);
             assert_eq!(sim.hangups, 1);
-            assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Framed));
+            assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Handshake));
             assert_eq!(sim.at(), Duration::ZERO);
             sim.check_inert();
             sim
@@ -75,7 +75,7 @@ fn closing_flushes_then_reports() {
 
 #[test]
 fn closing_returns_by_its_deadline() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
         sim.serve = Box::new(|_, _| Act::Silence);
         let sent = sim.enqueue("orders", "sent");
@@ -204,7 +204,7 @@ fn closing_twice_and_after_the_end() {
 
 #[test]
 fn an_abandoned_close_still_closes() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
         sim.serve = Box::new(|_, _| Act::Silence);
         let message = sim.enqueue("orders", "m");
@@ -255,7 +255,7 @@ fn heartbeats_do_not_hold_up_a_close() {
 
 #[test]
 fn framed_says_goodbye_and_waits_for_the_end() {
-    let mut sim = connected(config(), Mode::Whole, Dialect::Framed);
+    let mut sim = connected(config(), Mode::Whole, Dialect::Handshake);
     sim.socket().closes_after_client = false;
     // This server reads a goodbye as the end; keep it from closing by stalling the write.
     sim.socket().budget = Some(0);
@@ -275,7 +275,7 @@ fn framed_says_goodbye_and_waits_for_the_end() {
 #[test]
 fn framed_ends_when_the_server_does() {
     for end in [End::Eof, End::Reset] {
-        let mut sim = connected(config(), Mode::Whole, Dialect::Framed);
+        let mut sim = connected(config(), Mode::Whole, Dialect::Handshake);
         sim.socket().budget = Some(0);
         sim.close(5_000);
         sim.settle();
@@ -290,7 +290,7 @@ fn framed_ends_when_the_server_does() {
 
 #[test]
 fn a_goodbye_goes_behind_what_is_being_written() {
-    let mut sim = connected(config(), Mode::Whole, Dialect::Framed);
+    let mut sim = connected(config(), Mode::Whole, Dialect::Handshake);
     sim.serve = Box::new(|_, _| Act::Silence);
     sim.socket().budget = Some(7);
     let message = sim.enqueue("orders", "m");
@@ -310,7 +310,7 @@ fn a_goodbye_goes_behind_what_is_being_written() {
 
 #[test]
 fn aborting_tells_everybody_at_once() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = connected(config().max_in_flight(3, 1 << 20).no_heartbeat(), mode, dialect);
             sim.serve = Box::new(|_, _| Act::Silence);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use fibp_proto::admin::QueueList;
 use fibp_proto::config::{Batching, ConsumerSettings};
 use fibp_proto::machine::{ChannelId, Machine};
-use fibp_proto::operation::ListQueues;
 use fibp_proto::requests::Settle;
 use fibp_proto::response::ServerError;
 use fibp_proto::server::ServerConfig;
+use fibp_proto::typed::ListQueues;
 use fibp_proto::{Config, Dialect, ErrorKind, Message, Outcome, Request, Response};
 
 use crate::batching::{frames, oblige};
@@ -18,14 +18,14 @@ use crate::host::{Act, End, Host, obliging};
 
 /// Node 3 of a cluster.
 fn node() -> Host {
-    let mut config = ServerConfig::new([Dialect::Framed]);
+    let mut config = ServerConfig::new([Dialect::Handshake]);
     config.node_id = 3;
     Host::Fila(config)
 }
 
 /// A main connection to a node of a cluster.
 pub(crate) fn cluster(config: Config, mode: Mode) -> Sim {
-    let mut sim = Sim::requests(config.dialect(Dialect::Framed).no_heartbeat(), mode);
+    let mut sim = Sim::requests(config.dialect(Dialect::Handshake).no_heartbeat(), mode);
     sim.dialed = Box::new(|_, _| node());
     sim.settle();
     assert!(sim.opened().is_ok());
@@ -152,7 +152,7 @@ fn frames_in_flight_to_a_cluster_are_bounded() {
 
 #[test]
 fn what_each_connection_announces_decides_how_items_share_frames() {
-    let mut sim = Sim::requests(config().dialect(Dialect::Framed).no_heartbeat(), Mode::Whole);
+    let mut sim = Sim::requests(config().dialect(Dialect::Handshake).no_heartbeat(), Mode::Whole);
     sim.dialed = Box::new(|_, dial| if dial == 2 { node() } else { Host::framed() });
     sim.settle();
     for (connection, expected) in [(1, 1), (2, 5), (3, 1)] {
@@ -194,7 +194,7 @@ pub(crate) const ABSENT: &str = "queue raft group not found";
 
 /// What nodes say of a queue that was just created, and the code: of an item, and of the same in an Error frame.
 fn refusals(dialect: Dialect) -> [(u16, &'static str); 3] {
-    let (absent, other) = if dialect == Dialect::Framed {
+    let (absent, other) = if dialect == Dialect::Handshake {
         (0x01, 0x0C)
     } else {
         (2, 2)
@@ -207,7 +207,7 @@ fn refusals(dialect: Dialect) -> [(u16, &'static str); 3] {
 }
 
 fn node_of(config: Config, mode: Mode, dialect: Dialect) -> Sim {
-    if dialect == Dialect::Framed {
+    if dialect == Dialect::Handshake {
         cluster(config, mode)
     } else {
         connected(config.no_heartbeat(), mode, dialect)
@@ -216,7 +216,7 @@ fn node_of(config: Config, mode: Mode, dialect: Dialect) -> Sim {
 
 #[test]
 fn a_new_queue_is_asked_for_until_every_node_knows_it() {
-    for dialect in [P3, Dialect::Framed] {
+    for dialect in [P3, Dialect::Handshake] {
         for (code, text) in refusals(dialect) {
             in_every_mode(|mode| {
                 let mut sim = node_of(config(), mode, dialect);
@@ -243,7 +243,7 @@ fn a_new_queue_is_asked_for_until_every_node_knows_it() {
 
 #[test]
 fn a_queue_that_does_not_exist_is_asked_for_as_long_as_configured() {
-    for dialect in [P3, Dialect::Framed] {
+    for dialect in [P3, Dialect::Handshake] {
         let (code, text) = refusals(dialect)[0];
         for (patience, config) in [
             (2_000, config()),
@@ -283,7 +283,7 @@ fn a_single_node_that_does_not_know_a_queue_is_believed() {
         (P3, 1, "orders"),
         (P3, 1, ABSENT),
         (P1, 1, "orders"),
-        (Dialect::Framed, 0x01, ""),
+        (Dialect::Handshake, 0x01, ""),
     ] {
         let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
         sim.serve = Box::new(move |request, _| match request {
@@ -305,7 +305,7 @@ fn consumer(dialect: Dialect) -> ConsumerSim {
     let config = Config::new("n1:1,n2:1,n3:1").dialect(dialect).no_heartbeat();
     let mut sim = Sim::consumer(config, Mode::Whole, ConsumerSettings::default());
     sim.dialed = Box::new(move |_, _| {
-        if dialect == Dialect::Framed {
+        if dialect == Dialect::Handshake {
             node()
         } else {
             Host::of(dialect)
@@ -316,7 +316,7 @@ fn consumer(dialect: Dialect) -> ConsumerSim {
 
 #[test]
 fn a_consumer_waits_for_a_new_queue() {
-    for dialect in [P3, Dialect::Framed] {
+    for dialect in [P3, Dialect::Handshake] {
         for (code, text) in refusals(dialect) {
             let mut sim = consumer(dialect);
             sim.serve = Box::new(move |request, connection| {
@@ -435,7 +435,7 @@ pub(crate) fn cluster_of(nodes: u32) -> QueueList {
 
 #[test]
 fn an_ack_after_its_lease_is_lost_in_every_dialect() {
-    for dialect in [P1, P2, P3, Dialect::Framed, Dialect::FramedF1] {
+    for dialect in [P1, P2, P3, Dialect::Handshake, Dialect::HandshakeEarly] {
         let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
         sim.serve = Box::new(|request, _| no_lease(request));
         let settles = [Some(0), Some(1)].map(|ms| leased(&sim, "id", ms));
@@ -518,7 +518,7 @@ fn refuse(code: u16, text: &str, request: &Request) -> Act {
 
 fn consume_error(dialect: Dialect, code: u16, text: &str) -> Act {
     let error = ServerError::new(ErrorKind::Server, text);
-    let code = (dialect == Dialect::Framed).then_some(code);
+    let code = (dialect == Dialect::Handshake).then_some(code);
     Act::Answer(Response::Error(match code {
         Some(code) => error.with_code(code),
         None => error,

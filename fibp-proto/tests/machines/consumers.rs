@@ -31,7 +31,7 @@ fn drain(sim: &mut ConsumerSim) -> Token {
 
 #[test]
 fn deliveries_arrive_whole_and_in_order() {
-    for dialect in [P1, P3, Dialect::Framed] {
+    for dialect in [P1, P3, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = subscribed(prefetch(100), dialect, mode);
             assert!(!sim.wait_delivery());
@@ -52,7 +52,7 @@ fn deliveries_arrive_whole_and_in_order() {
 
 #[test]
 fn the_confirmation_and_the_first_push_in_one_segment() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         for mode in MODES {
             let mut sim = Sim::consumer(config().dialect(dialect), mode, prefetch(10));
             sim.dialed = Box::new(move |_, _| Host::of(dialect));
@@ -256,7 +256,7 @@ fn an_oversized_push_ends_the_consumer() {
 
 #[test]
 fn draining_keeps_what_was_received_and_ends_cleanly() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = subscribed(prefetch(10), dialect, mode);
             sim.push(&["1", "2"]);
@@ -267,7 +267,7 @@ fn draining_keeps_what_was_received_and_ends_cleanly() {
             assert_eq!(sim.payloads(9), ["1", "2"]);
             assert!(matches!(sim.machine.poll_end(), Some(None)));
             assert!(sim.wait_delivery(), "nobody waits for ever");
-            assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Framed));
+            assert_eq!(sim.half_closes, usize::from(dialect == Dialect::Handshake));
             assert_eq!(sim.hangups, 1);
             sim
         });
@@ -276,7 +276,7 @@ fn draining_keeps_what_was_received_and_ends_cleanly() {
 
 #[test]
 fn draining_takes_in_what_comes_before_the_servers_end() {
-    let mut sim = subscribed(prefetch(10), Dialect::Framed, Mode::Whole);
+    let mut sim = subscribed(prefetch(10), Dialect::Handshake, Mode::Whole);
     sim.socket().closes_after_client = false;
     sim.serve = Box::new(|_, _| Act::Silence);
     let token = sim.token();
@@ -293,7 +293,7 @@ fn draining_takes_in_what_comes_before_the_servers_end() {
 
 #[test]
 fn what_arrived_is_handed_out_however_the_link_is_closed() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         for aborted in [false, true] {
             let mut sim = subscribed(prefetch(1), dialect, Mode::Whole);
             // The first fills the room; the others are read together with it.
@@ -344,7 +344,7 @@ fn stopping_at_any_stage_tells_everybody() {
 
 #[test]
 fn abandoned_waits_come_back() {
-    let mut sim = subscribed(prefetch(10), Dialect::Framed, Mode::Whole);
+    let mut sim = subscribed(prefetch(10), Dialect::Handshake, Mode::Whole);
     sim.socket().closes_after_client = false;
     let waiting = sim.token();
     let id = sim.machine.wait_delivery(sim.now, waiting);
@@ -399,7 +399,7 @@ fn a_consumer_that_verifies_its_queue_ends_when_it_is_deleted() {
     fn loss(sim: &mut ConsumerSim) {
         sim.socket().end(End::Reset);
     }
-    for dialect in [P1, P3, Dialect::Auto, Dialect::Framed] {
+    for dialect in [P1, P3, Dialect::Auto, Dialect::Handshake] {
         for lose in [renewal as fn(&mut ConsumerSim), loss] {
             let settings = prefetch(10).verify_queue(true);
             let mut sim = Sim::consumer(config().dialect(dialect), Mode::Whole, settings);

@@ -2,7 +2,7 @@
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{ConsumerSettings, ProducerSettings, Replay};
-use fibp_proto::operation::{CreateQueue, GetQueueStats};
+use fibp_proto::typed::{CreateQueue, GetQueueStats};
 use fibp_proto::{Dialect, Message, Outcome, Request};
 
 use crate::harness::{Mode, P1, Sim, config};
@@ -102,7 +102,7 @@ fn session(dialect: Dialect, cut: Option<Cut>, end: End) -> (usize, usize) {
 
 #[test]
 fn requests_survive_a_cut_at_every_byte() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         let (received, sent) = session(dialect, None, End::Eof);
         assert!(received > 100 && sent > 100);
         for end in [End::Eof, End::Reset] {
@@ -118,7 +118,7 @@ fn requests_survive_a_cut_at_every_byte() {
 
 #[test]
 fn deliveries_survive_a_cut_at_every_byte() {
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         for end in [End::Eof, End::Reset] {
             let mut at = 0;
             loop {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fibp_proto::config::OnFull;
 use fibp_proto::machine::Machine;
-use fibp_proto::operation::{GetConfig, Heartbeat};
+use fibp_proto::typed::{GetConfig, Heartbeat};
 use fibp_proto::{ErrorKind, Message, Op, Outcome, Request, Response};
 
 use crate::calls::{mute, stats};

@@ -124,7 +124,7 @@ fn a_small_window_never_stops() {
 #[test]
 fn dialects_without_credit_grant_none() {
     for credit in [Credit::Auto, Credit::Standing, Credit::Window] {
-        let mut sim = subscribed(prefetch(10).credit(credit), Dialect::Framed, Mode::Whole);
+        let mut sim = subscribed(prefetch(10).credit(credit), Dialect::Handshake, Mode::Whole);
         for _ in 0..20 {
             sim.push(&["m"]);
             sim.settle();
@@ -241,7 +241,7 @@ fn silence_leads_to_a_new_subscription() {
 fn a_silent_connection_is_left_with_a_goodbye() {
     in_every_mode(|mode| {
         let settings = prefetch(10).idle_resubscribe(Duration::from_secs(60));
-        let mut sim = subscribed(settings, Dialect::Framed, mode);
+        let mut sim = subscribed(settings, Dialect::Handshake, mode);
         sim.advance_secs(59);
         // The goodbye is on its way for long.
         sim.socket().budget = Some(0);
@@ -264,7 +264,7 @@ fn a_silent_connection_is_left_with_a_goodbye() {
 #[test]
 fn a_silent_connection_is_left_as_soon_as_the_server_has_closed() {
     let settings = prefetch(10).idle_resubscribe(Duration::from_secs(60));
-    let mut sim = subscribed(settings, Dialect::Framed, Mode::Whole);
+    let mut sim = subscribed(settings, Dialect::Handshake, Mode::Whole);
     sim.advance_secs(60);
     assert_eq!((sim.half_closes, sim.hangups, sim.dials.len()), (1, 1, 2));
     assert_eq!(sim.at(), Duration::from_secs(60));
@@ -274,7 +274,7 @@ fn a_silent_connection_is_left_as_soon_as_the_server_has_closed() {
 #[test]
 fn a_consumer_that_stops_while_it_leaves_a_silent_connection_dials_no_more() {
     let settings = prefetch(10).idle_resubscribe(Duration::from_secs(60));
-    let mut sim = subscribed(settings, Dialect::Framed, Mode::Whole);
+    let mut sim = subscribed(settings, Dialect::Handshake, Mode::Whole);
     sim.advance_secs(59);
     sim.socket().budget = Some(0);
     sim.advance_secs(1);

@@ -20,9 +20,9 @@ use fibp_proto::{
 
 use crate::host::{Act, End, Host, Socket};
 
-pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
-pub(crate) const P2: Dialect = Dialect::Preamble(AdminRevision::P2);
-pub(crate) const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
+pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
+pub(crate) const P2: Dialect = Dialect::Preamble(AdminRevision::ProtobufRenumbered);
+pub(crate) const P3: Dialect = Dialect::Preamble(AdminRevision::Binary);
 
 pub(crate) type Token = u32;
 
@@ -720,5 +720,5 @@ pub(crate) fn deliveries(payloads: &[&str]) -> Push {
 }
 
 pub(crate) fn framed() -> Config {
-    config().dialect(Dialect::Framed)
+    config().dialect(Dialect::Handshake)
 }

@@ -25,7 +25,7 @@ pub(crate) enum Host {
 
 impl Host {
     pub(crate) fn p1() -> Self {
-        Self::of(Dialect::Preamble(AdminRevision::P1))
+        Self::of(Dialect::Preamble(AdminRevision::Protobuf))
     }
 
     pub(crate) fn of(dialect: Dialect) -> Self {
@@ -33,7 +33,7 @@ impl Host {
     }
 
     pub(crate) fn framed() -> Self {
-        Self::of(Dialect::Framed)
+        Self::of(Dialect::Handshake)
     }
 }
 

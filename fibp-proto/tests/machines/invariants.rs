@@ -5,7 +5,7 @@ use std::time::Duration;
 use fibp_proto::config::{Backoff, Reconnect};
 use fibp_proto::frame::Transmit;
 use fibp_proto::machine::{ChannelId, Machine};
-use fibp_proto::operation::Heartbeat;
+use fibp_proto::typed::Heartbeat;
 use fibp_proto::{Dialect, ErrorKind, Event, MessageId, Outcome, Response};
 
 use crate::calls::{connected, mute};
@@ -84,7 +84,7 @@ fn what_was_written_counts_before_it_is_answered() {
 /// A framed consumer whose goodbye stalls while two frames arrive, of which only the first has room.
 fn leaving_with_an_unread_delivery(leave: impl FnOnce(&mut ConsumerSim)) -> ConsumerSim {
     let settings = prefetch(1).idle_resubscribe(Duration::from_secs(60));
-    let mut sim = subscribed(settings, Dialect::Framed, Mode::Whole);
+    let mut sim = subscribed(settings, Dialect::Handshake, Mode::Whole);
     sim.advance_secs(59);
     sim.socket().budget = Some(0);
     leave(&mut sim);
@@ -163,7 +163,7 @@ fn a_connection_that_lasts_is_a_success_even_if_nothing_is_asked_on_it() {
 
 #[test]
 fn heartbeats_of_a_server_that_does_not_read_take_no_memory() {
-    for dialect in [P2, Dialect::Framed] {
+    for dialect in [P2, Dialect::Handshake] {
         let mut sim = connected(config().no_heartbeat(), Mode::Whole, dialect);
         sim.serve = Box::new(|_, _| Act::Silence);
         sim.socket().budget = Some(0);

@@ -35,7 +35,7 @@ fn secs(secs: u64) -> Duration {
 
 #[test]
 fn after_silence_a_lease_begins_when_the_reader_is_woken() {
-    for dialect in [P1, P3, Dialect::Framed] {
+    for dialect in [P1, P3, Dialect::Handshake] {
         in_every_mode(|mode| {
             let mut sim = subscribed(handed_all(10), dialect, mode);
             for at in [5, 10, 300] {
@@ -209,7 +209,7 @@ impl Work {
 
 #[test]
 fn a_slow_handler_works_on_what_it_still_holds() {
-    for dialect in [P1, P3, Dialect::Framed] {
+    for dialect in [P1, P3, Dialect::Handshake] {
         for window in [256, 8] {
             let settings = prefetch(window).visibility_timeout(secs(1));
             let mut sim = subscribed(settings, dialect, Mode::Whole);

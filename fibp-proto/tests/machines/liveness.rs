@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::operation::ListQueues;
+use fibp_proto::typed::ListQueues;
 use fibp_proto::{Config, Dialect, ErrorKind, Message, Outcome};
 
 use crate::calls::connected;
@@ -11,7 +11,7 @@ use crate::harness::{ConsumerSim, Mode, P1, P3, Sim, TestMachine, config};
 use crate::host::{Act, Host};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
-const DIALECTS: [Dialect; 3] = [P1, P3, Dialect::Framed];
+const DIALECTS: [Dialect; 3] = [P1, P3, Dialect::Handshake];
 
 /// The defaults, said aloud.
 fn watchful() -> Config {
@@ -62,7 +62,7 @@ fn delivery(payload: &str) -> Vec<u8> {
 
 #[test]
 fn a_large_delivery_in_continued_frames_may_arrive_slowly() {
-    let mut sim = consumer(Dialect::Framed);
+    let mut sim = consumer(Dialect::Handshake);
     sim.socket().arrivals = Some(0);
     // Frames that arrive in one piece each leave nothing behind that would show what is under way.
     let body = delivery(&"x".repeat(20_000));
@@ -101,11 +101,11 @@ fn a_large_answer_may_arrive_slowly() {
             }),
             act => act,
         });
-        let list = sim.call(fibp_proto::operation::ListConfig { prefix: String::new() });
+        let list = sim.call(fibp_proto::typed::ListConfig { prefix: String::new() });
         sim.socket().arrivals = Some(20_000);
         trickling(&mut sim, 130, |sim| sim.socket().arrivals = Some(20_000));
         assert_eq!(sim.dials.len(), 1, "{dialect:?}");
-        let entries = sim.output::<fibp_proto::operation::ListConfig>(list).unwrap();
+        let entries = sim.output::<fibp_proto::typed::ListConfig>(list).unwrap();
         assert_eq!(entries.len(), 40);
         sim.finish();
     }

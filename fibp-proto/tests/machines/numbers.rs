@@ -10,7 +10,7 @@ use crate::host::{Act, Host, obliging};
 
 /// The dial of a client that guesses: the preamble meets EOF, then the Handshake is accepted.
 fn f1() -> Host {
-    Host::of(Dialect::FramedF1)
+    Host::of(Dialect::HandshakeEarly)
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn the_numbers_are_learned_again_for_each_connection() {
     in_every_mode(|mode| {
         let mut sim = Sim::requests(config().no_heartbeat(), mode);
         // Another server stands at the address later.
-        sim.dialed = Box::new(|_, number| if number < 4 { f1() } else { Host::of(Dialect::Framed) });
+        sim.dialed = Box::new(|_, number| if number < 4 { f1() } else { Host::of(Dialect::Handshake) });
         sim.advance_secs(1);
         let id = MessageId::from("m");
         for _ in 0..4 {
@@ -68,14 +68,14 @@ fn the_numbers_are_learned_again_for_each_connection() {
             sim.advance_secs(2);
         }
         assert!(sim.dials.len() >= 4, "{:?}", sim.dials);
-        assert_eq!(sim.socket().server().dialect(), Some(Dialect::Framed));
+        assert_eq!(sim.socket().server().dialect(), Some(Dialect::Handshake));
         sim
     });
 }
 
 #[test]
 fn a_configured_dialect_is_not_changed() {
-    let mut sim = Sim::requests(config().dialect(Dialect::Framed).no_heartbeat(), Mode::Whole);
+    let mut sim = Sim::requests(config().dialect(Dialect::Handshake).no_heartbeat(), Mode::Whole);
     sim.dialed = Box::new(|_, _| f1());
     sim.settle();
     let ack = sim.settle_one(Settle::ack("orders", &MessageId::from("m")));
@@ -108,13 +108,13 @@ fn a_server_that_refuses_the_learned_number_too_is_not_asked_for_ever() {
 fn a_nack_result_of_f2_teaches_nothing() {
     // 0x19 is F1's ConsumeOk, and F2's answer to a nack.
     let mut sim = Sim::requests(config().no_heartbeat(), Mode::Whole);
-    sim.dialed = Box::new(|_, _| Host::of(Dialect::Framed));
+    sim.dialed = Box::new(|_, _| Host::of(Dialect::Handshake));
     sim.advance_secs(1);
     let id = MessageId::from("m");
     let nack = sim.settle_one(Settle::nack("orders", &id, "why"));
     let ack = sim.settle_one(Settle::ack("orders", &id));
     sim.settle();
     assert!(sim.settled(nack).is_ok() && sim.settled(ack).is_ok());
-    assert_eq!(sim.socket().server().dialect(), Some(Dialect::Framed));
+    assert_eq!(sim.socket().server().dialect(), Some(Dialect::Handshake));
     sim.finish();
 }

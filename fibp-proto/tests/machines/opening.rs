@@ -5,9 +5,9 @@ use std::time::Duration;
 use fibp_proto::config::{Backoff, Reconnect};
 use fibp_proto::event::State;
 use fibp_proto::fault::FaultKind;
-use fibp_proto::operation::{GetQueueStats, ListQueues, Redrive};
 use fibp_proto::response::ServerError;
 use fibp_proto::server::ServerConfig;
+use fibp_proto::typed::{GetQueueStats, ListQueues, Redrive};
 use fibp_proto::{AdminRevision, Config, Dialect, Error, ErrorKind, Event, Op, Outcome};
 
 use crate::harness::{MODES, Mode, Sim, config, framed, in_every_mode};
@@ -34,7 +34,7 @@ fn refused(config: &Config, mode: Mode, bytes: &[u8], end: Option<End>) -> (Erro
 
 #[test]
 fn first_bytes_that_another_attempt_will_not_mend() {
-    let preamble = config().dialect(Dialect::Preamble(AdminRevision::P1));
+    let preamble = config().dialect(Dialect::Preamble(AdminRevision::Protobuf));
     for (config, bytes, kind, text) in [
         (&preamble, SETTINGS, ErrorKind::WrongDialect, "gRPC"),
         (&preamble, TLS_ALERT, ErrorKind::Tls, "fila+tls://"),
@@ -80,7 +80,7 @@ fn first_bytes_that_another_attempt_will_not_mend() {
 
 #[test]
 fn a_reset_in_place_of_a_goaway_is_named() {
-    let preamble = config().dialect(Dialect::Preamble(AdminRevision::P1));
+    let preamble = config().dialect(Dialect::Preamble(AdminRevision::Protobuf));
     for end in [End::Reset, End::Eof] {
         let (error, sim) = refused(&preamble, Mode::Whole, b"", Some(end));
         assert!(
@@ -242,7 +242,7 @@ fn auto_falls_back_to_framed_and_remembers_it() {
         assert!(matches!(
             sim.events[..],
             [Event::Connected {
-                dialect: Dialect::Framed,
+                dialect: Dialect::Handshake,
                 ..
             }]
         ));
@@ -293,7 +293,10 @@ fn the_fallback_is_tried_once_per_attempt() {
 
 #[test]
 fn an_explicit_dialect_is_not_second_guessed() {
-    let mut sim = Sim::requests(config().dialect(Dialect::Preamble(AdminRevision::P2)), Mode::Whole);
+    let mut sim = Sim::requests(
+        config().dialect(Dialect::Preamble(AdminRevision::ProtobufRenumbered)),
+        Mode::Whole,
+    );
     sim.dialed = Box::new(|_, _| Host::framed());
     sim.advance_secs(6);
     assert!(sim.opened().is_err());
@@ -313,7 +316,7 @@ fn a_key_is_not_given_to_a_guessed_framed_server_in_the_clear() {
     assert_eq!(sim.dials.len(), 2);
     sim.finish();
 
-    let mut sim = Sim::requests(remote(Dialect::Framed), Mode::Whole);
+    let mut sim = Sim::requests(remote(Dialect::Handshake), Mode::Whole);
     sim.dialed = Box::new(|_, _| Host::framed());
     sim.settle();
     assert!(sim.opened().is_ok(), "asked for");
@@ -339,7 +342,11 @@ fn a_key_that_cannot_be_had_fails_the_opening() {
 
 #[test]
 fn the_admin_revision_is_probed_before_the_first_admin_call_and_only_then() {
-    for revision in [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3] {
+    for revision in [
+        AdminRevision::Protobuf,
+        AdminRevision::ProtobufRenumbered,
+        AdminRevision::Binary,
+    ] {
         in_every_mode(|mode| {
             let mut sim = Sim::requests(config(), mode);
             sim.dialed = Box::new(move |_, _| Host::of(Dialect::Preamble(revision)));
@@ -378,8 +385,11 @@ fn the_admin_revision_is_probed_before_the_first_admin_call_and_only_then() {
 
 #[test]
 fn a_configured_revision_is_not_probed() {
-    let mut sim = Sim::requests(config().dialect(Dialect::Preamble(AdminRevision::P2)), Mode::Whole);
-    sim.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::P2)));
+    let mut sim = Sim::requests(
+        config().dialect(Dialect::Preamble(AdminRevision::ProtobufRenumbered)),
+        Mode::Whole,
+    );
+    sim.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::ProtobufRenumbered)));
     let stats = sim.call(GetQueueStats { queue: "orders".into() });
     sim.settle();
     assert!(sim.output::<GetQueueStats>(stats).is_ok());
@@ -390,7 +400,7 @@ fn a_configured_revision_is_not_probed() {
 #[test]
 fn a_probe_that_tells_nothing_fails_admin_calls_alone() {
     let mut sim = Sim::requests(config(), Mode::Whole);
-    sim.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::P2)));
+    sim.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::ProtobufRenumbered)));
     let mut probes = 0;
     sim.serve = Box::new(move |request, _| match request {
         fibp_proto::Request::Redrive { .. } => {
@@ -475,7 +485,7 @@ fn a_hostile_handshake_limit_harms_only_what_does_not_fit() {
 #[test]
 fn limits_of_a_server_are_kept() {
     // The announced limit is below what the client would send.
-    let mut config = ServerConfig::new([Dialect::Framed]);
+    let mut config = ServerConfig::new([Dialect::Handshake]);
     config.limits.receive = 256;
     let mut sim = Sim::requests(framed(), Mode::Whole);
     sim.dialed = Box::new(move |_, _| Host::Fila(config.clone()));

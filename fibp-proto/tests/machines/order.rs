@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fibp_proto::config::{Batching, ProducerSettings};
-use fibp_proto::operation::ListQueues;
 use fibp_proto::response::ServerError;
+use fibp_proto::typed::ListQueues;
 use fibp_proto::{Dialect, ErrorKind, Message, MessageId, Request, Response};
 
 use crate::calls::connected;
@@ -58,13 +58,13 @@ fn numbers(n: usize) -> Vec<String> {
 fn late_node(dialect: Dialect, mode: Mode, refusals: usize) -> (Sim, Accepted) {
     let config = config().batch_max_messages(7);
     let mut sim = match dialect {
-        Dialect::Framed => cluster(config, mode),
+        Dialect::Handshake => cluster(config, mode),
         _ => connected(config.no_heartbeat(), mode, dialect),
     };
     let accepted = Accepted::default();
     let seen = Rc::clone(&accepted);
     let mut left = refusals;
-    let code = if dialect == Dialect::Framed { 0x0C } else { 2 };
+    let code = if dialect == Dialect::Handshake { 0x0C } else { 2 };
     sim.serve = Box::new(move |request, _| {
         judged(request, &seen, || {
             let refused = left > 0;
@@ -91,7 +91,7 @@ fn get_known_as_cluster(sim: &mut Sim) {
 fn a_queue_that_was_just_created_gets_a_list_in_its_order() {
     for refusals in [1, 2, 3] {
         in_every_mode(|mode| {
-            let (mut sim, accepted) = late_node(Dialect::Framed, mode, refusals);
+            let (mut sim, accepted) = late_node(Dialect::Handshake, mode, refusals);
             let many = sim.enqueue_many(messages(50));
             let single = sim.enqueue("orders", "50");
             sim.advance_secs(1);
@@ -106,7 +106,7 @@ fn a_queue_that_was_just_created_gets_a_list_in_its_order() {
 #[test]
 fn a_queue_that_was_just_created_gets_a_producers_messages_in_their_order() {
     for batching in [Batching::Auto, Batching::Disabled] {
-        let (mut sim, accepted) = late_node(Dialect::Framed, Mode::Whole, 1);
+        let (mut sim, accepted) = late_node(Dialect::Handshake, Mode::Whole, 1);
         let producer = sim.producer(ProducerSettings::default().batching(batching));
         let receipts: Vec<_> = (0..20).map(|n| sim.send(producer, &n.to_string()).1).collect();
         sim.advance_secs(1);
@@ -162,7 +162,7 @@ fn what_is_refused_for_good_holds_nothing_up() {
 
 #[test]
 fn once_a_queue_is_known_frames_do_not_wait_for_answers() {
-    let (mut sim, _) = late_node(Dialect::Framed, Mode::Whole, 0);
+    let (mut sim, _) = late_node(Dialect::Handshake, Mode::Whole, 0);
     let first = sim.enqueue("orders", "first");
     sim.settle();
     assert!(sim.enqueued(first).is_ok());
@@ -229,7 +229,7 @@ fn a_list_comes_back_from_a_stale_leader_in_order() {
 
 #[test]
 fn a_new_connection_has_to_show_that_it_knows_the_queue() {
-    let (mut sim, accepted) = late_node(Dialect::Framed, Mode::Whole, 0);
+    let (mut sim, accepted) = late_node(Dialect::Handshake, Mode::Whole, 0);
     let first = sim.enqueue("orders", "first");
     sim.settle();
     assert!(sim.enqueued(first).is_ok());

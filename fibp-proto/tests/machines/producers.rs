@@ -402,7 +402,7 @@ fn a_flush_survives_a_reconnect_without_lingering_again() {
     let producer = sim.producer(linger(300));
     // Held back by a stalled socket, so that it is not sent when the connection is lost.
     sim.socket().budget = Some(0);
-    let blocker = sim.call(fibp_proto::operation::Heartbeat {});
+    let blocker = sim.call(fibp_proto::typed::Heartbeat {});
     sim.settle();
     let (_, receipt, _) = sim.send(producer, "1");
     let flush = sim.flush(producer);

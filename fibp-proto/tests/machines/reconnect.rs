@@ -7,8 +7,8 @@ use fibp_proto::event::State;
 use fibp_proto::fault::FaultKind;
 use fibp_proto::frame::Transmit;
 use fibp_proto::machine::{ChannelId, Machine};
-use fibp_proto::operation::Heartbeat;
 use fibp_proto::response::ServerError;
+use fibp_proto::typed::Heartbeat;
 use fibp_proto::{Config, ErrorKind, Event, Fault, Op, Outcome, Response};
 
 use crate::calls::connected;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use fibp_proto::config::{ConsumerSettings, ProducerSettings};
 use fibp_proto::machine::ChannelId;
 use fibp_proto::machine::Machine;
-use fibp_proto::operation::GetQueueStats;
 use fibp_proto::response::ServerError;
+use fibp_proto::typed::GetQueueStats;
 use fibp_proto::{Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
 
 use crate::batching::frames;
@@ -214,7 +214,7 @@ fn a_leader_that_cannot_be_reached_is_forgotten() {
 
 /// A client whose configured server is n1, of a framed cluster that does not say so.
 fn framed_node(mode: Mode) -> Sim {
-    let mut sim = connected(Config::new("n1:5555").no_heartbeat(), mode, Dialect::Framed);
+    let mut sim = connected(Config::new("n1:5555").no_heartbeat(), mode, Dialect::Handshake);
     sim.dialed = Box::new(|_, _| Host::framed());
     sim
 }
@@ -352,7 +352,7 @@ fn a_node_that_fails_returns_its_work() {
 #[test]
 fn returned_work_is_not_taken_for_a_call_that_waits() {
     let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
-    let mut main = connected(config, Mode::Whole, Dialect::Framed);
+    let mut main = connected(config, Mode::Whole, Dialect::Handshake);
     main.serve = Box::new(names_n2);
     main.dialed = Box::new(|endpoint, _| match &*endpoint.host {
         "n2" => Host::Unreachable,
@@ -594,7 +594,7 @@ fn a_flush_does_not_outlive_its_client() {
 #[test]
 fn what_went_to_another_node_takes_up_room_until_it_is_over() {
     let config = Config::new("n1:5555").no_heartbeat().max_in_flight(2, 1 << 20);
-    let mut main = connected(config, Mode::Whole, Dialect::Framed);
+    let mut main = connected(config, Mode::Whole, Dialect::Handshake);
     main.dialed = Box::new(|_, _| Host::framed());
     main.serve = Box::new(names_n2);
     main.serve_node = Box::new(|_, _| Act::Silence);

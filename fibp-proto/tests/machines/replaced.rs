@@ -5,13 +5,17 @@ use std::time::Duration;
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::event::State;
 use fibp_proto::fault::FaultKind;
-use fibp_proto::operation::{DeleteQueue, ListConfig, ListQueues, Redrive, SetConfig};
+use fibp_proto::typed::{DeleteQueue, ListConfig, ListQueues, Redrive, SetConfig};
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Event, Request};
 
 use crate::harness::{Mode, P1, Sim, config, in_every_mode};
 use crate::host::{End, Host};
 
-const REVISIONS: [AdminRevision; 3] = [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3];
+const REVISIONS: [AdminRevision; 3] = [
+    AdminRevision::Protobuf,
+    AdminRevision::ProtobufRenumbered,
+    AdminRevision::Binary,
+];
 
 /// A remote server, whose key would be read on its way.
 fn remote() -> Config {
@@ -89,7 +93,7 @@ fn another_revision_at_the_same_address_is_asked_in_its_own_words() {
 #[test]
 fn what_one_connection_learned_does_not_spare_another_the_probe() {
     let mut first = Sim::requests(config(), Mode::Whole);
-    first.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::P2)));
+    first.dialed = Box::new(|_, _| Host::of(Dialect::Preamble(AdminRevision::ProtobufRenumbered)));
     first.settle();
     administrate(&mut first);
     let mut second = first.requests_beside();
@@ -119,7 +123,7 @@ fn admin_calls_that_waited_for_a_lost_probe_ask_the_next_server() {
 #[test]
 fn a_restart_behind_a_proxy_ends_nobody() {
     for end in [End::Eof, End::Reset] {
-        for dialect in [P1, Dialect::Framed] {
+        for dialect in [P1, Dialect::Handshake] {
             // With the framed dialect configured for loopback: there the key may go.
             let config = if dialect == P1 {
                 remote()

@@ -269,7 +269,7 @@ fn what_may_have_been_executed_never_claims_otherwise() {
 fn an_abandoned_call_is_not_replayed() {
     let mut sim = connected(config(), Mode::Whole, P2);
     sim.serve = Box::new(|_, _| Act::Silence);
-    let (token, id) = sim.call_within(fibp_proto::operation::ListQueues {}, None);
+    let (token, id) = sim.call_within(fibp_proto::typed::ListQueues {}, None);
     sim.settle();
     sim.abandon(token, id);
     sim.socket().end(End::Reset);
@@ -282,7 +282,7 @@ fn an_abandoned_call_is_not_replayed() {
 fn a_call_can_be_abandoned_while_it_waits_for_its_replay() {
     let mut sim = connected(config(), Mode::Whole, P2);
     sim.serve = Box::new(|_, _| Act::Silence);
-    let (token, id) = sim.call_within(fibp_proto::operation::ListQueues {}, None);
+    let (token, id) = sim.call_within(fibp_proto::typed::ListQueues {}, None);
     let (message, message_id) = sim.enqueue_within("orders", "m", None);
     sim.socket().budget = Some(0);
     sim.settle();

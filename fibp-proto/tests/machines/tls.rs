@@ -79,17 +79,17 @@ fn alpn_picks_the_dialect() {
     let certificates = Certificates::new();
     for (alpn, dialect) in [
         (&["fibp"][..], P3),
-        (&["fila/1"], Dialect::Framed),
+        (&["fila/1"], Dialect::Handshake),
         // Without a choice the first bytes decide, inside TLS.
         (&[], P3),
-        (&[], Dialect::Framed),
+        (&[], Dialect::Handshake),
     ] {
         for mode in MODES {
             let mut sim = Sim::requests(certificates.config().api_key("key"), mode);
             open(&mut sim, dialect, &certificates.server(alpn));
             assert!(sim.opened().is_ok());
-            let framed = dialect == Dialect::Framed;
-            assert_eq!(spoken(&sim) == Some(Dialect::Framed), framed);
+            let framed = dialect == Dialect::Handshake;
+            assert_eq!(spoken(&sim) == Some(Dialect::Handshake), framed);
             assert_eq!(sim.dials.len(), if framed && alpn.is_empty() { 2 } else { 1 });
             sim.finish();
         }
@@ -221,7 +221,7 @@ fn an_end_anywhere_in_the_opening() {
 #[test]
 fn large_payloads_both_ways() {
     let certificates = Certificates::new();
-    for (dialect, alpn) in [(P3, "fibp"), (Dialect::Framed, "fila/1")] {
+    for (dialect, alpn) in [(P3, "fibp"), (Dialect::Handshake, "fila/1")] {
         for mode in [Mode::Whole, Mode::Chunks(5)] {
             let mut sim = Sim::requests(certificates.config(), mode);
             open(&mut sim, dialect, &certificates.server(&[alpn]));
@@ -332,7 +332,7 @@ fn a_goodbye_inside_tls() {
     let certificates = Certificates::new();
     in_every_mode(|mode| {
         let mut sim = Sim::requests(certificates.config(), mode);
-        open(&mut sim, Dialect::Framed, &certificates.server(&["fila/1"]));
+        open(&mut sim, Dialect::Handshake, &certificates.server(&["fila/1"]));
         assert!(sim.opened().is_ok());
         let closing = sim.close(5_000);
         sim.settle();

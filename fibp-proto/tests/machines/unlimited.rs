@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fibp_proto::config::{Backoff, Batching, ConsumerSettings, ProducerSettings, Reconnect};
 use fibp_proto::fault::FaultKind;
-use fibp_proto::operation::Heartbeat;
 use fibp_proto::requests::Settle;
+use fibp_proto::typed::Heartbeat;
 use fibp_proto::{Config, Dialect, ErrorKind, Event};
 
 use crate::calls::connected;
@@ -48,7 +48,7 @@ fn settings() -> Vec<(&'static str, Config)> {
 #[test]
 fn a_client_works_with_every_duration_unlimited() {
     for (name, config) in settings() {
-        for dialect in [P1, Dialect::Framed] {
+        for dialect in [P1, Dialect::Handshake] {
             let mut sim = connected(config.clone(), Mode::Whole, dialect);
             sim.advance_secs(DAY);
             // A pair, as linger waits for two.
@@ -157,7 +157,7 @@ fn close_without_a_limit_flushes_what_lingers() {
         delay: Duration::MAX,
         max_messages: 1_000,
     });
-    for dialect in [P1, Dialect::Framed] {
+    for dialect in [P1, Dialect::Handshake] {
         let mut sim = connected(config(), Mode::Whole, dialect);
         let producer = sim.producer(linger);
         let receipts: Vec<_> = (0..100).map(|n| sim.send(producer, &n.to_string()).1).collect();

@@ -230,7 +230,7 @@ fn an_answer_must_be_one_to_its_request() {
 
 #[test]
 fn what_the_wire_cannot_carry_is_refused_before_it_is_written() {
-    let dialect = Dialect::Preamble(AdminRevision::P3);
+    let dialect = Dialect::Preamble(AdminRevision::Binary);
     let encode = |request: Request| request.encode(dialect, 1, Limits::default()).unwrap_err();
     let long = "x".repeat(65_536);
     let too_long = |field| EncodeError::StringTooLong {

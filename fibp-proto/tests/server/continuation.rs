@@ -3,7 +3,7 @@
 use super::*;
 
 fn part(opcode: u8, flags: u8, id: u32, body: impl Into<Bytes>) -> Bytes {
-    raw(Dialect::Framed, opcode, flags, id, body)
+    raw(Dialect::Handshake, opcode, flags, id, body)
 }
 
 #[test]
@@ -11,9 +11,9 @@ fn fifty_mebibytes_in_one_request() {
     let payload: Vec<u8> = (0..50 * 1024 * 1024_u32).map(|at| (at % 251) as u8).collect();
     let request = Request::Enqueue(vec![Message::new("q", payload)]);
     let bytes = request
-        .encode(Dialect::Framed, 3, Limits::default())
+        .encode(Dialect::Handshake, 3, Limits::default())
         .expect("split over frames");
-    let mut peer = Peer::open(Dialect::Framed);
+    let mut peer = Peer::open(Dialect::Handshake);
     assert_eq!(peer.receive(&bytes), bytes.len());
     let id = RequestId { id: 3, op: Op::Enqueue };
     // Compared without printing 50 MiB on failure.
@@ -43,7 +43,7 @@ fn continued_requests_may_be_interleaved_byte_by_byte() {
         bytes.extend_from_slice(&part(0x18, flags, 2, vec![nack[at]]));
         bytes.extend_from_slice(&part(0x03, 0, 3, ""));
     }
-    let mut peer = Peer::open(Dialect::Framed);
+    let mut peer = Peer::open(Dialect::Handshake);
     peer.receive(&bytes);
     let of = |op| {
         let is = |event: &&ServerEvent| matches!(event, ServerEvent::Request { id, .. } if id.op == op);
@@ -67,15 +67,15 @@ fn broken_sequences_close_without_a_frame() {
     for opcode in [0x03, 0x15, 0x18] {
         let mut bytes = part(0x16, CONTINUATION, 1, "x").to_vec();
         bytes.extend_from_slice(&part(opcode, 0, 1, ""));
-        closes(&bytes, config(&[Dialect::Framed]));
+        closes(&bytes, config(&[Dialect::Handshake]));
     }
     // 65 unfinished sequences.
     let bytes: Vec<u8> = (0..65)
         .flat_map(|id| part(0x16, CONTINUATION, id, "x").to_vec())
         .collect();
-    closes(&bytes, config(&[Dialect::Framed]));
+    closes(&bytes, config(&[Dialect::Handshake]));
     // More than may be kept.
-    let mut small = config(&[Dialect::Framed]);
+    let mut small = config(&[Dialect::Handshake]);
     small.max_reassembled = 1000;
     let bytes: Vec<u8> = (0..11)
         .flat_map(|id| part(0x16, CONTINUATION, id, vec![0; 100]).to_vec())

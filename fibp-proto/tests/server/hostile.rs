@@ -9,7 +9,7 @@ fn hostile_frame() -> impl Strategy<Value = Vec<u8>> {
     let opcode = prop_oneof![any::<u8>(), 0_u8..0x36, 0xE0_u8..];
     let body = proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0xFF), any::<u8>()], 0..80);
     (opcode, any::<bool>(), 0_u32..4, body, any::<bool>()).prop_map(|(opcode, continued, id, body, framed)| {
-        let dialect = if framed { Dialect::Framed } else { P1 };
+        let dialect = if framed { Dialect::Handshake } else { P1 };
         raw(dialect, opcode, continued.into(), id, body).to_vec()
     })
 }

@@ -26,7 +26,7 @@ fn goaway(text: &str) -> Bytes {
 #[test]
 fn each_dialect_is_opened_and_told_apart() {
     for dialect in ALL {
-        let other = if is_framed(dialect) { P1 } else { Dialect::Framed };
+        let other = if is_framed(dialect) { P1 } else { Dialect::Handshake };
         for dialects in [vec![dialect], vec![dialect, other], vec![other, dialect]] {
             let mut peer = Peer::new(config(&dialects));
             assert_eq!(peer.server.dialect(), None);
@@ -52,7 +52,7 @@ fn a_preamble_server_says_what_is_wrong() {
     assert_eq!(refusal(&[P1], HANDSHAKE), goaway("invalid magic"));
     assert_eq!(refusal(&[P1], b"GET / HTTP/1.1\r\n"), goaway("invalid magic"));
     assert_eq!(refusal(&[P1], b"\x16\x03\x01\x02\0\x01"), goaway("invalid magic"));
-    for dialects in [&[P1][..], &[P1, Dialect::Framed]] {
+    for dialects in [&[P1][..], &[P1, Dialect::Handshake]] {
         assert_eq!(
             refusal(dialects, b"FIBP\x02\x00"),
             goaway("unsupported protocol version 2.x (server supports 1.x)")
@@ -62,25 +62,25 @@ fn a_preamble_server_says_what_is_wrong() {
 
 #[test]
 fn a_framed_server_closes_on_anything_else() {
-    assert_eq!(refusal(&[Dialect::Framed], PREAMBLE), b"");
-    assert_eq!(refusal(&[Dialect::Framed], b"\x16\x03\x01\x02\0\x01"), b"");
-    assert_eq!(refusal(&[P1, Dialect::Framed], b"GET / HTTP/1.1\r\n"), b"");
+    assert_eq!(refusal(&[Dialect::Handshake], PREAMBLE), b"");
+    assert_eq!(refusal(&[Dialect::Handshake], b"\x16\x03\x01\x02\0\x01"), b"");
+    assert_eq!(refusal(&[P1, Dialect::Handshake], b"GET / HTTP/1.1\r\n"), b"");
     // Too short, too long, truncated inside, not UTF-8.
-    assert_eq!(refusal(&[Dialect::Framed], b"\0\0\0\x05"), b"");
-    assert_eq!(refusal(&[Dialect::Framed], b"\x01\0\0\x01"), b"");
+    assert_eq!(refusal(&[Dialect::Handshake], b"\0\0\0\x05"), b"");
+    assert_eq!(refusal(&[Dialect::Handshake], b"\x01\0\0\x01"), b"");
     assert_eq!(
-        refusal(&[Dialect::Framed], b"\0\0\0\x0b\x01\0\0\0\0\0\0\x01\x01\0\x08"),
+        refusal(&[Dialect::Handshake], b"\0\0\0\x0b\x01\0\0\0\0\0\0\x01\x01\0\x08"),
         b""
     );
     assert_eq!(
-        refusal(&[Dialect::Framed], b"\0\0\0\x0c\x01\0\0\0\0\0\0\x01\x01\0\x01\xff"),
+        refusal(&[Dialect::Handshake], b"\0\0\0\x0c\x01\0\0\0\0\0\0\x01\x01\0\x01\xff"),
         b""
     );
 }
 
 #[test]
 fn a_framed_server_refuses_versions_and_frames_before_the_handshake() {
-    for dialects in [&[Dialect::Framed][..], &[P1, Dialect::Framed]] {
+    for dialects in [&[Dialect::Handshake][..], &[P1, Dialect::Handshake]] {
         assert_eq!(
             refusal(dialects, b"\0\0\0\x09\x01\0\0\0\0\0\0\x02\0"),
             b"\0\0\0\x3f\xfe\0\0\0\0\0\x0d\0\x24only protocol version 1 is supported\0\x01\0\x0bmax_version\0\x011"
@@ -101,7 +101,7 @@ fn nothing_is_accepted_when_nothing_is_configured() {
 #[test]
 fn a_client_that_leaves_before_it_opened_is_forgotten() {
     for bytes in [&b""[..], b"FIBP\x01", b"\0\0\0\x09\x01"] {
-        let mut peer = Peer::new(config(&[P1, Dialect::Framed]));
+        let mut peer = Peer::new(config(&[P1, Dialect::Handshake]));
         peer.receive(bytes);
         peer.eof();
         assert_eq!(peer.events, [ServerEvent::Closed]);
@@ -111,7 +111,7 @@ fn a_client_that_leaves_before_it_opened_is_forgotten() {
 
 #[test]
 fn a_handshake_waits_for_the_decision() {
-    let mut peer = Peer::new(config(&[Dialect::Framed]));
+    let mut peer = Peer::new(config(&[Dialect::Handshake]));
     let feed = |server: &mut ServerConnection, bytes: &[u8]| {
         let mut buffer = server.take_read_buffer().expect("reading");
         buffer.unfilled()[..bytes.len()].copy_from_slice(bytes);
@@ -120,7 +120,7 @@ fn a_handshake_waits_for_the_decision() {
     };
     // A request is pipelined behind it.
     let mut bytes = HANDSHAKE_WITH_KEY.to_vec();
-    bytes.extend_from_slice(&raw(Dialect::Framed, 0x03, 0, 5, ""));
+    bytes.extend_from_slice(&raw(Dialect::Handshake, 0x03, 0, 5, ""));
     feed(&mut peer.server, &bytes);
     let Some(ServerEvent::Opened { key: Some(key), .. }) = peer.server.poll_event() else {
         panic!("no opening");
@@ -130,7 +130,7 @@ fn a_handshake_waits_for_the_decision() {
     assert!(peer.server.take_read_buffer().is_none());
     assert_eq!(peer.server.buffered(), 0);
 
-    let mut other = ServerConnection::new(config(&[Dialect::Framed]));
+    let mut other = ServerConnection::new(config(&[Dialect::Handshake]));
     feed(&mut other, &bytes);
     assert!(other.poll_event().is_some());
     other.refuse(ServerError::new(ErrorKind::Auth, "invalid API key"));
@@ -151,13 +151,13 @@ fn a_handshake_waits_for_the_decision() {
     assert_eq!(peer.written[..HANDSHAKE_OK.len()], *HANDSHAKE_OK);
     assert_eq!(
         peer.written[HANDSHAKE_OK.len()..],
-        *raw(Dialect::Framed, 0x04, 0, 5, "")
+        *raw(Dialect::Handshake, 0x04, 0, 5, "")
     );
 }
 
 #[test]
 fn a_cluster_node_announces_itself() {
-    let mut config = config(&[Dialect::Framed]);
+    let mut config = config(&[Dialect::Handshake]);
     config.node_id = 3;
     config.limits.receive = 0x0200_0000;
     let mut peer = Peer::new(config);

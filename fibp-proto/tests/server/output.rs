@@ -56,7 +56,7 @@ fn everything_a_server_says_is_understood() {
 
 #[test]
 fn what_cannot_be_encoded_is_refused_and_nothing_is_sent() {
-    let mut peer = Peer::open(Dialect::Framed);
+    let mut peer = Peer::open(Dialect::Handshake);
     let id = RequestId {
         id: 1,
         op: Op::GetConfig,
@@ -125,7 +125,7 @@ fn a_server_that_is_blocked_writing_does_not_read() {
 
 #[test]
 fn nothing_is_read_while_requests_wait() {
-    let mut server = ServerConnection::new(config(&[Dialect::Framed]));
+    let mut server = ServerConnection::new(config(&[Dialect::Handshake]));
     let mut buffer = server.take_read_buffer().expect("reading");
     assert!(server.take_read_buffer().is_none(), "it is out");
     buffer.unfilled()[..HANDSHAKE.len()].copy_from_slice(HANDSHAKE);
@@ -137,14 +137,14 @@ fn nothing_is_read_while_requests_wait() {
 
 #[test]
 fn deliveries_of_a_replaced_consumer_keep_its_id() {
-    let mut peer = Peer::open(Dialect::Framed);
+    let mut peer = Peer::open(Dialect::Handshake);
     let consume = |name: &str| Request::Consume {
         queue: name.into(),
         credit: 0,
     };
     for (name, id) in [("first", 4), ("second", 5)] {
         let frame = consume(name)
-            .encode(Dialect::Framed, id, Limits::default())
+            .encode(Dialect::Handshake, id, Limits::default())
             .expect("fits");
         peer.receive(&frame);
     }
@@ -153,7 +153,7 @@ fn deliveries_of_a_replaced_consumer_keep_its_id() {
     peer.server.push_to(4, &nothing).expect("fits");
     peer.server.push(&nothing).expect("fits");
     peer.turn();
-    let ids: Vec<u32> = frames(Dialect::Framed, &peer.written)
+    let ids: Vec<u32> = frames(Dialect::Handshake, &peer.written)
         .iter()
         .map(|frame| frame.header.id)
         .collect();

@@ -76,15 +76,15 @@ fn a_goodbye_ends_the_connection() {
 
 #[test]
 fn unreadable_requests_come_with_the_answer_of_real_servers() {
-    let mut peer = Peer::open(Dialect::Framed);
-    peer.receive(&raw(Dialect::Framed, 0x77, 0, 29, ""));
-    peer.receive(&raw(Dialect::Framed, 0x10, 0, 30, &b"\0\0\0\x01"[..]));
-    peer.receive(&raw(Dialect::Framed, 0x03, 0, 31, ""));
+    let mut peer = Peer::open(Dialect::Handshake);
+    peer.receive(&raw(Dialect::Handshake, 0x77, 0, 29, ""));
+    peer.receive(&raw(Dialect::Handshake, 0x10, 0, 30, &b"\0\0\0\x01"[..]));
+    peer.receive(&raw(Dialect::Handshake, 0x03, 0, 31, ""));
     let mut expected = b"\0\0\0\x2e\xfe\0\0\0\0\x1d\x0e\0\x23unknown or unsupported opcode: 0x77\0\0".to_vec();
     expected.extend_from_slice(
         b"\0\0\0\x48\xfe\0\0\0\0\x1e\x0e\0\x3dinvalid enqueue frame: incomplete frame: need 2 bytes, have 0\0\0",
     );
-    expected.extend_from_slice(&raw(Dialect::Framed, 0x04, 0, 31, ""));
+    expected.extend_from_slice(&raw(Dialect::Handshake, 0x04, 0, 31, ""));
     assert_eq!(peer.written, expected);
     assert!(matches!(
         peer.events[1],

@@ -26,7 +26,7 @@ fn negotiate(dialect: Dialect, alpn: &[&[u8]]) -> Pair {
 
 #[test]
 fn alpn_tells_the_dialect() {
-    let preamble = Dialect::Preamble(AdminRevision::P1);
+    let preamble = Dialect::Preamble(AdminRevision::Protobuf);
     for (dialect, server, chosen) in [
         (Dialect::Auto, &[&b"fibp"[..]][..], Some(&b"fibp"[..])),
         (Dialect::Auto, &[b"fila/1"], Some(b"fila/1")),
@@ -35,8 +35,8 @@ fn alpn_tells_the_dialect() {
         (Dialect::Auto, &[], None),
         (preamble, &[b"fibp"], Some(b"fibp")),
         (preamble, &[], None),
-        (Dialect::Framed, &[b"fila/1"], Some(b"fila/1")),
-        (Dialect::FramedF1, &[b"h2", b"fila/1"], Some(b"fila/1")),
+        (Dialect::Handshake, &[b"fila/1"], Some(b"fila/1")),
+        (Dialect::HandshakeEarly, &[b"h2", b"fila/1"], Some(b"fila/1")),
     ] {
         let pair = negotiate(dialect, server);
         pair.assert_connected();
@@ -48,8 +48,8 @@ fn alpn_tells_the_dialect() {
 fn no_common_alpn_is_explained() {
     for (dialect, server) in [
         (Dialect::Auto, &b"http/1.1"[..]),
-        (Dialect::Preamble(AdminRevision::P3), b"fila/1"),
-        (Dialect::Framed, b"fibp"),
+        (Dialect::Preamble(AdminRevision::Binary), b"fila/1"),
+        (Dialect::Handshake, b"fibp"),
     ] {
         let text = negotiate(dialect, &[server]).client_failure();
         assert!(

@@ -152,7 +152,7 @@ fn a_server_of_p3() {
 
 #[test]
 fn a_framed_server() {
-    replay(Dialect::Framed, "framed.json");
+    replay(Dialect::Handshake, "framed.json");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn nodes_of_a_cluster() {
     for vector in &recordings("cluster.json") {
         let dialect = match text(vector, "dialect") {
             "preamble" => PREAMBLES[0],
-            "framed" => Dialect::Framed,
+            "framed" => Dialect::Handshake,
             other => panic!("dialect {other}?"),
         };
         if vector["means"]["op"] == "handshake_ok" {

@@ -58,7 +58,7 @@ const PREAMBLE: &str = "preamble";
 const FRAMED: &str = "framed";
 
 fn dialect(name: &str) -> Dialect {
-    if name == FRAMED { Dialect::Framed } else { P1 }
+    if name == FRAMED { Dialect::Handshake } else { P1 }
 }
 
 fn queue() -> QueueName {

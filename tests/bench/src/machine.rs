@@ -337,7 +337,7 @@ impl Machine {
     pub fn push(&mut self, queue: &QueueName, deliveries: u32) -> Vec<u8> {
         let deliveries = (1..=deliveries).map(|n| delivery(queue, n));
         let pushes: Vec<Push> = match self.server.dialect {
-            Dialect::Framed => deliveries
+            Dialect::Handshake => deliveries
                 .map(|delivery| Push {
                     deliveries: vec![delivery],
                 })

@@ -327,10 +327,12 @@ mod tests {
             ..Answers::default()
         };
         let request = Request::Enqueue(vec![Message::new("q", "x"); 2]);
-        let frame = request.encode(Dialect::Framed, 1, Limits::default()).expect("a frame");
+        let frame = request
+            .encode(Dialect::Handshake, 1, Limits::default())
+            .expect("a frame");
         assert_eq!(answers.answer(&frame), Some(frame.len()));
         let expected = Response::Enqueue(vec![Ok(message_id_of_all()); 2]);
-        let expected = expected.encode(Dialect::Framed, 1, Op::Enqueue).expect("a frame");
+        let expected = expected.encode(Dialect::Handshake, 1, Op::Enqueue).expect("a frame");
         assert_eq!(answers.out, expected);
     }
 

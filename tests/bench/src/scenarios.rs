@@ -58,12 +58,12 @@ pub const SCENARIOS: [Scenario; 15] = [
     scenario("consume_64", 64, || consume(P1, Settling::None)),
     scenario("consume_64_ack_each", 64, || consume(P1, Settling::Each)),
     scenario("consume_64_ack_many", 64, || consume(P1, Settling::Many)),
-    scenario("framed_one", 1, || singles(Dialect::Framed, 1, 0)),
-    scenario("framed_fanin_64", 64, || singles(Dialect::Framed, 64, 0)),
-    scenario("framed_many_100", 100, || lists(Dialect::Framed, 100, 1)),
-    scenario("framed_consume_64", 64, || consume(Dialect::Framed, Settling::None)),
+    scenario("framed_one", 1, || singles(Dialect::Handshake, 1, 0)),
+    scenario("framed_fanin_64", 64, || singles(Dialect::Handshake, 64, 0)),
+    scenario("framed_many_100", 100, || lists(Dialect::Handshake, 100, 1)),
+    scenario("framed_consume_64", 64, || consume(Dialect::Handshake, Settling::None)),
     scenario("framed_consume_64_ack_each", 64, || {
-        consume(Dialect::Framed, Settling::Each)
+        consume(Dialect::Handshake, Settling::Each)
     }),
 ];
 

@@ -11,7 +11,7 @@ use fibp_proto::{AdminRevision, Dialect, Message, QueueName, Request, Secret};
 use fila_client_blocking::Client;
 
 /// What the null server speaks: preamble, revision P1.
-pub const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+pub const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 
 /// The six bytes that open the preamble dialect, in both directions.
 pub(crate) const PREAMBLE: [u8; 6] = *b"FIBP\x01\x00";
@@ -47,7 +47,7 @@ impl Target {
     pub(super) fn null(manner: Manner) -> Self {
         let server = Server::start(Kind::Null(manner));
         let addr = server.addr;
-        let dialect = manner.node_id.map_or(P1, |_| Dialect::Framed);
+        let dialect = manner.node_id.map_or(P1, |_| Dialect::Handshake);
         Self {
             config: Config::new(addr).dialect(dialect),
             peer: Peer {
@@ -188,7 +188,7 @@ impl Peer {
             key: settings.credentials.key().expect("a valid key"),
         };
         if peer.open().is_err() {
-            peer.dialect = Dialect::Framed;
+            peer.dialect = Dialect::Handshake;
         }
         peer
     }
@@ -203,7 +203,7 @@ impl Peer {
         let mut stream = TcpStream::connect(self.addr)?;
         stream.set_nodelay(true)?;
         let key = self.key.as_ref().map(Secret::expose);
-        if self.dialect == Dialect::Framed {
+        if self.dialect == Dialect::Handshake {
             let mut body = vec![0, 1, u8::from(key.is_some())];
             if let Some(key) = key {
                 body.extend_from_slice(&(key.len() as u16).to_be_bytes());
@@ -263,7 +263,7 @@ impl Peer {
     /// Whether a frame that begins so, length field included, is a push.
     pub(super) fn is_push(&self, frame: &[u8]) -> bool {
         match (self.dialect, frame.get(4..6)) {
-            (Dialect::Framed, Some([opcode, _])) => *opcode == 0x14,
+            (Dialect::Handshake, Some([opcode, _])) => *opcode == 0x14,
             (_, Some([flags, _])) => *flags == 0x04,
             _ => false,
         }
@@ -272,7 +272,7 @@ impl Peer {
     /// How many deliveries a push of this body holds.
     pub(super) fn deliveries(&self, body: &[u8]) -> u64 {
         match (self.dialect, body) {
-            (Dialect::Framed, [a, b, c, d, ..]) => u32::from_be_bytes([*a, *b, *c, *d]).into(),
+            (Dialect::Handshake, [a, b, c, d, ..]) => u32::from_be_bytes([*a, *b, *c, *d]).into(),
             (_, [a, b, ..]) => u16::from_be_bytes([*a, *b]).into(),
             _ => 0,
         }

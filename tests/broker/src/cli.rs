@@ -19,8 +19,9 @@ Usage: fila-test-broker [OPTION]...
   --listen ADDR        listen here (default 127.0.0.1:5555; port 0 is a free one)
   --port-file PATH     write the bound host:port to this file
   --api-key KEY        turn authentication on, with this superadmin key
-  --dialect NAME       speak preamble-p1, preamble-p2, preamble-p3, framed or framed-f1 only
-                       (default: preamble-p1 and framed on one port)
+  --dialect NAME       speak one dialect only: handshake, handshake-early, preamble-protobuf,
+                       preamble-protobuf-renumbered or preamble-binary (default: handshake and
+                       preamble-protobuf on one port)
   --cluster NODES      be a cluster of this many nodes, on the port of --listen and those that follow it
   --creation-delay MS  a queue of a cluster has no leader for this long after its creation (default 65)
   --queue NAME         create this queue at the start; repeatable
@@ -40,7 +41,7 @@ Prints \"listening on HOST:PORT\" when it is ready, of a cluster \"listening on 
 Stops on Ctrl-C and SIGTERM.
 
 Faults (on by default: oversized-push-kills, cluster-cuts-lists, cluster-acks-not-found, malformed-closes,
-leases-kept, deliveries-after-cancel, and credit-loss with preamble-p1 and preamble-p2):
+leases-kept, deliveries-after-cancel, and credit-loss with the protobuf revisions):
 
   oversized-push-kills     a push over the frame limit ends pushing, silently
   cluster                  refuse to consume unknown queues, as a cluster node does (without --cluster)
@@ -267,7 +268,7 @@ mod tests {
         assert_eq!(options.listen, "[::1]:0");
         assert_eq!(options.port_file, Some("port".into()));
         assert_eq!(options.api_key.as_deref(), Some("k"));
-        assert_eq!(options.dialect.to_string(), "preamble-p3");
+        assert_eq!(options.dialect.to_string(), "preamble-binary");
         assert_eq!(options.queues, ["a", "b"]);
         assert_eq!(
             (options.cluster, options.dead_letter_after, options.json),

@@ -311,7 +311,7 @@ mod tests {
         settings.faults = faults;
         let mut machine = BrokerMachine::new(settings);
         machine.create_queue("q");
-        let config = ServerConfig::new([Dialect::Preamble(AdminRevision::P1)]);
+        let config = ServerConfig::new([Dialect::Preamble(AdminRevision::Protobuf)]);
         (BrokerHost::new(machine, config), now)
     }
 

@@ -89,7 +89,7 @@ fn serves_a_cluster_and_says_where_in_json() {
         .filter_map(serde_json::Value::as_str)
         .collect();
     assert_eq!(ready["url"], format!("fila://{}", addrs.join(",")));
-    assert_eq!((ready["dialect"].as_str(), addrs.len()), (Some("framed"), 3));
+    assert_eq!((ready["dialect"].as_str(), addrs.len()), (Some("handshake"), 3));
     for (id, addr) in (1..).zip(addrs) {
         let mut client = TcpStream::connect(addr).expect("it listens");
         client.write_all(b"\0\0\0\x09\x01\0\0\0\0\0\0\x01\0").expect("it reads");

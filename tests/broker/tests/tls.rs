@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 
 fn tls(identity: &Identity) -> ServerTls {
     ServerTls::from_pem(&identity.chain_pem, &identity.key_pem).expect("well formed")
@@ -107,8 +107,8 @@ fn alpn_names_the_dialect() {
     let all = ["fila/1", "fibp", "h2"];
     for (dialects, offered, selected) in [
         (&[P1][..], &all[..], Some("fibp")),
-        (&[Dialect::Framed], &all, Some("fila/1")),
-        (&[P1, Dialect::Framed], &["fila/1"], Some("fila/1")),
+        (&[Dialect::Handshake], &all, Some("fila/1")),
+        (&[P1, Dialect::Handshake], &["fila/1"], Some("fila/1")),
         (&[P1], &[], None),
     ] {
         let broker = start(tls(&identity), dialects);

@@ -5,13 +5,13 @@ use fibp_proto::{AdminRevision, Dialect};
 pub use fila_test_broker::{Broker, BrokerBuilder, Faults, Leadership, ManualClock, ServerTls};
 
 /// Preamble, revision P1.
-pub const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
+pub const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 /// Preamble, revision P2.
-pub const P2: Dialect = Dialect::Preamble(AdminRevision::P2);
+pub const P2: Dialect = Dialect::Preamble(AdminRevision::ProtobufRenumbered);
 /// Preamble, revision P3.
-pub const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
+pub const P3: Dialect = Dialect::Preamble(AdminRevision::Binary);
 /// Framed, F2.
-pub const FRAMED: Dialect = Dialect::Framed;
+pub const FRAMED: Dialect = Dialect::Handshake;
 
 /// What cases run in that are not run in every dialect.
 pub const DEFAULT: Dialect = P1;

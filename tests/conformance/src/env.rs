@@ -159,7 +159,7 @@ impl Env {
             }
             let spoken = external::dialect();
             // Both revisions of the framed dialect are asked the same.
-            let kin = |chosen| chosen == spoken || (chosen == Dialect::Framed && spoken == Dialect::FramedF1);
+            let kin = |chosen| chosen == spoken || (chosen == Dialect::Handshake && spoken == Dialect::HandshakeEarly);
             if !chosen.is_none_or(kin) {
                 announce_skip(test, &format!("the server speaks {spoken}"));
                 return None;
@@ -361,7 +361,7 @@ impl Env {
 
     /// Whether frames to the external server hold one item each (docs/protocol/clusters.md 3).
     pub fn sends_one_each(&self) -> bool {
-        self.is_in_cluster() && matches!(self.dialect, Dialect::Framed | Dialect::FramedF1)
+        self.is_in_cluster() && matches!(self.dialect, Dialect::Handshake | Dialect::HandshakeEarly)
     }
 
     /// Whether the server wants TLS.

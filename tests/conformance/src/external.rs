@@ -145,7 +145,7 @@ fn probe_framed(config: &Config) -> io::Result<Dialect> {
     let (head, _) = read_frame(&mut socket)?;
     Ok(match head[4] {
         0x17 => FRAMED,
-        _ => Dialect::FramedF1,
+        _ => Dialect::HandshakeEarly,
     })
 }
 

@@ -252,7 +252,7 @@ impl<M: Machine<Token = ()>> Session<M> {
     fn receive(&mut self, bytes: &[u8]) {
         self.sent.extend_from_slice(bytes);
         self.decoder.feed(bytes);
-        let framed = matches!(self.dialect, Dialect::Framed | Dialect::FramedF1);
+        let framed = matches!(self.dialect, Dialect::Handshake | Dialect::HandshakeEarly);
         if !self.opened && !framed && self.decoder.pending().len() >= PREAMBLE.len() {
             self.decoder.consume(PREAMBLE.len());
             self.opened = true;

@@ -291,7 +291,7 @@ impl Conversation {
             return false;
         }
         match self.dialect {
-            Dialect::Framed | Dialect::FramedF1 => {
+            Dialect::Handshake | Dialect::HandshakeEarly => {
                 let Some(frame) = self.next_frame() else { return false };
                 assert_eq!(frame.header.opcode, 0x01, "a framed client opens with a handshake");
             }
@@ -303,7 +303,7 @@ impl Conversation {
     /// What a healthy server answers to the opening.
     pub fn opening_answer(&self) -> Vec<u8> {
         match self.dialect {
-            Dialect::Framed | Dialect::FramedF1 => handshake_ok(),
+            Dialect::Handshake | Dialect::HandshakeEarly => handshake_ok(),
             _ => PREAMBLE.to_vec(),
         }
     }
@@ -438,7 +438,7 @@ impl Conversation {
     /// Sends a goodbye, as no server does today.
     pub fn goaway(&mut self, text: &str) {
         let frame = match self.dialect {
-            Dialect::Framed | Dialect::FramedF1 => frame_bytes(0x05, 0, 0, &[]),
+            Dialect::Handshake | Dialect::HandshakeEarly => frame_bytes(0x05, 0, 0, &[]),
             _ => frame_bytes(0, 0xFF, 0, text.as_bytes()),
         };
         self.write(&frame);
@@ -447,7 +447,7 @@ impl Conversation {
     /// Sends a heartbeat, as no server does today.
     pub fn heartbeat(&mut self, id: u32) {
         let frame = match self.dialect {
-            Dialect::Framed | Dialect::FramedF1 => frame_bytes(0x03, 0, id, &[]),
+            Dialect::Handshake | Dialect::HandshakeEarly => frame_bytes(0x03, 0, id, &[]),
             _ => frame_bytes(0, 0x21, id, &[]),
         };
         self.write(&frame);

@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::runtime::Runtime;
 use crate::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
 use crate::error::Error;
-use crate::operation as op;
+use crate::typed as op;
 
 /// Administrative operations; see [`Client::admin`](super::Client::admin).
 ///

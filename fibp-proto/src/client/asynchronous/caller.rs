@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::runtime::Runtime;
 use crate::client::clients::Handle;
 use crate::error::Error;
-use crate::operation::Operation;
 use crate::requests::Settle;
+use crate::typed::TypedRequest;
 
 /// Makes calls, and keeps the client alive.
 #[derive(Debug)]
@@ -17,11 +17,8 @@ pub(super) struct Caller<R: Runtime> {
 }
 
 impl<R: Runtime> Caller<R> {
-    pub(super) async fn call<O: Operation>(&self, operation: O) -> Result<O::Output, Error> {
-        let call = self
-            .handle
-            .main()
-            .call(R::now(), operation.into_request(), self.timeout);
+    pub(super) async fn call<O: TypedRequest>(&self, request: O) -> Result<O::Output, Error> {
+        let call = self.handle.main().call(R::now(), request.into_request(), self.timeout);
         O::output(*call.await?)
     }
 

@@ -16,10 +16,10 @@ use crate::error::{Error, SendError};
 use crate::event::{State, Stats};
 use crate::machine::CloseReport;
 use crate::message::{Message, MessageId};
-use crate::operation as op;
 use crate::request::NackItem;
 use crate::requests::Settle;
 use crate::shared::Shared;
+use crate::typed as op;
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
 ///

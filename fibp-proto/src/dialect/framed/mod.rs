@@ -44,8 +44,8 @@ fn header(opcode: u8, id: u32) -> FrameHeader {
 impl Codec for Framed {
     fn dialect(&self) -> Dialect {
         match self.numbers {
-            Numbers::F1 => Dialect::FramedF1,
-            Numbers::F2 => Dialect::Framed,
+            Numbers::F1 => Dialect::HandshakeEarly,
+            Numbers::F2 => Dialect::Handshake,
         }
     }
 

@@ -34,9 +34,9 @@ const NO_LIMIT: u32 = u32::MAX;
 
 pub(crate) fn codec(revision: AdminRevision) -> &'static dyn Codec {
     match revision {
-        AdminRevision::P1 => &Preamble(AdminRevision::P1),
-        AdminRevision::P2 => &Preamble(AdminRevision::P2),
-        AdminRevision::P3 => &Preamble(AdminRevision::P3),
+        AdminRevision::Protobuf => &Preamble(AdminRevision::Protobuf),
+        AdminRevision::ProtobufRenumbered => &Preamble(AdminRevision::ProtobufRenumbered),
+        AdminRevision::Binary => &Preamble(AdminRevision::Binary),
     }
 }
 
@@ -62,8 +62,8 @@ impl Preamble {
             Op::Authenticate => Ok(Request::Authenticate(Secret::from(core::str::from_utf8(body)?))),
             Op::Goodbye => Ok(Request::Goodbye),
             op => match self.0 {
-                AdminRevision::P1 | AdminRevision::P2 => admin_protobuf::decode_request(op, body),
-                AdminRevision::P3 => admin_binary::decode_request(op, body),
+                AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered => admin_protobuf::decode_request(op, body),
+                AdminRevision::Binary => admin_binary::decode_request(op, body),
             },
         }
     }
@@ -83,7 +83,7 @@ impl Codec for Preamble {
             max_items: u16::MAX.into(),
             continuation: false,
             credit: true,
-            credit_window: self.0 == AdminRevision::P3,
+            credit_window: self.0 == AdminRevision::Binary,
             goodbye: false,
             authenticate: true,
             admin_revisions: true,
@@ -109,8 +109,10 @@ impl Codec for Preamble {
             Request::Authenticate(key) => to.write(key.expose().as_bytes()),
             Request::Heartbeat | Request::Goodbye | Request::ProbeAdmin => to.write(EMPTY),
             admin => match self.0 {
-                AdminRevision::P1 | AdminRevision::P2 => to.write(&admin_protobuf::encode_request(admin)?[..]),
-                AdminRevision::P3 => to.write(&admin_binary::RequestBody(admin)),
+                AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered => {
+                    to.write(&admin_protobuf::encode_request(admin)?[..])
+                }
+                AdminRevision::Binary => to.write(&admin_binary::RequestBody(admin)),
             },
         }
     }
@@ -157,8 +159,10 @@ impl Codec for Preamble {
             Op::Heartbeat => Ok(Response::Heartbeat),
             Op::Authenticate => Ok(Response::Authenticated),
             op => match self.0 {
-                AdminRevision::P1 | AdminRevision::P2 => admin_protobuf::decode_response(op, body),
-                AdminRevision::P3 => admin_binary::decode_response(op, body),
+                AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered => {
+                    admin_protobuf::decode_response(op, body)
+                }
+                AdminRevision::Binary => admin_binary::decode_response(op, body),
             },
         }
     }
@@ -185,7 +189,7 @@ impl Codec for Preamble {
 
     fn decode_request(&self, frame: &Frame) -> Result<Request, MalformedRequest> {
         let opcode = frame.header.opcode;
-        if self.0 == AdminRevision::P1 && opcode::STUBS_OF_P1.contains(&opcode) {
+        if self.0 == AdminRevision::Protobuf && opcode::STUBS_OF_P1.contains(&opcode) {
             return Err(MalformedRequest {
                 op: (opcode == opcode::PROBE).then_some(Op::ProbeAdmin),
                 reason: Malformed::UnknownOpcode { opcode },
@@ -220,8 +224,10 @@ impl Codec for Preamble {
             Response::Ack(results) | Response::Nack(results) => to.write(results.as_slice()),
             Response::Consume { .. } | Response::Heartbeat | Response::Authenticated => to.write(EMPTY),
             admin => match self.0 {
-                AdminRevision::P1 | AdminRevision::P2 => to.write(&admin_protobuf::encode_response(admin)?[..]),
-                AdminRevision::P3 => to.write(&admin_binary::ResponseBody(admin)),
+                AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered => {
+                    to.write(&admin_protobuf::encode_response(admin)?[..])
+                }
+                AdminRevision::Binary => to.write(&admin_binary::ResponseBody(admin)),
             },
         }
     }
@@ -281,7 +287,11 @@ mod tests {
     use crate::frame::{HEADER_LEN, PREFIX_LEN};
     use crate::request::{AckItem, NackItem};
 
-    const REVISIONS: [AdminRevision; 3] = [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3];
+    const REVISIONS: [AdminRevision; 3] = [
+        AdminRevision::Protobuf,
+        AdminRevision::ProtobufRenumbered,
+        AdminRevision::Binary,
+    ];
 
     #[test]
     fn frames_are_told_apart_by_their_header() {
@@ -306,20 +316,23 @@ mod tests {
         for revision in REVISIONS {
             let codec = codec(revision);
             assert_eq!(codec.dialect(), Dialect::Preamble(revision));
-            assert_eq!(codec.rules().credit_window, revision == AdminRevision::P3);
+            assert_eq!(codec.rules().credit_window, revision == AdminRevision::Binary);
         }
     }
 
     #[test]
     fn the_opening_carries_no_key() {
         let mut out = OutBuf::new();
-        assert_eq!(codec(AdminRevision::P1).encode_opening(Some("key"), &mut out), Ok(()));
+        assert_eq!(
+            codec(AdminRevision::Protobuf).encode_opening(Some("key"), &mut out),
+            Ok(())
+        );
         assert_eq!(&out.take_bytes()[..], b"FIBP\x01\0");
     }
 
     #[test]
     fn lengths_add_up_to_the_frame() {
-        let codec = codec(AdminRevision::P1);
+        let codec = codec(AdminRevision::Protobuf);
         let len = |request: &Request| {
             let mut out = OutBuf::new();
             codec.encode_request(1, request, NO_LIMIT, &mut out).expect("fits");
@@ -357,7 +370,7 @@ mod tests {
 
     #[test]
     fn goodbyes_and_heartbeats_of_servers() {
-        let codec = codec(AdminRevision::P2);
+        let codec = codec(AdminRevision::ProtobufRenumbered);
         let mut out = OutBuf::new();
         codec.encode_goodbye("invalid magic", &mut out);
         assert_eq!(&out.take_bytes()[..], b"\0\0\0\x13\0\xff\0\0\0\0invalid magic");

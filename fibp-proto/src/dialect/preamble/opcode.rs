@@ -50,8 +50,8 @@ const COMPACT: [(u8, Op); 4] = [
 
 fn table(revision: AdminRevision) -> impl Iterator<Item = &'static (u8, Op)> {
     let own = match revision {
-        AdminRevision::P1 => &P1,
-        AdminRevision::P2 | AdminRevision::P3 => &COMPACT,
+        AdminRevision::Protobuf => &P1,
+        AdminRevision::ProtobufRenumbered | AdminRevision::Binary => &COMPACT,
     };
     COMMON.iter().chain(own)
 }
@@ -75,7 +75,11 @@ mod tests {
 
     #[test]
     fn the_table_reads_both_ways() {
-        for revision in [AdminRevision::P1, AdminRevision::P2, AdminRevision::P3] {
+        for revision in [
+            AdminRevision::Protobuf,
+            AdminRevision::ProtobufRenumbered,
+            AdminRevision::Binary,
+        ] {
             for op in Op::ALL {
                 match of(revision, op) {
                     Some(code) if op != Op::ProbeAdmin => assert_eq!(operation(revision, code), Some(op)),
@@ -91,10 +95,13 @@ mod tests {
     #[test]
     fn the_revisions_differ_where_the_spec_says() {
         let codes = |revision| [Op::Redrive, Op::SetConfig, Op::GetConfig, Op::ListConfig].map(|op| of(revision, op));
-        assert_eq!(codes(AdminRevision::P1), [0x16, 0x17, 0x18, 0x19].map(Some));
-        assert_eq!(codes(AdminRevision::P2), [0x14, 0x15, 0x16, 0x17].map(Some));
-        assert_eq!(codes(AdminRevision::P3), [0x14, 0x15, 0x16, 0x17].map(Some));
-        assert_eq!(operation(AdminRevision::P1, 0x14), None);
-        assert_eq!(operation(AdminRevision::P3, 0x18), None);
+        assert_eq!(codes(AdminRevision::Protobuf), [0x16, 0x17, 0x18, 0x19].map(Some));
+        assert_eq!(
+            codes(AdminRevision::ProtobufRenumbered),
+            [0x14, 0x15, 0x16, 0x17].map(Some)
+        );
+        assert_eq!(codes(AdminRevision::Binary), [0x14, 0x15, 0x16, 0x17].map(Some));
+        assert_eq!(operation(AdminRevision::Protobuf, 0x14), None);
+        assert_eq!(operation(AdminRevision::Binary, 0x18), None);
     }
 }

@@ -359,14 +359,14 @@ impl BrokerMachine {
         let Style::Preamble { revision, quirks } = self.style(connection) else {
             return Refusal::UnknownOperation(OPCODE);
         };
-        if revision == AdminRevision::P1 {
+        if revision == AdminRevision::Protobuf {
             return Refusal::NotImplemented(OPCODE);
         }
         if quirks && let Err(refusal) = self.permit_all(connection) {
             return refusal;
         }
         match revision {
-            AdminRevision::P3 => Refusal::EmptyBody,
+            AdminRevision::Binary => Refusal::EmptyBody,
             _ => Refusal::Empty("dlq_queue name"),
         }
     }

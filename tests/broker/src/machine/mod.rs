@@ -665,7 +665,7 @@ impl BrokerMachine {
         let rules = PushRules {
             credit_loss: faults.credit_loss.unwrap_or(!matches!(
                 known.dialect,
-                Dialect::Preamble(fibp_proto::AdminRevision::P3)
+                Dialect::Preamble(fibp_proto::AdminRevision::Binary)
             )),
             oversized_push_kills: faults.oversized_push_kills,
             max_frame_size: self.settings.max_frame_size,

@@ -43,7 +43,11 @@ impl Style {
         let Self::Preamble { revision, quirks: true } = self else {
             return None;
         };
-        let config = if revision == AdminRevision::P1 { 0x17 } else { 0x15 };
+        let config = if revision == AdminRevision::Protobuf {
+            0x17
+        } else {
+            0x15
+        };
         Some(match op {
             Op::SetConfig => config,
             Op::GetConfig => config + 1,

@@ -40,7 +40,7 @@ impl BrokerBuilder {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             listen_error: None,
-            dialects: vec![Dialect::Preamble(AdminRevision::P1), Dialect::Framed],
+            dialects: vec![Dialect::Preamble(AdminRevision::Protobuf), Dialect::Handshake],
             queues: Vec::new(),
             clock: None,
             max_frame_size: DEFAULT_MAX_LENGTH,

@@ -18,7 +18,7 @@ impl Broker {
     /// ```
     /// use fila_test_broker::{Broker, Dialect};
     ///
-    /// let broker = Broker::cluster(3).dialect(Dialect::Framed).queue("orders").start()?;
+    /// let broker = Broker::cluster(3).dialect(Dialect::Handshake).queue("orders").start()?;
     /// println!("point a client at {}, or at one node: {}", broker.url(), broker.node_url(2));
     ///
     /// let leader = broker.leader("orders").expect("queues of the builder have a leader");

@@ -10,10 +10,10 @@ use fibp_proto::server::RequestId;
 use fibp_proto::{AdminRevision, Dialect, Request, Response, ServerError};
 use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Output, Settings, Snapshot};
 
-pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::P1);
-pub(crate) const P2: Dialect = Dialect::Preamble(AdminRevision::P2);
-pub(crate) const P3: Dialect = Dialect::Preamble(AdminRevision::P3);
-pub(crate) const FRAMED: Dialect = Dialect::Framed;
+pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
+pub(crate) const P2: Dialect = Dialect::Preamble(AdminRevision::ProtobufRenumbered);
+pub(crate) const P3: Dialect = Dialect::Preamble(AdminRevision::Binary);
+pub(crate) const FRAMED: Dialect = Dialect::Handshake;
 
 /// The wall clock at the start.
 pub(crate) const WALL_MS: u64 = 1_774_000_000_000;

@@ -11,7 +11,7 @@ const HANDSHAKE: &str = "00000009 01 00 00000000 0001 00";
 
 fn cluster() -> Broker {
     Broker::cluster(3)
-        .dialect(Dialect::Framed)
+        .dialect(Dialect::Handshake)
         .manual_clock(ManualClock::new())
         .queue("orders")
         .start()

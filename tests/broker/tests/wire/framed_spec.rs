@@ -21,7 +21,7 @@ const ERROR: u8 = 0xfe;
 
 fn broker() -> Broker {
     Broker::builder()
-        .dialect(Dialect::Framed)
+        .dialect(Dialect::Handshake)
         .queue("orders")
         .start()
         .expect("loopback is there")
@@ -207,7 +207,7 @@ fn malformed_requests_are_named_and_survived() {
 #[test]
 fn a_forbidden_queue_refuses_the_whole_frame() {
     let broker = Broker::builder()
-        .dialect(Dialect::Framed)
+        .dialect(Dialect::Handshake)
         .api_key("root")
         .queue("orders")
         .start()

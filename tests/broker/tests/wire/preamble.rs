@@ -23,7 +23,7 @@ fn openings() {
     raw.closed();
 
     let preamble_only = Broker::builder()
-        .dialect(Dialect::Preamble(AdminRevision::P1))
+        .dialect(Dialect::Preamble(AdminRevision::Protobuf))
         .start()
         .expect("loopback is there");
     let mut raw = Raw::connect(preamble_only.addr());
@@ -156,10 +156,13 @@ fn other_refusals_leave_the_connection_open() {
 #[test]
 fn the_probe_tells_revisions_apart() {
     for (revision, answer) in [
-        (AdminRevision::P1, "operation 0x14 not implemented"),
-        (AdminRevision::P2, "invalid payload: dlq_queue name must not be empty"),
+        (AdminRevision::Protobuf, "operation 0x14 not implemented"),
         (
-            AdminRevision::P3,
+            AdminRevision::ProtobufRenumbered,
+            "invalid payload: dlq_queue name must not be empty",
+        ),
+        (
+            AdminRevision::Binary,
             "wire decode error: invalid payload: unexpected end of payload reading u16",
         ),
     ] {

@@ -145,18 +145,18 @@ fn preamble_push(frame: &[u8]) -> Option<usize> {
 
 #[test]
 fn preamble_p1() {
-    let dialect = Dialect::Preamble(AdminRevision::P1);
+    let dialect = Dialect::Preamble(AdminRevision::Protobuf);
     replay("preamble-protobuf.json", dialect, 1_795_348_119_335, preamble_push);
 }
 
 #[test]
 fn preamble_p3() {
-    let dialect = Dialect::Preamble(AdminRevision::P3);
+    let dialect = Dialect::Preamble(AdminRevision::Binary);
     replay("preamble-binary.json", dialect, 1_795_349_151_087, preamble_push);
 }
 
 #[test]
 fn framed() {
     let is_delivery = |frame: &[u8]| (frame.len() > 14 && frame[4..6] == [0x14, 0]).then_some(14);
-    replay("framed.json", Dialect::Framed, 1_795_348_933_307, is_delivery);
+    replay("framed.json", Dialect::Handshake, 1_795_348_933_307, is_delivery);
 }

@@ -48,13 +48,13 @@ impl Plan {
     pub(super) fn new(random: &mut Random, defect: Option<Defect>) -> Self {
         let server = random
             .pick(&[
-                Dialect::Preamble(AdminRevision::P1),
-                Dialect::Preamble(AdminRevision::P2),
-                Dialect::Preamble(AdminRevision::P3),
-                Dialect::Framed,
-                Dialect::FramedF1,
+                Dialect::Preamble(AdminRevision::Protobuf),
+                Dialect::Preamble(AdminRevision::ProtobufRenumbered),
+                Dialect::Preamble(AdminRevision::Binary),
+                Dialect::Handshake,
+                Dialect::HandshakeEarly,
             ])
-            .unwrap_or(Dialect::Framed);
+            .unwrap_or(Dialect::Handshake);
         let crowded = random.chance(3);
         let queues = if crowded {
             random.between(18, 22)
@@ -73,9 +73,9 @@ impl Plan {
             let left = u32::try_from(random.spread(50)).unwrap_or(1);
             hooks = hooks.first_id(u32::MAX - left);
         }
-        let framed = matches!(server, Dialect::Framed | Dialect::FramedF1);
+        let framed = matches!(server, Dialect::Handshake | Dialect::HandshakeEarly);
         // Nothing tells one revision of the framed dialect from the other before it is too late.
-        let told = server == Dialect::FramedF1 || random.chance(40);
+        let told = server == Dialect::HandshakeEarly || random.chance(40);
         Self {
             server,
             client: if told { server } else { Dialect::Auto },

@@ -381,7 +381,7 @@ mod seen {
 
         /// Rows 8 and 31: on servers with the credit bug the balance never comes near a batch.
         async fn row_08_row_31_standing_credit(env: &Env) {
-            if !matches!(env.dialect(), Dialect::Preamble(AdminRevision::P1 | AdminRevision::P2)) {
+            if !matches!(env.dialect(), Dialect::Preamble(AdminRevision::Protobuf | AdminRevision::ProtobufRenumbered)) {
                 return announce_skip(env.test(), "the server has no such bug");
             }
             let proxy = env.proxy(|_| Plan::Pass);

@@ -1,4 +1,4 @@
-//! Operations as types, so that an adapter needs one generic call.
+//! Requests as types with a typed result, so that an adapter needs one generic call.
 
 use crate::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
 use crate::error::{Error, ErrorKind, Outcome};
@@ -7,8 +7,8 @@ use crate::prelude::*;
 use crate::request::Request;
 use crate::response::Response;
 
-/// A request with a typed result.
-pub trait Operation {
+/// A request whose answer has a type. [`Op`](crate::Op) is the mere name of an operation.
+pub trait TypedRequest {
     /// What a successful answer carries.
     type Output;
 
@@ -23,8 +23,8 @@ pub trait Operation {
     fn output(response: Response) -> Result<Self::Output, Error>;
 }
 
-/// Declares operations: `Name(fields) -> Output { request, answer pattern => result }`.
-macro_rules! operations {
+/// Declares typed requests: `Name(fields) -> Output { request, answer pattern => result }`.
+macro_rules! typed_requests {
     ($($(#[$doc:meta])* $name:ident($($field:ident: $type:ty),*) -> $output:ty {
         $request:expr, $response:pat => $value:expr
     })+) => {$(
@@ -37,7 +37,7 @@ macro_rules! operations {
             )*
         }
 
-        impl Operation for $name {
+        impl TypedRequest for $name {
             type Output = $output;
 
             fn into_request(self) -> Request {
@@ -55,7 +55,7 @@ macro_rules! operations {
     )+};
 }
 
-operations! {
+typed_requests! {
     /// Creates a queue and its dead-letter queue; the result is the queue's id.
     CreateQueue(spec: QueueSpec) -> String {
         Request::CreateQueue(spec), Response::CreateQueue { queue_id } => queue_id
