@@ -10,139 +10,115 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fibp_proto::admin::{QueueInfo, QueueList, QueueStats};
 use fibp_proto::frame::Transmit;
+use fibp_proto::request::NackItem;
 use fibp_proto::response::ServerError;
-use fibp_proto::server::{ServerConfig, ServerConnection, ServerEvent};
+use fibp_proto::server::{ServerConfig, ServerConnection};
 use fibp_proto::{AdminRevision, Dialect, Message, MessageId, Push, QueueName, Received, Request, Response};
-
-/// A message, how often it was nacked, and the connection it is leased to.
-struct Stored(Message, u32, Option<u64>);
-
-#[derive(Default)]
-struct Queue {
-    messages: BTreeMap<MessageId, Stored>,
-    ready: VecDeque<MessageId>,
-}
 
 #[derive(Default)]
 struct Broker {
-    queues: BTreeMap<QueueName, Queue>,
+    queues: BTreeMap<QueueName, VecDeque<Received>>,
+    /// What was delivered and is not settled, and over which connection.
+    leases: BTreeMap<MessageId, (u64, Received)>,
     last_id: u64,
 }
 
+type Answer<T> = Result<T, Box<ServerError>>;
+
 impl Broker {
-    fn answer(&mut self, request: Request) -> Response {
-        let missing = |queue: &str| ServerError::queue_not_found(queue);
-        match request {
+    fn answer(&mut self, request: Request) -> Answer<Response> {
+        Ok(match request {
             Request::CreateQueue(spec) if self.queues.contains_key(&spec.name) => {
-                Response::Error(ServerError::queue_exists(&spec.name))
+                return Err(ServerError::queue_exists(&spec.name).into());
             }
             Request::CreateQueue(spec) => {
                 let queue_id = spec.name.to_string();
-                self.queues.insert(spec.name, Queue::default());
+                self.queues.insert(spec.name, VecDeque::new());
                 Response::CreateQueue { queue_id }
             }
-            Request::DeleteQueue { queue } => match self.queues.remove(&queue) {
-                Some(_) => Response::DeleteQueue,
-                None => Response::Error(missing(&queue)),
-            },
-            Request::ListQueues => {
-                let queues = self.queues.iter().map(|(name, queue)| {
-                    QueueInfo::default()
-                        .name(name.to_string())
-                        .depth(queue.messages.len() as u64)
-                });
-                Response::ListQueues(QueueList::default().queues(queues.collect()).cluster_node_count(0))
+            Request::DeleteQueue { queue } => {
+                self.queue(&queue)?;
+                self.queues.remove(&queue);
+                Response::DeleteQueue
             }
-            Request::QueueStats { queue } => match self.queues.get(&queue) {
-                Some(found) => Response::QueueStats(
-                    QueueStats::default()
-                        .depth(found.messages.len() as u64)
-                        .in_flight((found.messages.len() - found.ready.len()) as u64),
-                ),
-                None => Response::Error(missing(&queue)),
-            },
+            Request::ListQueues => {
+                let info = |name: &QueueName| QueueInfo::default().name(name.to_string());
+                Response::ListQueues(QueueList::default().queues(self.queues.keys().map(info).collect()))
+            }
+            Request::QueueStats { queue } => {
+                let leased = self.leases.values().filter(|(_, message)| message.queue == queue);
+                let (leased, ready) = (leased.count() as u64, self.queue(&queue)?.len() as u64);
+                Response::QueueStats(QueueStats::default().depth(ready + leased).in_flight(leased))
+            }
             Request::Enqueue(messages) => {
                 Response::Enqueue(messages.into_iter().map(|message| self.store(message)).collect())
             }
-            Request::EnqueueNone { .. } => Response::Enqueue(Vec::new()),
             Request::Ack(items) => Response::Ack(
                 items
                     .iter()
-                    .map(|item| self.settle(&item.queue, &item.id, false))
+                    .map(|item| self.settle(&item.queue, &item.id).map(drop))
                     .collect(),
             ),
-            Request::Nack(items) => Response::Nack(
-                items
-                    .iter()
-                    .map(|item| self.settle(&item.queue, &item.id, true))
-                    .collect(),
-            ),
+            Request::Nack(items) => {
+                let give_back = |item: &NackItem| {
+                    let message = self.settle(&item.queue, &item.id)?;
+                    self.give_back(message);
+                    Ok(())
+                };
+                Response::Nack(items.iter().map(give_back).collect())
+            }
             Request::Consume { .. } => Response::Consume {
                 consumer_id: Some("consumer".to_owned()),
             },
             Request::Heartbeat => Response::Heartbeat,
             Request::Authenticate(_) => Response::Authenticated,
-            other => Response::Error(ServerError::invalid_argument(&format!(
-                "{:?} is not for a queue this small",
-                other.op()
-            ))),
-        }
+            other => return Err(ServerError::invalid_argument(&format!("no {:?} here", other.op())).into()),
+        })
     }
 
-    fn store(&mut self, message: Message) -> Result<MessageId, Box<ServerError>> {
-        let Some(queue) = self.queues.get_mut(&message.queue) else {
-            return Err(Box::new(ServerError::queue_not_found(&message.queue)));
-        };
+    fn queue(&mut self, name: &QueueName) -> Answer<&mut VecDeque<Received>> {
+        let missing = || ServerError::queue_not_found(name).into();
+        self.queues.get_mut(name).ok_or_else(missing)
+    }
+
+    fn store(&mut self, message: Message) -> Answer<MessageId> {
+        let id = MessageId::from(format!("00000000-0000-7000-8000-{:012x}", self.last_id + 1));
+        let (name, headers, payload) = (message.queue, message.headers, message.payload);
+        let stored = Received::new(id.clone(), name.clone(), headers, payload, "default", 0);
+        self.queue(&name)?.push_back(stored);
         self.last_id += 1;
-        let id = MessageId::from(format!("00000000-0000-7000-8000-{:012x}", self.last_id));
-        queue.messages.insert(id.clone(), Stored(message, 0, None));
-        queue.ready.push_back(id.clone());
         Ok(id)
-    }
-
-    fn settle(&mut self, queue: &QueueName, id: &MessageId, again: bool) -> Result<(), Box<ServerError>> {
-        let lost = || Box::new(ServerError::message_not_found(queue, id.as_str()));
-        let found = self.queues.get_mut(queue).ok_or_else(lost)?;
-        let stored = found
-            .messages
-            .get_mut(id)
-            .filter(|stored| stored.2.is_some())
-            .ok_or_else(lost)?;
-        if again {
-            (stored.1, stored.2) = (stored.1 + 1, None);
-            found.ready.push_back(id.clone());
-        } else {
-            found.messages.remove(id);
-        }
-        Ok(())
     }
 
     /// The next message of a queue, leased to a connection.
     fn deliver(&mut self, name: &QueueName, connection: u64) -> Option<Received> {
-        let queue = self.queues.get_mut(name)?;
-        let id = queue.ready.pop_front()?;
-        let Stored(message, attempts, lease) = queue.messages.get_mut(&id)?;
-        *lease = Some(connection);
-        let (headers, payload) = (message.headers.clone(), message.payload.clone());
-        Some(Received::new(id, name.clone(), headers, payload, "default", *attempts))
+        let message = self.queues.get_mut(name)?.pop_front()?;
+        self.leases.insert(message.id.clone(), (connection, message.clone()));
+        Some(message)
+    }
+
+    fn settle(&mut self, queue: &QueueName, id: &MessageId) -> Answer<Received> {
+        let lost = || Box::new(ServerError::message_not_found(queue, id.as_str()));
+        Ok(self.leases.remove(id).ok_or_else(lost)?.1)
+    }
+
+    fn give_back(&mut self, mut message: Received) {
+        message.attempt_count += 1;
+        if let Some(queue) = self.queues.get_mut(&message.queue) {
+            queue.push_back(message);
+        }
     }
 
     fn release(&mut self, connection: u64) {
-        for queue in self.queues.values_mut() {
-            for (id, stored) in queue
-                .messages
-                .iter_mut()
-                .filter(|(_, stored)| stored.2 == Some(connection))
-            {
-                (stored.1, stored.2) = (stored.1 + 1, None);
-                queue.ready.push_back(id.clone());
-            }
-        }
+        let leases = std::mem::take(&mut self.leases).into_iter();
+        let (released, kept) = leases.partition(|(_, (holder, _))| *holder == connection);
+        self.leases = kept;
+        released.into_values().for_each(|(_, message)| self.give_back(message));
     }
 }
 
@@ -156,7 +132,7 @@ fn main() -> io::Result<()> {
             if let Err(error) = serve(socket, number, &broker) {
                 eprintln!("connection {number}: {error}");
             }
-            broker.lock().unwrap_or_else(PoisonError::into_inner).release(number);
+            lock(&broker).release(number);
         });
     }
     Ok(())
@@ -168,51 +144,18 @@ fn serve(mut socket: TcpStream, number: u64, broker: &Mutex<Broker>) -> io::Resu
     socket.set_nodelay(true)?;
     let dialects = [Dialect::Preamble(AdminRevision::Protobuf), Dialect::Handshake];
     let mut connection = ServerConnection::new(ServerConfig::new(dialects));
-    let (mut transmit, mut consuming, mut credit) = (Transmit::new(), None, 0_u32);
+    let mut transmit = Transmit::new();
     while !connection.is_finished() {
-        while let Some(event) = connection.poll_event() {
-            match event {
-                ServerEvent::Opened { .. } => connection.accept(),
-                ServerEvent::Malformed {
-                    id,
-                    answer: Some(refusal),
-                    ..
-                } => connection.respond_error(id, &refusal),
-                ServerEvent::Malformed { answer: None, .. } => connection.close(),
-                ServerEvent::Request {
-                    request: Request::CancelConsume,
-                    ..
-                } => consuming = None,
-                ServerEvent::Request {
-                    request: Request::Flow { credit: more },
-                    ..
-                } => credit = credit.saturating_add(more),
-                ServerEvent::Request { id, request } => {
-                    if let Request::Consume { queue, credit: initial } = &request {
-                        let has_credit = matches!(connection.dialect(), Some(Dialect::Preamble(_)));
-                        (consuming, credit) = (Some(queue.clone()), if has_credit { *initial } else { u32::MAX });
-                    }
-                    let response = broker.lock().unwrap_or_else(PoisonError::into_inner).answer(request);
-                    connection.respond(id, &response).map_err(io::Error::other)?;
-                }
-                _ => {}
-            }
+        while let Some((id, request)) = connection.poll_request() {
+            let answer = lock(broker).answer(request);
+            let response = answer.unwrap_or_else(|refusal| Response::Error(*refusal));
+            connection.respond(id, &response).map_err(io::Error::other)?;
         }
-        while let Some(queue) = consuming
-            .as_ref()
-            .filter(|_| credit > 0 && connection.buffered() < 64 * 1024)
+        while let Some(queue) = connection.consumer_queue()
+            && let Some(delivery) = lock(broker).deliver(queue, number)
         {
-            let next = broker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .deliver(queue, number);
-            let Some(delivery) = next else { break };
-            connection
-                .push(&Push {
-                    deliveries: vec![delivery],
-                })
-                .map_err(io::Error::other)?;
-            credit -= 1;
+            let deliveries = vec![delivery];
+            connection.push(&Push { deliveries }).map_err(io::Error::other)?;
         }
         while connection.take_transmit(&mut transmit) {
             while !transmit.is_empty() {
@@ -231,4 +174,8 @@ fn serve(mut socket: TcpStream, number: u64, broker: &Mutex<Broker>) -> io::Resu
         }
     }
     Ok(())
+}
+
+fn lock(broker: &Mutex<Broker>) -> MutexGuard<'_, Broker> {
+    broker.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,7 @@
 //! What happened to a transport, as reported by the adapter that owns the socket.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Outcome};
@@ -98,6 +99,21 @@ impl Fault {
     pub fn into_dial_error(self) -> Error {
         let kind = self.kind.dial_error_kind();
         self.into_error(kind, Outcome::NotSent)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                FaultKind::Reset
+            }
+            io::ErrorKind::ConnectionRefused => FaultKind::Refused,
+            io::ErrorKind::TimedOut => FaultKind::TimedOut,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => FaultKind::Unreachable,
+            _ => FaultKind::Other,
+        };
+        Self::from_source(kind, error)
     }
 }
 

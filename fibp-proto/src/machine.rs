@@ -35,6 +35,9 @@ use crate::frame::{ReadBuffer, Transmit};
 use crate::message::{MessageId, Secret};
 use crate::response::Response;
 
+/// About how much [`Machine::next_step`] encodes at a time, in bytes.
+const STEP_SIZE: usize = 64 * 1024;
+
 /// See the [module documentation](self).
 pub trait Machine {
     /// The adapter's waiter.
@@ -103,6 +106,77 @@ pub trait Machine {
     /// A channel that was opened since and has no driver yet.
     #[must_use]
     fn poll_new_channel(&mut self) -> Option<ChannelId>;
+
+    // ---- both at once, for a driver that has one thread and a blocking socket ----
+
+    /// All of a driver's turn but what it does without the lock: the next of the steps above, in their order. `transmit`
+    /// is the driver's own, from one call to the next.
+    #[must_use]
+    fn next_step(&mut self, now: Instant, channel: ChannelId, transmit: &mut Transmit) -> Step<Self::Token> {
+        if self.poll_timeout(channel).is_some_and(|due| due <= now) {
+            self.handle_timeout(now);
+        }
+        let mut completions = Vec::new();
+        self.drain_completions(&mut completions);
+        if !completions.is_empty() {
+            return Step::Complete(completions);
+        }
+        if let Some(action) = self.poll_action(channel) {
+            if matches!(action, Action::Hangup) {
+                // What was not written belongs to the connection that is gone.
+                *transmit = Transmit::new();
+            }
+            return Step::Act(action);
+        }
+        if let Some(further) = self.poll_new_channel() {
+            return Step::Serve(further);
+        }
+        if self.is_terminated(channel) {
+            return Step::End;
+        }
+        if !transmit.is_empty() || self.take_transmit(now, channel, STEP_SIZE, transmit) {
+            return Step::Write;
+        }
+        let buffer = self.take_read_buffer(channel);
+        let until = self.poll_timeout(channel);
+        self.note_sleep(channel, until);
+        match buffer {
+            Some(buffer) => Step::Read { buffer, until },
+            None => Step::Sleep(until),
+        }
+    }
+
+    /// A write ended: the socket took `n` bytes of `transmit`, which may be 0, or it failed.
+    fn handle_written(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        transmit: &mut Transmit,
+        result: Result<usize, Fault>,
+    ) {
+        match result {
+            Ok(n) => self.transmitted(now, channel, transmit, n),
+            Err(fault) => self.transmit_failed(now, channel, std::mem::take(transmit), fault),
+        }
+    }
+
+    /// A read ended: the buffer with what it brought, and how many bytes that is: 0 at the end of the stream, `None` if there
+    /// was nothing yet.
+    fn handle_read(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        buffer: ReadBuffer,
+        result: Result<Option<usize>, Fault>,
+    ) {
+        // Whatever happened: only a buffer that came back is handed out again.
+        self.handle_input(now, channel, buffer);
+        match result {
+            Ok(Some(0)) => self.handle_eof(now, channel),
+            Ok(_) => {}
+            Err(fault) => self.handle_transport_error(now, channel, fault),
+        }
+    }
 
     // ---- callers ----
 
@@ -193,6 +267,32 @@ pub enum Action {
     HalfClose,
     /// Close the socket, or give up the dial that is under way.
     Hangup,
+}
+
+/// What a driver with one thread and a blocking socket does next, without the lock ([`Machine::next_step`]).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Step<T> {
+    /// Wake these waiters.
+    Complete(Vec<Completion<T>>),
+    /// Do this to the socket. After a [`Hangup`](Action::Hangup) drop what is left of it; buffers that are out may be
+    /// returned, which does nothing, or dropped.
+    Act(Action),
+    /// Begin another loop like this one, for a channel that is new.
+    Serve(ChannelId),
+    /// Write the driver's `transmit` once, then [`Machine::handle_written`].
+    Write,
+    /// Read once, until `until` at the latest, then [`Machine::handle_read`].
+    Read {
+        /// Where to.
+        buffer: ReadBuffer,
+        /// When to look again; `None`: when something comes.
+        until: Option<Instant>,
+    },
+    /// Sleep until then, or until a caller asks the machine for something.
+    Sleep(Option<Instant>),
+    /// The channel is over for good.
+    End,
 }
 
 /// A waiter's result, with the token that waited for it.

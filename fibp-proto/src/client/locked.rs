@@ -167,12 +167,7 @@ impl<M: Machine, S> Locked<M, S> {
         buffer: ReadBuffer,
         result: Result<Option<usize>, Fault>,
     ) {
-        self.machine.handle_input(now, channel, buffer);
-        match result {
-            Ok(Some(0)) => self.machine.handle_eof(now, channel),
-            Ok(_) => {}
-            Err(fault) => self.machine.handle_transport_error(now, channel, fault),
-        }
+        self.machine.handle_read(now, channel, buffer, result);
     }
 
     /// Whether something is left for the driver.

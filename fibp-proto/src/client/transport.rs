@@ -12,16 +12,7 @@ use crate::message::Secret;
 /// What an operating system's error means to the core.
 #[must_use]
 pub fn fault(error: io::Error) -> Fault {
-    let kind = match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            FaultKind::Reset
-        }
-        io::ErrorKind::ConnectionRefused => FaultKind::Refused,
-        io::ErrorKind::TimedOut => FaultKind::TimedOut,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => FaultKind::Unreachable,
-        _ => FaultKind::Other,
-    };
-    Fault::from_source(kind, error)
+    Fault::from(error)
 }
 
 /// The API key to present on the next connection. Runs the user's closure: call it with no lock held.

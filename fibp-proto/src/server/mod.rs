@@ -1,8 +1,9 @@
 //! The server side of a connection, for brokers, proxies and tests.
 
 mod opening;
+mod subscription;
 
-use crate::dialect::{Codec, Dialect, EncodeError, MalformedRequest};
+use crate::dialect::{Codec, Dialect, EncodeError, Malformed, MalformedRequest};
 use crate::frame::{
     DEFAULT_MAX_LENGTH, Decoder, HEADER_LEN, Item, Layout, Limits, OutBuf, Oversize, PREFIX_LEN, ReadBuffer,
     Reassembler, Transmit,
@@ -11,6 +12,7 @@ use crate::message::Secret;
 use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
+use subscription::Subscription;
 
 /// While more output than this waits, nothing is read and no request is decoded: a server that is blocked
 /// writing does not read.
@@ -79,6 +81,8 @@ pub enum ServerEvent {
         id: u32,
         /// The operation, as far as the header says.
         op: Option<Op>,
+        /// What is wrong with it.
+        reason: Malformed,
         /// The refusal.
         answer: Option<ServerError>,
     },
@@ -107,6 +111,7 @@ enum State {
 ///   [`handle_eof`](Self::handle_eof).
 /// * Events: after any input, and whenever output was written, call [`poll_event`](Self::poll_event) until it
 ///   returns `None`, and answer each request.
+///   [`poll_request`](Self::poll_request) does this but for the answers, for servers that have nothing else to decide.
 /// * Output: [`take_transmit`](Self::take_transmit), write, [`transmitted`](Self::transmitted).
 ///
 /// While more than 256 KiB of output wait, no event and no read buffer is given out. Calls in any order are
@@ -124,6 +129,7 @@ pub struct ServerConnection {
     writing: Option<usize>,
     /// The id of the consume that was accepted last; deliveries carry it in the framed dialect.
     consumer: u32,
+    subscription: Subscription,
     eof: bool,
     /// Whether [`ServerEvent::Closed`] was reported.
     reported: bool,
@@ -141,6 +147,7 @@ impl ServerConnection {
             out: OutBuf::new(),
             writing: None,
             consumer: 0,
+            subscription: Subscription::default(),
             eof: false,
             reported: false,
             config,
@@ -189,7 +196,7 @@ impl ServerConnection {
                 return None;
             }
             let event = match (self.state, self.codec) {
-                (State::Open, Some(codec)) => self.poll_request(codec),
+                (State::Open, Some(codec)) => self.read_request(codec),
                 (State::Deciding, _) => return None,
                 _ => self.poll_opening(),
             };
@@ -212,7 +219,7 @@ impl ServerConnection {
         self.codec.map(|codec| codec.dialect())
     }
 
-    fn poll_request(&mut self, codec: &'static dyn Codec) -> Option<ServerEvent> {
+    fn read_request(&mut self, codec: &'static dyn Codec) -> Option<ServerEvent> {
         loop {
             let Ok(item) = self.decoder.next_item() else {
                 self.end();
@@ -241,11 +248,12 @@ impl ServerConnection {
                     self.end();
                     None
                 }
-                Ok(request) => Some(ServerEvent::Request {
-                    id: RequestId { id, op: request.op() },
-                    request,
-                }),
-                Err(MalformedRequest { op, answer, .. }) => Some(ServerEvent::Malformed { id, op, answer }),
+                Ok(request) => {
+                    self.subscription.note_request(id, &request, codec.rules().credit);
+                    let id = RequestId { id, op: request.op() };
+                    Some(ServerEvent::Request { id, request })
+                }
+                Err(MalformedRequest { op, reason, answer }) => Some(ServerEvent::Malformed { id, op, reason, answer }),
             };
         }
     }
@@ -277,6 +285,7 @@ impl ServerConnection {
         if let Response::Consume { .. } = response {
             self.consumer = id.id;
         }
+        self.subscription.note_response(id.id, response);
         Ok(())
     }
 
@@ -304,7 +313,9 @@ impl ServerConnection {
     /// As for [`push`](Self::push).
     pub fn push_to(&mut self, consume: u32, push: &Push) -> Result<(), EncodeError> {
         let Some(codec) = self.open_codec() else { return Ok(()) };
-        codec.encode_push(consume, push, self.config.limits.send, &mut self.out)
+        codec.encode_push(consume, push, self.config.limits.send, &mut self.out)?;
+        self.subscription.note_push(consume, push);
+        Ok(())
     }
 
     /// Sends a goodbye (no server does today; clients must handle it).

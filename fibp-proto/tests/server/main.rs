@@ -7,11 +7,14 @@ mod hostile;
 mod openings;
 mod output;
 mod requests;
+mod subscription;
 
 use bytes::Bytes;
 use common::ALL;
-use fibp_proto::dialect::EncodeError;
-use fibp_proto::frame::{self, CONTINUATION, Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Transmit};
+use fibp_proto::dialect::{EncodeError, Malformed};
+use fibp_proto::frame::{
+    self, CONTINUATION, DecodeError, Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Transmit,
+};
 use fibp_proto::request::{AckItem, NackItem};
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{

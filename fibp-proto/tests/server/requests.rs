@@ -91,6 +91,7 @@ fn unreadable_requests_come_with_the_answer_of_real_servers() {
         ServerEvent::Malformed {
             id: 30,
             op: Some(Op::Enqueue),
+            reason: Malformed::Body(_),
             answer: Some(_)
         }
     ));
@@ -98,10 +99,19 @@ fn unreadable_requests_come_with_the_answer_of_real_servers() {
     let mut peer = Peer::open(P1);
     peer.receive(&raw(P1, 0x77, 0, 1, ""));
     assert_eq!(peer.written, raw(P1, 0xFE, 0, 1, "unknown operation 0x77"));
+    match &peer.events[0] {
+        ServerEvent::Malformed { reason, .. } => assert_eq!(reason.to_string(), "unknown opcode 0x77"),
+        other => panic!("{other:?}"),
+    }
     peer.receive(&raw(P1, 0x01, 0, 2, &b"\0"[..]));
     let closed = ServerEvent::Malformed {
         id: 2,
         op: Some(Op::Enqueue),
+        reason: Malformed::Body(DecodeError::UnexpectedEnd {
+            field: "u16",
+            needed: 2,
+            available: 1,
+        }),
         answer: None,
     };
     assert_eq!(peer.events[1..], [closed, ServerEvent::Closed]);

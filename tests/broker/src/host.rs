@@ -157,7 +157,7 @@ impl BrokerHost {
                     }
                 }
                 ServerEvent::Request { id, request } => self.machine.handle(now, connection, id, request),
-                ServerEvent::Malformed { id, op, answer } => {
+                ServerEvent::Malformed { id, op, answer, .. } => {
                     self.machine.handle_malformed(connection, id, op, answer);
                 }
                 // What is left to write is written; `is_finished` tells when.

@@ -372,6 +372,7 @@ impl Cluster {
                 id: request,
                 op: op @ Some(Op::ProbeAdmin | Op::Redrive),
                 answer,
+                ..
             } => self.machine.handle_malformed(id, request, op, answer),
             // The answer to a heartbeat, which no server sends today, is no request.
             ServerEvent::Malformed { op: None, .. } if !matches!(dialect, Dialect::Preamble(_)) => {}
