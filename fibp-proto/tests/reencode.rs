@@ -6,7 +6,7 @@ mod common;
 #[path = "common/strategies.rs"]
 mod strategies;
 
-use common::{ALL, PREAMBLES, frame};
+use common::{ALL, PREAMBLES, cases, frame};
 use fibp_proto::frame::{Frame, FrameHeader, Limits};
 use fibp_proto::{AdminRevision, Dialect, ErrorKind, Op, Push, QueueName, Request, Response};
 use proptest::prelude::*;
@@ -101,7 +101,7 @@ fn a_frame() -> impl Strategy<Value = (Dialect, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(cases(512)))]
 
     #[test]
     fn damaged_frames_that_still_decode_are_kept(

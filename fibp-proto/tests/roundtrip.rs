@@ -5,7 +5,7 @@ mod common;
 #[path = "common/strategies.rs"]
 mod strategies;
 
-use common::{ALL, PREAMBLES, frame};
+use common::{ALL, PREAMBLES, cases, frame};
 use fibp_proto::frame::{Decoder, Frame, FrameHeader, Item, Limits};
 use fibp_proto::{Dialect, Message, Op, Push, QueueName, Request, Response};
 use proptest::prelude::*;
@@ -140,7 +140,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(64), ..ProptestConfig::default() })]
 
     #[test]
     fn truncation_at_every_byte_is_survived((dialect, bytes) in a_frame()) {

@@ -481,6 +481,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes long without showing more")]
     fn a_long_farewell_is_not_waited_for() {
         let long = goaway(&"x".repeat(2 * MAX_GREETING));
         let enough = &long[..PREFIX_LEN + HEADER_LEN + MAX_GREETING];

@@ -371,6 +371,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes long without showing more")]
     fn many_headers_are_built_in_one_go() {
         // Would take minutes in a debug build if each were compared with all before it.
         let headers: Headers = (0..100_000).map(|n| (format!("{n:0>64}"), "")).collect();

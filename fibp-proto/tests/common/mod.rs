@@ -20,6 +20,11 @@ pub(crate) const ALL: [Dialect; 5] = [
     Dialect::HandshakeEarly,
 ];
 
+/// How many cases a property is tried with: few where each takes seconds (`scripts/miri`).
+pub(crate) const fn cases(usual: u32) -> u32 {
+    if cfg!(miri) { 2 } else { usual }
+}
+
 /// Bytes from hex digits; words in single quotes stand for their ASCII bytes.
 pub(crate) fn bytes(text: &str) -> Vec<u8> {
     let mut all = Vec::new();
