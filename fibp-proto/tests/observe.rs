@@ -468,12 +468,16 @@ fn what_is_not_fibp_is_named() {
         (Side::Client, b"FIBP\x01\0".to_vec()),
         (Side::Server, b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80".to_vec()),
     ];
-    let (_, events) = observe(ObserverConfig::default(), &passed, usize::MAX);
+    let (mut conversation, events) = observe(ObserverConfig::default(), &passed, usize::MAX);
     let last = events.last().expect("events");
     assert!(
         matches!(&last.event, Event::Refused(error) if error.to_string().contains("gRPC")),
         "{last:?}"
     );
+    // What was named is no rest of a frame.
+    conversation.end(Side::Server, Duration::ZERO);
+    let end = conversation.poll_event().map(|seen| seen.event);
+    assert!(matches!(end, Some(Event::End { unfinished: 0, .. })), "{end:?}");
 }
 
 #[test]

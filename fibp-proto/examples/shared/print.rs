@@ -103,20 +103,18 @@ impl Printer {
         );
         for (op, tally) in &mut self.ops {
             tally.latencies.sort_unstable();
-            let at = |part: f64| match tally.latencies.len() {
+            // The least latency that this part of all do not exceed.
+            let at = |percent: usize| match (tally.latencies.len() * percent).div_ceil(100) {
                 0 => "-".to_owned(),
-                n => format!(
-                    "{:.3}",
-                    tally.latencies[((n - 1) as f64 * part) as usize].as_secs_f64() * 1e3
-                ),
+                rank => format!("{:.3}", tally.latencies[rank - 1].as_secs_f64() * 1e3),
             };
             text += &format!(
                 "{op:<14} {:>8} {:>8} {:>10} {:>10} {:>10}\n",
                 tally.asked,
                 tally.refused,
-                at(0.5),
-                at(0.99),
-                at(1.0)
+                at(50),
+                at(99),
+                at(100)
             );
         }
         Some(text + &format!("{} deliveries in {} pushes", self.deliveries, self.pushes))

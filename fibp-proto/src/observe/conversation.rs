@@ -145,7 +145,12 @@ impl Conversation {
         self.advance();
         let half = self.half(from);
         let at = half.stream.offset().saturating_add(half.stream.pending().len() as u64);
-        let unfinished = half.stream.pending().len();
+        // What was named as a refusal, or as no frames at all, is not the rest of one.
+        let unfinished = if self.dead {
+            0
+        } else {
+            self.half(from).stream.pending().len()
+        };
         let unanswered = match from {
             Side::Client => 0,
             Side::Server => self.unanswered,
