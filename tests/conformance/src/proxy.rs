@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, SockRef, Socket, Type};
+
 /// How much a [narrow](Proxy::narrow) proxy takes from a client ahead of passing it on, in bytes.
 const NARROW: usize = 64 * 1024;
 
@@ -77,6 +79,7 @@ pub struct Passed {
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
+    _kept: Socket,
     shared: Arc<Shared>,
     /// Ends with the threads of the connections it accepted.
     accepting: Option<JoinHandle<Vec<JoinHandle<()>>>>,
@@ -168,8 +171,8 @@ impl Proxy {
         narrow: Option<usize>,
         plan: impl Fn(usize) -> Plan + Send + 'static,
     ) -> Option<Self> {
-        let listener = listen((at, 0).into(), narrow).ok()?;
-        let addr = listener.local_addr().expect("a bound listener has an address");
+        let (kept, addr) = keep((at, 0).into()).ok()?;
+        let listener = listen(addr, narrow).ok()?;
         let shared = Arc::new(Shared {
             upstream,
             narrow,
@@ -187,6 +190,7 @@ impl Proxy {
         });
         Some(Self {
             addr,
+            _kept: kept,
             shared,
             accepting: Some(accepting),
         })
@@ -327,11 +331,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Binds a port without listening on it, so that no other socket is given it while the proxy refuses connections.
+fn keep(at: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    let kept = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    // As listeners of the standard library have it: without it they could not have the same port.
+    kept.set_reuse_address(true)?;
+    kept.bind(&at.into())?;
+    let addr = kept.local_addr()?.as_socket().unwrap_or(at);
+    Ok((kept, addr))
+}
+
 fn listen(at: SocketAddr, narrow: Option<usize>) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(at)?;
     if let Some(bytes) = narrow {
         // Those that are accepted inherit it.
-        socket2::SockRef::from(&listener).set_recv_buffer_size(bytes)?;
+        SockRef::from(&listener).set_recv_buffer_size(bytes)?;
     }
     Ok(listener)
 }
@@ -545,7 +559,7 @@ impl Link {
 
     fn reset(&self) {
         for socket in [&self.client, &self.server] {
-            let linger = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            let linger = SockRef::from(socket).set_linger(Some(Duration::ZERO));
             linger.expect("a connected socket");
         }
         // Wakes the pumps, which let go of the link; then the kernel sends the resets.

@@ -9,6 +9,7 @@ use fibp_proto::server::ServerConfig;
 use fibp_proto::{AdminRevision, Dialect, QueueName, Secret};
 
 use super::Broker;
+use super::port::Port;
 use super::shared::Shared;
 use super::transport::Acceptor;
 use crate::Faults;
@@ -212,11 +213,8 @@ impl BrokerBuilder {
         };
         #[cfg(not(feature = "tls"))]
         let acceptor = Acceptor::Plain;
-        let listeners = bind(&self.listen, self.nodes)?;
-        let addrs = listeners
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<io::Result<Vec<SocketAddr>>>()?;
+        let (ports, listeners): (Vec<_>, _) = bind(&self.listen, self.nodes)?.into_iter().unzip();
+        let addrs: Vec<_> = ports.iter().map(Port::addr).collect();
         let clock = self.clock.map_or(Clock::Real, Clock::Manual);
         let mut settings = self.settings;
         settings.start = clock.now();
@@ -232,16 +230,23 @@ impl BrokerBuilder {
         // The machine bounds pushes, by the switch that real servers lack.
         server.limits = Limits::new(u32::MAX, self.max_frame_size);
         let shared = Shared::new(clock, BrokerHost::new(machine, server));
-        Broker::start(addrs, listeners, acceptor, shared)
+        Broker::start(ports, listeners, acceptor, shared)
     }
 }
 
-/// Binds one listener per node: the first anywhere of `listen`, the others beside it.
-fn bind(listen: &[SocketAddr], nodes: usize) -> io::Result<Vec<TcpListener>> {
-    let first = TcpListener::bind(listen)?;
-    let bound = first.local_addr()?;
+/// Keeps a port and listens on it per node: the first anywhere of `listen`, the others beside it.
+fn bind(listen: &[SocketAddr], nodes: usize) -> io::Result<Vec<(Port, TcpListener)>> {
+    let mut first = Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to listen on"));
+    for addr in listen {
+        first = Port::bind(*addr);
+        if first.is_ok() {
+            break;
+        }
+    }
+    let first = first?;
+    let bound = first.0.addr();
     let chosen = listen.iter().any(|addr| addr.port() == bound.port());
-    let mut listeners = vec![first];
+    let mut ports = vec![first];
     for node in 1..nodes {
         let mut addr = bound;
         let port = u16::try_from(node).ok().and_then(|node| bound.port().checked_add(node));
@@ -249,7 +254,7 @@ fn bind(listen: &[SocketAddr], nodes: usize) -> io::Result<Vec<TcpListener>> {
             false => 0,
             true => port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no ports left for all nodes"))?,
         });
-        listeners.push(TcpListener::bind(addr)?);
+        ports.push(Port::bind(addr)?);
     }
-    Ok(listeners)
+    Ok(ports)
 }

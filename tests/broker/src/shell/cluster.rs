@@ -1,8 +1,9 @@
 //! A cluster in one process: every node has a listener of its own, all of them one machine.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
+use super::port::Port;
 use super::{Broker, BrokerBuilder};
 use crate::clock::lock;
 use crate::machine::BrokerMachine;
@@ -40,8 +41,12 @@ impl Broker {
     /// The address of a node, if there is such a node.
     #[must_use]
     pub fn addr_of(&self, node: u64) -> Option<SocketAddr> {
+        self.port_of(node).map(Port::addr)
+    }
+
+    fn port_of(&self, node: u64) -> Option<&Port> {
         let index = usize::try_from(node.checked_sub(1)?).ok()?;
-        self.addrs.get(index).copied()
+        self.ports.get(index)
     }
 
     /// The address of a node as a URL, without the API key.
@@ -84,13 +89,13 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// The port was taken meanwhile, or a thread cannot be started.
+    /// The port cannot be listened on, or a thread cannot be started.
     pub fn start_node(&self, node: u64) -> io::Result<()> {
         let mut running = lock(&self.running);
-        let Some(addr) = self.addr_of(node).filter(|_| !running.accept.contains_key(&node)) else {
+        let Some(port) = self.port_of(node).filter(|_| !running.accept.contains_key(&node)) else {
             return Ok(());
         };
-        let listener = TcpListener::bind(addr)?;
+        let listener = port.listen()?;
         self.change(|machine, now| machine.start_node(now, node));
         self.run(&mut running, vec![(node, listener)])
     }

@@ -3,6 +3,7 @@
 mod builder;
 mod cluster;
 mod link;
+mod port;
 mod shared;
 #[cfg(feature = "tls")]
 mod tls;
@@ -23,6 +24,7 @@ use crate::clock::{Clock, ManualClock, lock};
 use crate::machine::{BrokerMachine, Ending, QueueFigures, StoredMessage};
 pub use builder::BrokerBuilder;
 use link::Link;
+use port::Port;
 use shared::{Shared, State};
 #[cfg(feature = "tls")]
 pub use tls::ServerTls;
@@ -46,6 +48,8 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 #[derive(Debug)]
 pub struct Broker {
     addrs: Vec<SocketAddr>,
+    /// Kept while the broker is stopped.
+    ports: Vec<Port>,
     acceptor: Acceptor,
     shared: Arc<Shared>,
     running: Mutex<Running>,
@@ -67,13 +71,14 @@ impl Broker {
     }
 
     fn start(
-        addrs: Vec<SocketAddr>,
+        ports: Vec<Port>,
         listeners: Vec<TcpListener>,
         acceptor: Acceptor,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let broker = Self {
-            addrs,
+            addrs: ports.iter().map(Port::addr).collect(),
+            ports,
             acceptor,
             shared,
             running: Mutex::default(),
@@ -158,13 +163,13 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// A port was taken meanwhile, or a thread cannot be started.
+    /// A port cannot be listened on, or a thread cannot be started.
     pub fn restart(&self) -> io::Result<()> {
         let mut running = lock(&self.running);
         self.halt(&mut running);
         let mut listeners = Vec::new();
-        for (node, addr) in (1..).zip(&self.addrs) {
-            listeners.push((node, TcpListener::bind(addr)?));
+        for (node, port) in (1..).zip(&self.ports) {
+            listeners.push((node, port.listen()?));
         }
         self.shared.lock().host.with_machine(|machine| {
             let settings = machine.settings().clone();

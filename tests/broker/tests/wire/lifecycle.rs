@@ -1,6 +1,6 @@
 //! Starting, stopping, restarting, and time.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -16,6 +16,28 @@ fn dropping_closes_everything() {
     drop(broker);
     raw.closed();
     assert!(TcpStream::connect(addr).is_err());
+}
+
+/// Its ports refuse connections, and are given to nobody else.
+#[cfg(unix)]
+#[test]
+fn a_broker_that_is_stopped_keeps_its_ports() {
+    let cluster = Broker::cluster(3).start().expect("loopback is there");
+    cluster.kill_node(2);
+    let node = cluster.addr_of(2).expect("it has three");
+    let broker = Broker::builder().start().expect("loopback is there");
+    broker.stop();
+    for addr in [node, broker.addr()] {
+        assert!(TcpStream::connect(addr).is_err());
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let taken = socket.bind(&addr.into()).expect_err("it is kept");
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    }
+    cluster.start_node(2).expect("it listens again");
+    broker.restart().expect("it listens again");
+    for addr in [node, broker.addr()] {
+        TcpStream::connect(addr).expect("it accepts");
+    }
 }
 
 #[test]
@@ -64,10 +86,7 @@ fn connections_can_be_reset() {
     broker.reset_connections();
     for raw in [&mut idle, &mut consuming] {
         let read = raw.stream.read(&mut [0]);
-        assert_eq!(
-            read.map_err(|error| error.kind()),
-            Err(std::io::ErrorKind::ConnectionReset)
-        );
+        assert_eq!(read.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
     }
     assert_eq!(broker.connections(), 0);
 }
