@@ -14,7 +14,7 @@ use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
 use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules, framed};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::frame::{Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Oversize, Reassembler};
-use crate::message::{QueueName, Secret};
+use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
 use crate::simulation::TestHooks;
@@ -300,6 +300,16 @@ impl<W> Connection<W> {
         let before = self.out.len();
         self.codec
             .encode_request(id, request, self.limits.send, &mut self.out)?;
+        self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
+        Ok(id)
+    }
+
+    /// As [`encode`](Self::encode), for an enqueue of these messages.
+    pub(crate) fn encode_enqueue(&mut self, messages: &[Message]) -> Result<u32, EncodeError> {
+        let id = self.table.next_id();
+        let before = self.out.len();
+        self.codec
+            .encode_enqueue(id, messages, self.limits.send, &mut self.out)?;
         self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
         Ok(id)
     }

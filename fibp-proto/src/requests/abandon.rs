@@ -4,7 +4,8 @@ use super::Requests;
 use super::budget::Submission;
 use super::places::Place;
 use super::route::Route;
-use super::work::{InFlight, ReplyTo};
+use super::run::ReplyTo;
+use super::work::InFlight;
 use crate::machine::CallId;
 
 impl<T> Requests<T> {
@@ -46,7 +47,7 @@ impl<T> Requests<T> {
             return match parked.submission {
                 Submission::Call(call) => call.token,
                 Submission::Room { token, .. } => Some(token),
-                Submission::Item(item) => item.ticket.reply_to.into_token(),
+                Submission::One(run) => run.ticket.reply_to.into_token(),
                 Submission::Many(many) => Some(many.token),
             };
         }
@@ -64,9 +65,9 @@ impl<T> Requests<T> {
             if let Some(reply_to) = route.queues.detach(index, id) {
                 return reply_to.into_token();
             }
-            if let Some(item) = route.queues.withdraw_one(now, index, id) {
-                self.ledger.release(item.ticket.charge(), None);
-                return item.ticket.reply_to.into_token();
+            if let Some(run) = route.queues.withdraw_one(now, index, id) {
+                self.ledger.release(run.ticket.charge(), None);
+                return run.ticket.reply_to.into_token();
             }
         }
         None
@@ -86,13 +87,13 @@ impl<T> Requests<T> {
         None
     }
 
-    /// Parts of a call with many items may be under way; they find nobody waiting.
+    /// Runs of a list may be under way; they find nobody waiting.
     fn abandon_many(&mut self, id: CallId) -> Option<T> {
         let now = self.latest;
         let token = self.ledger.joins.abandon(id)?;
         for route in &mut self.routes {
-            for item in route.queues.withdraw_many(now, id) {
-                self.ledger.release(item.ticket.charge(), None);
+            for run in route.queues.withdraw_many(now, id) {
+                self.ledger.release(run.ticket.charge(), None);
             }
         }
         Some(token)
@@ -124,8 +125,7 @@ impl<T> Route<T> {
             }
             InFlight::Call(_) => None,
             InFlight::Batch(batch) => {
-                let place = batch.tickets.binary_search_by_key(&id, |ticket| ticket.call);
-                let ticket = batch.tickets.get_mut(place.ok()?)?;
+                let ticket = batch.tickets.find_mut(&id, |ticket| ticket.call)?;
                 // Its deadline may have passed in flight: then it stays completed.
                 match ticket.reply_to {
                     ReplyTo::Told => None,

@@ -6,19 +6,17 @@ use super::Requests;
 use super::batch_queue::Answered;
 use super::item_results::ItemResults;
 use super::routing::{ELECTION_PAUSE, Next, queue_of};
-use super::work::{
-    Attempt, Batch, BatchItem, BatchKind, Call, InFlight, ItemResult, Payload, Payloads, ReplyTo, Ticket,
-};
+use super::run::{Payloads, Run};
+use super::work::{Attempt, Batch, BatchKind, Call, InFlight};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind};
 use crate::machine::ChannelId;
-use crate::message::QueueName;
 use crate::request::Op;
 use crate::response::Response;
 
-/// Items to ask for again, and when.
+/// Runs to ask for again, and when.
 struct Delayed<T> {
-    items: Vec<BatchItem<T>>,
+    runs: Vec<Run<T>>,
     until: Option<Instant>,
     /// Since when the server does not know the queue, if it does not.
     absent_since: Option<Instant>,
@@ -27,9 +25,12 @@ struct Delayed<T> {
 }
 
 impl<T> Delayed<T> {
-    fn add(&mut self, until: Option<Instant>, item: BatchItem<T>) {
+    fn add(&mut self, until: Option<Instant>, run: Run<T>) {
         self.until = self.until.max(until);
-        self.items.push(item);
+        match self.runs.last_mut() {
+            Some(last) if last.continues_with(&run) => last.append(run),
+            _ => self.runs.push(run),
+        }
     }
 }
 
@@ -64,16 +65,13 @@ impl<T> Requests<T> {
                 Some(route) => route.requeue_call(call),
                 None => self.main_mut().requeue_call(call),
             },
-            InFlight::Batch(Batch { key, payloads, tickets }) => {
+            InFlight::Batch(batch) => {
                 if let Some(route) = self.route_mut(channel) {
-                    route.queues.answered(now, &key, tickets.len(), Answered::NotYet);
+                    route.queues.answered(now, &batch.key, batch.len(), Answered::NotYet);
                 }
-                let waiting = payloads.into_vec().into_iter().zip(tickets);
-                let items = waiting
-                    .filter(|(_, ticket)| !matches!(ticket.reply_to, ReplyTo::Told))
-                    .map(|(payload, ticket)| BatchItem { payload, ticket })
-                    .collect();
-                self.put_back(now, channel, key, items);
+                let key = batch.key.clone();
+                let runs = batch.into_runs().filter(|run| !run.ticket.is_told()).collect();
+                self.put_back(now, channel, key, runs);
             }
         }
     }
@@ -119,18 +117,24 @@ impl<T> Requests<T> {
     }
 
     fn answer_batch(&mut self, now: Instant, channel: ChannelId, batch: Batch<T>, response: Result<Response, Error>) {
-        let Batch { key, payloads, tickets } = batch;
-        let items = tickets.len();
-        let results = ItemResults::of(key.kind, response);
-        let delayed = match payloads {
-            Payloads::Messages(messages) => self.answer_items(now, channel, &key.queue, messages, tickets, results),
-            Payloads::Settles(settles) => self.answer_items(now, channel, &key.queue, settles, tickets, results),
-        };
-        let answered = match delayed.moved || !delayed.items.is_empty() {
+        let items = batch.len();
+        let mut results = ItemResults::of(batch.key.kind, response);
+        if results.accepts(items) {
+            for ticket in batch.tickets {
+                self.ledger.accept(ticket, &mut results);
+            }
+            if let Some(route) = self.route_mut(channel) {
+                route.queues.answered(now, &batch.key, items, Answered::Finally);
+            }
+            return;
+        }
+        let key = batch.key.clone();
+        let delayed = self.answer_items(now, channel, batch, results);
+        let answered = match delayed.moved || !delayed.runs.is_empty() {
             true => Answered::NotYet,
             false => Answered::Finally,
         };
-        self.put_back(now, channel, key.clone(), delayed.items);
+        self.put_back(now, channel, key.clone(), delayed.runs);
         let Some(route) = self.route_mut(channel) else { return };
         // The refusal of an item may have said first that this is a cluster.
         route.note_peer(now);
@@ -142,90 +146,98 @@ impl<T> Requests<T> {
         }
         route.queues.answered(now, &key, items, answered);
         if delayed.moved && key.kind == BatchKind::Enqueue {
-            for item in route.queues.take_waiting(now, &key) {
-                self.return_item(now, item);
+            for run in route.queues.take_waiting(now, &key) {
+                self.return_run(now, run);
             }
         }
     }
 
-    /// Ends or moves the items of an answered batch; returns those to ask for again later.
-    fn answer_items<P: Into<Payload>>(
+    /// Ends or moves the items of a batch of which some were refused; returns those to ask for again later.
+    fn answer_items(
         &mut self,
         now: Instant,
         channel: ChannelId,
-        queue: &QueueName,
-        payloads: Vec<P>,
-        tickets: Vec<Ticket<T>>,
+        batch: Batch<T>,
         mut results: ItemResults,
     ) -> Delayed<T> {
         let mut delayed = Delayed {
-            items: Vec::new(),
+            runs: Vec::new(),
             until: None,
             absent_since: None,
             moved: false,
         };
-        for (payload, mut ticket) in payloads.into_iter().zip(tickets) {
-            let error = match results.next() {
-                Ok(Some(id)) => {
-                    self.ledger.finish_item(ticket, ItemResult::Enqueued(Ok(id)));
-                    continue;
-                }
-                Ok(None) => {
-                    self.ledger.finish_item(ticket, ItemResult::Settled(Ok(())));
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let payload: Payload = payload.into();
-            let error = match self.route(channel) {
-                Some(route) => {
-                    route.channel.note_cluster_error(&error);
-                    route.channel.place(error)
-                }
-                None => error,
-            };
-            let is_open = !matches!(ticket.reply_to, ReplyTo::Told);
-            if error.kind() == ErrorKind::NotLeader && is_open {
-                // Acks and nacks are taken by every node: only the node's own word moves one (docs/protocol/clusters.md
-                // 4). The framed dialect names no leader per item, but a consumer may have been told.
-                let learned = match payload {
-                    Payload::Message(_) => self.shared.leader(Purpose::Consume, queue),
-                    Payload::Settle(_) => None,
-                };
-                match self.next_node(channel, Some(queue), &error, ticket.attempt, learned) {
-                    Next::Node(endpoint) => {
-                        ticket.attempt.hops += 1;
-                        delayed.moved = true;
-                        self.send_item_to(now, endpoint, BatchItem { payload, ticket });
-                        continue;
-                    }
-                    Next::Home => {
-                        ticket.attempt.return_home();
-                        delayed.moved = true;
-                        self.return_item(now, BatchItem { payload, ticket });
-                        continue;
-                    }
-                    Next::Later => {
-                        delayed.add(now.checked_add(ELECTION_PAUSE), BatchItem { payload, ticket });
-                        continue;
-                    }
-                    Next::GiveUp => {}
-                }
+        for item in batch.into_runs().flat_map(Run::into_items) {
+            match results.next_refusal() {
+                None => self.ledger.accept(item.ticket, &mut results),
+                Some(error) => self.answer_refused(now, channel, item, error, &mut results, &mut delayed),
             }
-            if is_open && let Some(again) = self.retry_absent(now, channel, &error, &mut ticket.attempt) {
-                delayed.absent_since = delayed.absent_since.or(ticket.attempt.absent_since);
-                delayed.add(Some(again), BatchItem { payload, ticket });
-                continue;
-            }
-            let result = match &payload {
-                Payload::Settle(settle) if error.kind() == ErrorKind::MessageNotFound => ItemResult::Settled(
-                    self.judge_unleased(now, channel, settle, &ticket.attempt, error.during(|| settle.doing())),
-                ),
-                _ => ItemResult::failed(payload, error),
-            };
-            self.ledger.finish_item(ticket, result);
         }
         delayed
+    }
+
+    /// Ends or moves one item that was refused.
+    fn answer_refused(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        mut item: Run<T>,
+        error: Error,
+        results: &mut ItemResults,
+        delayed: &mut Delayed<T>,
+    ) {
+        let error = match self.route(channel) {
+            Some(route) => {
+                route.channel.note_cluster_error(&error);
+                route.channel.place(error)
+            }
+            None => error,
+        };
+        if item.ticket.is_told() {
+            return;
+        }
+        let attempt = &mut item.ticket.attempt;
+        if error.kind() == ErrorKind::NotLeader {
+            let queue = item.payloads.queue();
+            // Acks and nacks are taken by every node: only the node's own word moves one (docs/protocol/clusters.md
+            // 4). The framed dialect names no leader per item, but a consumer may have been told.
+            let learned = match item.payloads {
+                Payloads::Messages(_) => self.shared.leader(Purpose::Consume, queue),
+                Payloads::Settles(_) => None,
+            };
+            match self.next_node(channel, Some(queue), &error, *attempt, learned) {
+                Next::Node(endpoint) => {
+                    attempt.hops += 1;
+                    delayed.moved = true;
+                    return self.send_run_to(now, endpoint, item);
+                }
+                Next::Home => {
+                    attempt.return_home();
+                    delayed.moved = true;
+                    return self.return_run(now, item);
+                }
+                Next::Later => return delayed.add(now.checked_add(ELECTION_PAUSE), item),
+                Next::GiveUp => {}
+            }
+        }
+        if let Some(again) = self.retry_absent(now, channel, &error, attempt) {
+            delayed.absent_since = delayed.absent_since.or(attempt.absent_since);
+            return delayed.add(Some(again), item);
+        }
+        let unleased = match &item.payloads {
+            Payloads::Settles(settles) if error.kind() == ErrorKind::MessageNotFound => settles.first(),
+            _ => None,
+        };
+        let result = match unleased {
+            Some(settle) => {
+                let error = error.during(|| settle.doing());
+                self.judge_unleased(now, channel, settle, attempt, error)
+            }
+            None => Err(error),
+        };
+        match result {
+            Ok(()) => self.ledger.accept(item.ticket, results),
+            Err(error) => self.ledger.fail(item, &error),
+        }
     }
 
     fn retry_absent(&self, now: Instant, channel: ChannelId, error: &Error, attempt: &mut Attempt) -> Option<Instant> {

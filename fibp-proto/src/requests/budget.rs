@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::batch_queue::Policy;
-use super::work::{BatchItem, Call, Many};
+use super::run::Run;
+use super::work::{Call, Many};
 use crate::config::{OnFull, ProducerSettings, Settings};
 use crate::earliest_deadline::{EarliestDeadline, is_due};
 use crate::error::Error;
@@ -52,7 +53,8 @@ pub(super) struct Reserved {
 #[derive(Debug)]
 pub(super) enum Submission<T> {
     Call(Call<T>),
-    Item(BatchItem<T>),
+    /// A message or a settle alone.
+    One(Run<T>),
     Many(Many<T>),
     /// Room for a message that its caller keeps meanwhile.
     Room {
@@ -67,7 +69,7 @@ impl<T> Submission<T> {
     /// How many results a close reports if it fails; room alone is none.
     pub(super) fn results(&self) -> usize {
         match self {
-            Self::Call(_) | Self::Item(_) => 1,
+            Self::Call(_) | Self::One(_) => 1,
             Self::Many(many) => many.payloads.len(),
             Self::Room { .. } => 0,
         }
@@ -76,8 +78,8 @@ impl<T> Submission<T> {
     fn cost(&self) -> usize {
         match self {
             Self::Call(_) => 0,
-            Self::Many(many) => many.payloads.cost(),
-            Self::Item(item) => item.ticket.cost,
+            Self::Many(many) => many.cost,
+            Self::One(run) => run.ticket.cost,
             Self::Room { room, .. } => room.cost,
         }
     }
@@ -224,15 +226,21 @@ impl<T> Budget<T> {
 
     // ---- flushing ----
 
-    /// A message came in; the number goes with it.
-    pub(super) fn enter(&mut self) -> u64 {
-        self.flushes.current += 1;
+    /// So many messages came in; the number goes with them.
+    pub(super) fn enter(&mut self, items: usize) -> u64 {
+        self.flushes.current += items;
         self.flushes.epoch
     }
 
-    /// A message that came in at `epoch` is settled. Completes the flushes that waited for it.
-    pub(super) fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
-        self.flushes.leave(epoch, error, completions);
+    /// So many messages that came in at `epoch` are settled. Completes the flushes that waited for them.
+    pub(super) fn leave(
+        &mut self,
+        epoch: u64,
+        items: usize,
+        error: Option<&Error>,
+        completions: &mut Vec<Completion<T>>,
+    ) {
+        self.flushes.leave(epoch, items, error, completions);
     }
 
     /// Waits for everything that is in now.
@@ -294,7 +302,7 @@ impl<T> Default for Flushes<T> {
 }
 
 impl<T> Flushes<T> {
-    fn leave(&mut self, epoch: u64, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
+    fn leave(&mut self, epoch: u64, items: usize, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
         if let Some(error) = error
             && self
                 .waiting
@@ -304,12 +312,12 @@ impl<T> Flushes<T> {
             self.failure.get_or_insert_with(|| error.clone());
         }
         if epoch == self.epoch {
-            self.current = self.current.saturating_sub(1);
+            self.current = self.current.saturating_sub(items);
             return;
         }
         let place = self.earlier.binary_search_by_key(&epoch, |(known, _)| *known);
         if let Some((_, left)) = place.ok().and_then(|place| self.earlier.get_mut(place)) {
-            *left = left.saturating_sub(1);
+            *left = left.saturating_sub(items);
         }
         if let Some(error) = error {
             for flush in self.waiting.values_mut().filter(|flush| flush.epoch >= epoch) {
@@ -369,7 +377,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::message::Message;
-    use crate::requests::work::{Attempt, Payload};
+    use crate::requests::work::Attempt;
 
     fn done(completions: &mut Vec<Completion<&'static str>>) -> Vec<(&'static str, bool)> {
         completions
@@ -388,19 +396,19 @@ mod tests {
         budget.flush(CallId::new(1), None, "idle", &mut completions);
         assert_eq!(done(&mut completions), [("idle", true)]);
 
-        let first = budget.enter();
+        let first = budget.enter(1);
         budget.flush(CallId::new(2), None, "one", &mut completions);
-        let second = budget.enter();
+        let second = budget.enter(1);
         budget.flush(CallId::new(3), None, "both", &mut completions);
         budget.flush(CallId::new(4), None, "again", &mut completions);
-        let late = budget.enter();
+        let late = budget.enter(1);
         assert!(completions.is_empty());
 
         let error = Error::new(ErrorKind::Timeout, "x");
-        budget.leave(second, Some(&error), &mut completions);
-        budget.leave(late, None, &mut completions);
+        budget.leave(second, 1, Some(&error), &mut completions);
+        budget.leave(late, 1, None, &mut completions);
         assert!(completions.is_empty(), "the first message is still unsettled");
-        budget.leave(first, None, &mut completions);
+        budget.leave(first, 1, None, &mut completions);
         assert_eq!(
             done(&mut completions),
             [("one", true), ("both", false), ("again", false)]
@@ -412,26 +420,26 @@ mod tests {
         let mut budget = Budget::of_producer(ProducerSettings::default());
         let mut completions = Vec::new();
         let error = Error::new(ErrorKind::Timeout, "x");
-        let first = budget.enter();
-        budget.leave(first, Some(&error), &mut completions);
+        let first = budget.enter(1);
+        budget.leave(first, 1, Some(&error), &mut completions);
         budget.flush(CallId::new(1), None, "late", &mut completions);
         budget.flush(CallId::new(2), None, "again", &mut completions);
         assert_eq!(done(&mut completions), [("late", false), ("again", true)]);
 
-        let (second, _third) = (budget.enter(), budget.enter());
+        let (second, _third) = (budget.enter(1), budget.enter(1));
         budget.flush(CallId::new(3), None, "dropped", &mut completions);
-        budget.leave(second, Some(&error), &mut completions);
+        budget.leave(second, 1, Some(&error), &mut completions);
         assert_eq!(budget.abandon_flush(CallId::new(3)), Some("dropped"));
         budget.flush(CallId::new(4), None, "heir", &mut completions);
-        budget.leave(second, None, &mut completions);
+        budget.leave(second, 1, None, &mut completions);
         assert_eq!(done(&mut completions), [("heir", false)]);
     }
 
     #[test]
     fn an_oversized_job_comes_in_alone() {
         let mut budget: Budget<()> = Budget::of_producer(ProducerSettings::default().buffer(10));
-        let payload = || Payload::from(Message::new("orders", "much more than this"));
-        let submission = || Submission::Item(BatchItem::alone(CallId::new(1), Attempt::new(None), (), payload()));
+        let message = || Message::new("orders", "much more than this");
+        let submission = || Submission::One(Run::alone(CallId::new(1), Attempt::new(None), (), message()));
         assert!(budget.has_room(&submission()), "nothing else is in");
         budget.charge(false, 1);
         assert!(!budget.has_room(&submission()));

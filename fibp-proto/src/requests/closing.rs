@@ -34,14 +34,14 @@ impl<T> Closing<T> {
         self.until.filter(|_| !self.done || !self.tokens.is_empty())
     }
 
-    /// Something that was open is over.
-    pub(super) fn note(&mut self, error: Option<&Error>) {
+    /// So many requests that were open are over.
+    pub(super) fn note(&mut self, requests: u64, error: Option<&Error>) {
         let count = match error.map(Error::outcome) {
             None => &mut self.report.flushed,
             Some(Outcome::Unknown) => &mut self.report.unknown,
             Some(Outcome::NotSent | Outcome::Rejected) => &mut self.report.failed,
         };
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(requests);
     }
 }
 

@@ -6,7 +6,8 @@ use super::Requests;
 use super::batch_queue::Answered;
 use super::ledger::Ledger;
 use super::route::Route;
-use super::work::{BatchKey, InFlight, ItemResult, Payload, ReplyTo, Ticket};
+use super::run::Run;
+use super::work::{BatchKey, InFlight};
 use crate::connection::Expiry;
 use crate::error::{Doing, Error, ErrorKind, Outcome};
 use crate::machine::{CallId, ChannelId, Reply};
@@ -39,8 +40,8 @@ impl<T> Requests<T> {
 
 enum Expired<T> {
     Call(CallId, Option<T>, Doing),
-    Item(Ticket<T>, Payload),
-    /// All items of a frame, of which there were so many.
+    Run(Run<T>),
+    /// All runs of a frame, which have so many items.
     Frame(BatchKey, usize),
 }
 
@@ -67,8 +68,8 @@ impl<T> Route<T> {
                 }
             }
         }
-        for item in self.queues.handle_timeout(now) {
-            ledger.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
+        for run in self.queues.handle_timeout(now) {
+            ledger.fail(run, &error);
         }
     }
 
@@ -83,15 +84,19 @@ impl<T> Route<T> {
                 Expiry::Expired
             }
             InFlight::Batch(batch) => {
-                let mut left = Expiry::Expired;
-                for (index, ticket) in batch.tickets.iter_mut().enumerate() {
-                    if matches!(ticket.reply_to, ReplyTo::Told) {
+                let items = batch.len();
+                let (mut left, mut next) = (Expiry::Expired, 0);
+                for ticket in batch.tickets.iter_mut() {
+                    let first = next;
+                    next += ticket.items;
+                    if ticket.is_told() {
                         continue;
                     }
                     if ticket.attempt.is_due(now) {
-                        if let Some(payload) = batch.payloads.clone_one(index) {
-                            ended.push(Expired::Item(ticket.tell_early(), payload));
-                        }
+                        ended.push(Expired::Run(Run {
+                            payloads: batch.payloads.clone_range(first, ticket.items),
+                            ticket: ticket.tell_early(),
+                        }));
                     } else {
                         left = match (left, ticket.attempt.deadline) {
                             (Expiry::At(earliest), Some(at)) => Expiry::At(earliest.min(at)),
@@ -102,7 +107,7 @@ impl<T> Route<T> {
                     }
                 }
                 if left == Expiry::Expired {
-                    ended.push(Expired::Frame(batch.key.clone(), batch.tickets.len()));
+                    ended.push(Expired::Frame(batch.key.clone(), items));
                 }
                 left
             }
@@ -118,14 +123,12 @@ impl<T> Route<T> {
                 Expired::Call(id, token, doing) => {
                     let late = late.clone().during(|| doing);
                     ledger.release_call(id);
-                    ledger.note_result(Some(&late));
+                    ledger.note_result(1, Some(&late));
                     if !hooks.has(Defect::LostWaiter) {
                         ledger.complete_call(token, Err(late));
                     }
                 }
-                Expired::Item(ticket, payload) => {
-                    ledger.finish_item(ticket, ItemResult::failed(payload, late.clone()));
-                }
+                Expired::Run(run) => ledger.fail(run, &late),
                 Expired::Frame(key, items) => self.queues.answered(now, &key, items, Answered::Never),
             }
         }
@@ -141,23 +144,5 @@ impl<T> Route<T> {
         };
         let here = self.channel.endpoint().filter(|_| self.channel.is_ready());
         Error::new(ErrorKind::Timeout, text).at(here)
-    }
-}
-
-impl<T> Ticket<T> {
-    /// A ticket that completes the waiter now; the one that stays has nobody to complete and holds no room.
-    fn tell_early(&mut self) -> Self {
-        let told = Self {
-            call: self.call,
-            reply_to: std::mem::replace(&mut self.reply_to, ReplyTo::Told),
-            attempt: self.attempt,
-            cost: self.cost,
-            epoch: self.epoch,
-            leads: self.leads,
-            detached: self.detached,
-        };
-        self.cost = 0;
-        self.leads = false;
-        told
     }
 }

@@ -3,31 +3,28 @@
 use std::time::Instant;
 
 use super::Requests;
-use super::batch_queue::BatchQueues;
+use super::batch_queues::BatchQueues;
+use super::few::Few;
 use super::ledger::Ledger;
 use super::places::Place;
 use super::route::{Route, has_window};
-use super::settle::Settle;
-use super::work::{
-    Batch, BatchItem, BatchKey, BatchKind, Call, InFlight, ItemResult, Payload, Payloads, Ticket, ack_request,
-    nack_request,
-};
+use super::run::{Payloads, Run, Ticket};
+use super::settle;
+use super::work::{Batch, BatchKey, BatchKind, Call, InFlight};
 use crate::config::Batching;
 use crate::connection::Connection;
 use crate::dialect::EncodeError;
 use crate::earliest_deadline::earlier;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Transmit};
-use crate::message::Message;
-use crate::request::Request;
 
 impl<T> Requests<T> {
     /// Why no server of the dialect in use takes this, whatever else is sent with it; `None` also while the dialect
     /// is not known.
-    pub(super) fn unsendable(&self, payload: &Payload) -> Option<Error> {
+    pub(super) fn unsendable(&self, payloads: &Payloads) -> Option<Error> {
         let connection = self.main().channel.connection()?;
-        let room = FrameRoom::new(connection, payload.kind(), payload.queue(), usize::MAX);
-        room.item_len(connection, payload).err().map(Error::from)
+        let mut room = FrameRoom::new(connection, payloads.kind(), payloads.queue(), usize::MAX, usize::MAX);
+        room.take(connection, payloads).err().map(Error::from)
     }
 }
 
@@ -124,88 +121,69 @@ impl<T> Encoder<'_, T> {
     fn encode_frame(&mut self, queues: &mut BatchQueues<T>, index: usize) {
         let Some(queue) = queues.queue_mut(index) else { return };
         let key = queue.key.clone();
-        let frame = FrameRoom::new(self.connection, key.kind, &key.queue, queue.policy.max_bytes);
         let max_items = match queue.is_probing() {
             true => 1,
             false => queue.policy.max_messages.min(self.connection.max_items()),
         };
+        let mut room = FrameRoom::new(self.connection, key.kind, &key.queue, max_items, queue.policy.max_bytes);
         let one_call = matches!(queue.policy.batching, Batching::Disabled);
-        let expected = if one_call { 1 } else { queue.share_of(frame.limit) };
-        let mut picked = Picked::with_capacity(key.kind, expected.min(max_items));
+        let expected = queue.share_of(room.limit).min(max_items);
+        let mut picked: Option<Picked<T>> = None;
         let mut refused = Vec::new();
         let mut taken = 0;
-        let mut len = frame.base;
-        while let Some(next) = queue.front() {
-            let picks = picked.tickets.len();
-            if picks >= max_items {
-                break;
-            }
-            let same_call = picked.tickets.last().is_none_or(|last| last.call == next.ticket.call);
+        while room.items < max_items
+            && let Some(next) = queue.front()
+        {
             // Without batching a frame holds the items of one call.
-            if one_call && !same_call {
+            if one_call && picked.as_ref().is_some_and(|picked| !picked.ends_with(next)) {
                 break;
             }
-            let refusal = match frame.item_len(self.connection, &next.payload) {
-                // The first item goes whatever its size: `item_len` has checked the limit of the frame.
-                Ok(item_len) if picks > 0 && len.saturating_add(item_len) > frame.limit => break,
-                Ok(item_len) => {
-                    len = len.saturating_add(item_len);
-                    None
+            let before = room.items;
+            let result = room.take(self.connection, &next.payloads);
+            let fits = room.items - before;
+            let is_whole = fits == next.len();
+            if fits > 0
+                && let Some(run) = queue.take_front(fits)
+            {
+                taken += fits;
+                match &mut picked {
+                    Some(picked) => picked.add(run, expected, queue.runs()),
+                    None => picked = Some(Picked::new(run)),
                 }
-                Err(error) => Some(error),
-            };
-            let Some(item) = queue.pop_front() else { break };
-            taken += 1;
-            match refusal {
-                None => picked.add(item),
-                Some(error) => refused.push((item, error)),
+            }
+            match result {
+                Ok(()) if is_whole => {}
+                Ok(()) => break,
+                Err(error) => {
+                    taken += 1;
+                    refused.extend(queue.take_front(1).map(|item| (item, error)));
+                }
             }
         }
         if queue.is_probing() {
             // What was due with it has waited for company, and waits for the answer now.
             queue.flush();
         }
-        let sent = self.send_batch(key, picked);
+        let sent = picked.map_or(0, |picked| self.send_batch(key, picked));
         queues.taken(self.now, index, taken, sent);
         for (item, error) in refused {
-            self.ledger
-                .finish_item(item.ticket, ItemResult::failed(item.payload, error.into()));
+            self.ledger.fail(item, &error.into());
         }
     }
 
     /// Encodes a frame; how many items are in flight with it.
     fn send_batch(&mut self, key: BatchKey, picked: Picked<T>) -> usize {
         let Picked {
-            messages,
-            settles,
+            mut payloads,
             tickets,
             deadline,
         } = picked;
-        if tickets.is_empty() {
-            return 0;
-        }
         let kind = key.kind;
-        let (encoded, payloads) = match kind {
-            BatchKind::Enqueue => {
-                let request = Request::Enqueue(messages);
-                let encoded = self.connection.encode(&request);
-                // The codec only borrows them in the request.
-                let messages = if let Request::Enqueue(messages) = request {
-                    messages
-                } else {
-                    Vec::new()
-                };
-                (encoded, Payloads::Messages(messages))
-            }
-            BatchKind::Ack => (
-                self.connection.encode(&ack_request(&settles)),
-                Payloads::Settles(settles),
-            ),
-            BatchKind::Nack => (
-                self.connection.encode(&nack_request(&settles)),
-                Payloads::Settles(settles),
-            ),
+        let encoded = match &mut payloads {
+            Payloads::Messages(messages) => self.connection.encode_enqueue(messages.as_slice()),
+            Payloads::Settles(settles) => self.connection.encode(&settle::request(kind, settles.iter())),
         };
+        let batch = Batch { key, payloads, tickets };
         match encoded {
             Ok(id) => {
                 self.ledger.stats.frames_sent += 1;
@@ -213,20 +191,18 @@ impl<T> Encoder<'_, T> {
                     BatchKind::Enqueue => self.ledger.stats.enqueue_frames += 1,
                     BatchKind::Ack | BatchKind::Nack => self.ledger.stats.settle_frames += 1,
                 }
-                for ticket in &tickets {
+                for ticket in batch.tickets.iter() {
                     ticket.note_place(&mut self.ledger.places, Place::InFlight(id));
                 }
-                let items = tickets.len();
-                let batch = Batch { key, payloads, tickets };
+                let items = batch.len();
                 self.connection
                     .register(id, kind.op(), InFlight::Batch(batch), deadline);
                 items
             }
             Err(error) => {
                 let error = Error::from(error);
-                for (payload, ticket) in payloads.into_vec().into_iter().zip(tickets) {
-                    self.ledger
-                        .finish_item(ticket, ItemResult::failed(payload, error.clone()));
+                for run in batch.into_runs() {
+                    self.ledger.fail(run, &error);
                 }
                 0
             }
@@ -234,35 +210,33 @@ impl<T> Encoder<'_, T> {
     }
 }
 
-/// The items of a frame. A queue holds either messages or settles.
+/// The runs of a frame.
 struct Picked<T> {
-    messages: Vec<Message>,
-    settles: Vec<Settle>,
-    tickets: Vec<Ticket<T>>,
+    payloads: Payloads,
+    tickets: Few<Ticket<T>>,
     deadline: Option<Instant>,
 }
 
 impl<T> Picked<T> {
-    fn with_capacity(kind: BatchKind, items: usize) -> Self {
-        let (messages, settles) = match kind {
-            BatchKind::Enqueue => (items, 0),
-            BatchKind::Ack | BatchKind::Nack => (0, items),
-        };
+    fn new(run: Run<T>) -> Self {
         Self {
-            messages: Vec::with_capacity(messages),
-            settles: Vec::with_capacity(settles),
-            tickets: Vec::with_capacity(items),
-            deadline: None,
+            deadline: run.ticket.attempt.deadline,
+            payloads: run.payloads,
+            tickets: Few::One(run.ticket),
         }
     }
 
-    fn add(&mut self, item: BatchItem<T>) {
-        match item.payload {
-            Payload::Message(message) => self.messages.push(message),
-            Payload::Settle(settle) => self.settles.push(settle),
-        }
-        self.deadline = earlier(self.deadline, item.ticket.attempt.deadline);
-        self.tickets.push(item.ticket);
+    /// Puts a run behind the others. About so many items are expected in all, and at most so many runs after this one.
+    fn add(&mut self, run: Run<T>, expected: usize, runs: usize) {
+        self.deadline = earlier(self.deadline, run.ticket.attempt.deadline);
+        let items = expected.saturating_sub(1);
+        self.payloads.append(run.payloads, items);
+        self.tickets.append(Few::One(run.ticket), items.min(runs + 1));
+    }
+
+    /// Whether its last run is of the same call as this one.
+    fn ends_with(&self, run: &Run<T>) -> bool {
+        self.tickets.last().is_some_and(|last| last.call == run.ticket.call)
     }
 }
 
@@ -270,6 +244,12 @@ impl<T> Picked<T> {
 struct FrameRoom {
     /// Bytes before the first item.
     base: usize,
+    /// Bytes of what the frame holds.
+    len: usize,
+    /// How many items it holds.
+    items: usize,
+    /// How many it may hold.
+    max_items: usize,
     /// Where a frame with more than one item ends.
     limit: usize,
     /// Where every frame ends.
@@ -277,7 +257,7 @@ struct FrameRoom {
 }
 
 impl FrameRoom {
-    fn new<W>(connection: &Connection<W>, kind: BatchKind, queue: &str, max_bytes: usize) -> Self {
+    fn new<W>(connection: &Connection<W>, kind: BatchKind, queue: &str, max_items: usize, max_bytes: usize) -> Self {
         let codec = connection.codec();
         let base = match kind {
             BatchKind::Enqueue => codec.enqueue_base_len(queue),
@@ -286,23 +266,52 @@ impl FrameRoom {
         let send_limit = connection.send_limit();
         Self {
             base,
+            len: base,
+            items: 0,
+            max_items,
             limit: max_bytes.min((send_limit as usize).saturating_sub(HEADER_LEN)),
             hard_limit: (!connection.rules().continuation).then_some(send_limit),
         }
     }
 
-    fn item_len<W>(&self, connection: &Connection<W>, payload: &Payload) -> Result<usize, EncodeError> {
+    /// Counts the payloads, from the first on, that there is room for.
+    ///
+    /// # Errors
+    ///
+    /// Why the one behind those goes into no frame at all.
+    fn take<W>(&mut self, connection: &Connection<W>, payloads: &Payloads) -> Result<(), EncodeError> {
         let codec = connection.codec();
-        let len = match payload {
-            Payload::Message(message) => codec.enqueue_item_len(message)?,
-            Payload::Settle(settle) => {
-                codec.settle_item_len(&settle.queue, settle.id.as_str(), settle.nack.as_deref())?
-            }
-        };
-        let alone = len.saturating_add(self.base).saturating_add(HEADER_LEN);
-        match self.hard_limit {
-            Some(limit) if alone > limit as usize => Err(EncodeError::FrameTooLarge { len: alone, limit }),
-            _ => Ok(len),
+        match payloads {
+            Payloads::Messages(messages) => self.take_each(messages.iter(), |message| codec.enqueue_item_len(message)),
+            Payloads::Settles(settles) => self.take_each(settles.iter(), |settle| {
+                codec.settle_item_len(&settle.queue, settle.id.as_str(), settle.nack.as_deref())
+            }),
         }
+    }
+
+    fn take_each<P>(
+        &mut self,
+        mut payloads: impl Iterator<Item = P>,
+        len_of: impl Fn(P) -> Result<usize, EncodeError>,
+    ) -> Result<(), EncodeError> {
+        while self.items < self.max_items
+            && let Some(payload) = payloads.next()
+        {
+            let item_len = len_of(payload)?;
+            let alone = item_len.saturating_add(self.base).saturating_add(HEADER_LEN);
+            if let Some(limit) = self.hard_limit
+                && alone > limit as usize
+            {
+                return Err(EncodeError::FrameTooLarge { len: alone, limit });
+            }
+            let len = self.len.saturating_add(item_len);
+            // The first item goes whatever its size, as no frame would be larger.
+            if self.items > 0 && len > self.limit {
+                break;
+            }
+            self.len = len;
+            self.items += 1;
+        }
+        Ok(())
     }
 }

@@ -1,15 +1,15 @@
-//! Results of calls with many items, joined in input order.
+//! Results of lists, joined in input order.
 
 use std::collections::BTreeMap;
 
-use super::work::ItemResult;
+use super::run::{Payloads, failed_messages, failed_settles};
 use crate::error::{Error, SendError};
 use crate::machine::{CallId, Completion, Reply};
 use crate::message::MessageId;
 
-/// The calls that have many items.
+/// The calls that are lists.
 ///
-/// Items only know their place; what they have in common is kept here once.
+/// Runs only know their place; what they have in common is kept here once.
 #[derive(Debug)]
 pub(super) struct Joins<T>(BTreeMap<CallId, Join<T>>);
 
@@ -60,21 +60,60 @@ impl<T> Joins<T> {
         self.0.insert(call, join);
     }
 
-    /// Records the result of one item; the last one completes the call. It comes back if nobody waits for it any more.
-    pub(super) fn tell(
+    /// Records that so many items from `place` on were accepted, with their ids if they are messages; the last ones complete
+    /// the call.
+    pub(super) fn accept(
         &mut self,
         call: CallId,
-        place: u32,
-        result: ItemResult,
-    ) -> Result<Option<Completion<T>>, ItemResult> {
+        place: usize,
+        ids: impl Iterator<Item = MessageId>,
+        items: usize,
+    ) -> Option<Completion<T>> {
         let Some(join) = self.0.get_mut(&call) else {
-            return Err(result);
+            ids.for_each(drop);
+            return None;
         };
-        join.set(place, result);
-        if join.left > 0 {
-            return Ok(None);
+        match &mut join.results {
+            Results::Enqueued(all) => all.set(place, ids.map(Ok)),
+            Results::Settled(all) => all.set(place, (0..items).map(|_| Ok(()))),
         }
-        Ok(self.0.remove(&call).map(Join::complete))
+        self.note_done(call, items)
+    }
+
+    /// Records that these items from `place` on failed; the last ones complete the call.
+    ///
+    /// # Errors
+    ///
+    /// The payloads, if nobody waits for them any more.
+    pub(super) fn fail(
+        &mut self,
+        call: CallId,
+        place: usize,
+        payloads: Payloads,
+        error: &Error,
+    ) -> Result<Option<Completion<T>>, Payloads> {
+        let Some(join) = self.0.get_mut(&call) else {
+            return Err(payloads);
+        };
+        let items = payloads.len();
+        match (&mut join.results, payloads) {
+            (Results::Enqueued(all), Payloads::Messages(messages)) => {
+                all.set(place, failed_messages(messages, error));
+            }
+            (Results::Settled(all), Payloads::Settles(settles)) => all.set(place, failed_settles(settles, error)),
+            // Invariant: all items of a call are of one kind.
+            (Results::Enqueued(_), Payloads::Settles(_)) | (Results::Settled(_), Payloads::Messages(_)) => {}
+        }
+        Ok(self.note_done(call, items))
+    }
+
+    fn note_done(&mut self, call: CallId, items: usize) -> Option<Completion<T>> {
+        let join = self.0.get_mut(&call)?;
+        join.left = join.left.saturating_sub(items);
+        if join.left > 0 {
+            return None;
+        }
+        self.0.remove(&call).map(Join::complete)
     }
 
     /// The caller is gone.
@@ -84,17 +123,6 @@ impl<T> Joins<T> {
 }
 
 impl<T> Join<T> {
-    fn set(&mut self, place: u32, result: ItemResult) {
-        let place = place as usize;
-        match (&mut self.results, result) {
-            (Results::Enqueued(all), ItemResult::Enqueued(result)) => all.set(place, result.map_err(|failed| *failed)),
-            (Results::Settled(all), ItemResult::Settled(result)) => all.set(place, result),
-            // Invariant: all items of a call are of one kind.
-            (Results::Enqueued(_), ItemResult::Settled(_)) | (Results::Settled(_), ItemResult::Enqueued(_)) => {}
-        }
-        self.left = self.left.saturating_sub(1);
-    }
-
     fn complete(self) -> Completion<T> {
         let reply = match self.results {
             Results::Enqueued(all) => Reply::EnqueuedMany(all.done),
@@ -115,12 +143,13 @@ impl<R> InOrder<R> {
         }
     }
 
-    fn set(&mut self, place: usize, result: R) {
+    /// The results from `place` on.
+    fn set(&mut self, place: usize, results: impl Iterator<Item = R>) {
         if place != self.done.len() {
-            self.early.insert(place, result);
+            self.early.extend((place..).zip(results));
             return;
         }
-        self.done.push(result);
+        self.done.extend(results);
         while !self.early.is_empty()
             && let Some(next) = self.early.remove(&self.done.len())
         {
@@ -132,6 +161,8 @@ impl<R> InOrder<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::requests::few::Few;
+    use crate::requests::settle::Settle;
 
     fn settled(completion: &Completion<&'static str>) -> Vec<bool> {
         match &completion.reply {
@@ -140,23 +171,44 @@ mod tests {
         }
     }
 
-    fn result(ok: bool) -> ItemResult {
-        let error = || Error::new(crate::ErrorKind::Timeout, "late");
-        ItemResult::Settled(if ok { Ok(()) } else { Err(error()) })
+    fn settles(items: usize) -> Payloads {
+        let settle = Settle::ack("orders", &"id".into());
+        Payloads::Settles(Few::from(vec![settle; items]))
+    }
+
+    fn no_ids() -> impl Iterator<Item = MessageId> {
+        std::iter::empty()
+    }
+
+    fn late() -> Error {
+        Error::new(crate::ErrorKind::Timeout, "late")
     }
 
     #[test]
     fn results_come_in_any_order_and_leave_in_input_order() {
         let mut joins = Joins::new();
         let call = CallId::new(1);
-        joins.open(call, "token", 4, false);
-        for (place, ok) in [(2, true), (0, false), (3, false)] {
-            assert!(joins.tell(call, place, result(ok)).is_ok_and(|done| done.is_none()));
-        }
-        let done = joins.tell(call, 1, result(true)).ok().flatten().unwrap();
-        assert_eq!((done.token, settled(&done)), ("token", vec![false, true, true, false]));
+        joins.open(call, "token", 7, false);
+        assert!(joins.accept(call, 3, no_ids(), 2).is_none());
+        assert!(
+            joins
+                .fail(call, 0, settles(1), &late())
+                .is_ok_and(|done| done.is_none())
+        );
+        assert!(
+            joins
+                .fail(call, 5, settles(2), &late())
+                .is_ok_and(|done| done.is_none())
+        );
+        let done = joins.accept(call, 1, no_ids(), 2).unwrap();
+        let expected = vec![false, true, true, true, true, false, false];
+        assert_eq!((done.token, settled(&done)), ("token", expected));
         assert!(joins.0.is_empty());
-        assert!(joins.tell(call, 1, result(true)).is_err(), "nobody waits any more");
+        assert!(
+            joins.fail(call, 1, settles(1), &late()).is_err(),
+            "nobody waits any more"
+        );
+        assert!(joins.accept(call, 1, no_ids(), 1).is_none());
     }
 
     #[test]
@@ -166,6 +218,7 @@ mod tests {
         joins.open(call, "token", 2, false);
         assert_eq!(joins.abandon(call), Some("token"));
         assert_eq!(joins.abandon(call), None);
-        assert!(joins.tell(call, 0, result(true)).is_err());
+        let unheard = joins.fail(call, 0, settles(2), &late()).unwrap_err();
+        assert_eq!(unheard.len(), 2);
     }
 }

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use super::budgets::Budgets;
 use super::closing::Closing;
+use super::item_results::ItemResults;
 use super::join::Joins;
 use super::places::Places;
+use super::run::{Charge, Payloads, ReplyTo, Run, Ticket, failed_messages};
 use super::submit::closed;
-use super::work::{BatchItem, CLIENT, Call, Charge, ItemResult, ReplyTo, Ticket};
+use super::work::{BatchKind, CLIENT, Call};
 use crate::error::{Doing, Error, ErrorKind};
 use crate::event::{Event, Stats};
 use crate::machine::{CallId, Completion, Reply};
-use crate::request::Op;
 use crate::response::Response;
 use crate::shared::Shared;
 
@@ -83,7 +84,7 @@ impl<T> Ledger<T> {
             error.during(|| Doing::request(&call.request))
         });
         crate::trace::call_finished(call.request.op(), result.as_ref().err());
-        self.note_result(result.as_ref().err());
+        self.note_result(1, result.as_ref().err());
         self.complete_call(call.token, result);
     }
 
@@ -99,68 +100,111 @@ impl<T> Ledger<T> {
         self.budgets.release(CLIENT, true, 0);
     }
 
-    // ---- items ----
+    // ---- runs ----
 
-    /// Ends an item that was charged to its budget.
-    pub(super) fn finish_item(&mut self, ticket: Ticket<T>, result: ItemResult) {
+    /// Ends a run that the server accepted: `results` says so of its items next.
+    pub(super) fn accept(&mut self, ticket: Ticket<T>, results: &mut ItemResults) {
+        let items = ticket.items;
         // Its deadline passed earlier, and its waiter was completed then: a second result must not count.
-        if matches!(ticket.reply_to, ReplyTo::Told) {
+        if ticket.is_told() {
+            return results.ids(items).for_each(drop);
+        }
+        self.note_accepted(results.kind(), items);
+        self.release(ticket.charge(), None);
+        match ticket.reply_to {
+            ReplyTo::One(token) => {
+                let reply = match results.ids(1).next() {
+                    Some(id) => Reply::Enqueued(Ok(id)),
+                    None => Reply::Settled(Ok(())),
+                };
+                self.complete(token, reply);
+            }
+            ReplyTo::Part(place) => {
+                let completion = self.joins.accept(ticket.call, place, results.ids(items), items);
+                self.completions.extend(completion);
+            }
+            ReplyTo::Nobody | ReplyTo::Told => results.ids(items).for_each(drop),
+        }
+    }
+
+    /// Ends a run that failed.
+    pub(super) fn fail(&mut self, run: Run<T>, error: &Error) {
+        let Run { payloads, ticket } = run;
+        // As above.
+        if ticket.is_told() {
             return;
         }
-        let result = result.map_err(|error| ticket.attempt.judge(error));
-        let error = result.error().cloned();
-        let op = match &result {
-            ItemResult::Enqueued(_) => Op::Enqueue,
-            ItemResult::Settled(_) => Op::Ack,
-        };
-        crate::trace::call_finished(op, error.as_ref());
-        self.note_result(error.as_ref());
-        match &result {
-            ItemResult::Enqueued(Ok(_)) => self.stats.messages_confirmed += 1,
-            ItemResult::Settled(Ok(())) => self.stats.settled += 1,
-            ItemResult::Enqueued(Err(_)) | ItemResult::Settled(Err(_)) => {}
+        let error = ticket.attempt.judge(error.clone());
+        for _ in 0..ticket.items {
+            crate::trace::call_finished(payloads.kind().op(), Some(&error));
         }
-        let queue = match &result {
-            ItemResult::Enqueued(Err(failed)) => Some(failed.message.queue.clone()),
-            _ => None,
-        };
-        self.release(ticket.charge(), error.as_ref());
-        let told = ticket.reply_to.tell(ticket.call, result, &mut self.joins);
-        self.completions.extend(told.completion);
-        if let (Some(queue), Some(error)) = (queue, told.unheard) {
-            self.shared.push_event(Event::Unconfirmed { queue, error });
+        self.note_result(ticket.items, Some(&error));
+        self.release(ticket.charge(), Some(&error));
+        let unheard = self.tell_failure(ticket, payloads, &error);
+        if let Some(Payloads::Messages(messages)) = unheard {
+            for failed in failed_messages(messages, &error).filter_map(Result::err) {
+                self.shared.push_event(Event::Unconfirmed {
+                    queue: failed.message.queue,
+                    error: failed.error,
+                });
+            }
         }
     }
 
-    /// Fails an item that was not let in.
-    pub(super) fn fail_outside(&mut self, item: BatchItem<T>, error: &Error) {
-        let error = item.ticket.attempt.judge(error.clone());
-        let result = ItemResult::failed(item.payload, error);
-        let told = item.ticket.reply_to.tell(item.ticket.call, result, &mut self.joins);
-        self.completions.extend(told.completion);
+    /// Fails a run that was not let in.
+    pub(super) fn fail_outside(&mut self, run: Run<T>, error: &Error) {
+        let error = run.ticket.attempt.judge(error.clone());
+        self.tell_failure(run.ticket, run.payloads, &error);
     }
 
-    pub(super) fn fail_items(&mut self, items: Vec<BatchItem<T>>, error: &Error) {
-        for item in items {
-            self.finish_item(item.ticket, ItemResult::failed(item.payload, error.clone()));
+    /// Tells the caller of these payloads that they failed; gives them back if nobody waits.
+    fn tell_failure(&mut self, ticket: Ticket<T>, payloads: Payloads, error: &Error) -> Option<Payloads> {
+        match ticket.reply_to {
+            ReplyTo::One(token) => self.complete(token, payloads.fail_one(error)),
+            ReplyTo::Part(place) => match self.joins.fail(ticket.call, place, payloads, error) {
+                Ok(completion) => self.completions.extend(completion),
+                Err(payloads) => return Some(payloads),
+            },
+            ReplyTo::Nobody => return Some(payloads),
+            ReplyTo::Told => {}
+        }
+        None
+    }
+
+    pub(super) fn fail_runs(&mut self, runs: Vec<Run<T>>, error: &Error) {
+        for run in runs {
+            self.fail(run, error);
         }
     }
 
-    /// Gives back the room that an item took, and completes the flushes of its producer that waited for it.
+    /// Gives back the room that a run took, and completes the flushes of its producer that waited for it.
     pub(super) fn release(&mut self, charge: Charge, error: Option<&Error>) {
         self.places.remove(charge.call);
         self.budgets.release(charge.call.budget, charge.leads, charge.cost);
         if let Some(budget) = self.budgets.get_mut(charge.call.budget) {
-            budget.leave(charge.epoch, error, &mut self.completions);
+            budget.leave(charge.epoch, charge.items, error, &mut self.completions);
         }
     }
 
-    pub(super) fn note_result(&mut self, error: Option<&Error>) {
+    fn note_accepted(&mut self, kind: BatchKind, items: usize) {
+        for _ in 0..items {
+            crate::trace::call_finished(kind.op(), None);
+        }
+        match kind {
+            BatchKind::Enqueue => self.stats.messages_confirmed += items as u64,
+            BatchKind::Ack | BatchKind::Nack => self.stats.settled += items as u64,
+        }
+        self.note_result(items, None);
+    }
+
+    /// So many requests are over.
+    pub(super) fn note_result(&mut self, requests: usize, error: Option<&Error>) {
+        let requests = requests as u64;
         if error.is_some_and(|error| error.kind() == ErrorKind::Timeout) {
-            self.stats.timeouts += 1;
+            self.stats.timeouts += requests;
         }
         if let Some(closing) = &mut self.closing {
-            closing.note(error);
+            closing.note(requests, error);
         }
     }
 }

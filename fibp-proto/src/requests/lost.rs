@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use super::Requests;
 use super::budget::Submission;
+use super::run::Run;
 use super::submit::closed;
-use super::work::{BatchItem, BatchKey, InFlight, ItemResult, ReplyTo};
+use super::work::{BatchKey, InFlight};
 use crate::channel::{Lost, Plan};
 use crate::config::Replay;
 use crate::connection::Connection;
@@ -81,19 +82,19 @@ impl<T> Requests<T> {
                 }
                 InFlight::Batch(batch) => {
                     let again = goes_on && (!sent || self.is_replayable(batch.key.kind.op()));
-                    let mut items = Vec::new();
-                    for (payload, mut ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
+                    let key = batch.key.clone();
+                    let mut runs = Vec::new();
+                    for mut run in batch.into_runs() {
                         if again {
-                            ticket.attempt.replayed |= sent;
-                            if !matches!(ticket.reply_to, ReplyTo::Told) {
-                                items.push(BatchItem { payload, ticket });
+                            run.ticket.attempt.replayed |= sent;
+                            if !run.ticket.is_told() {
+                                runs.push(run);
                             }
                         } else {
-                            self.ledger
-                                .finish_item(ticket, ItemResult::failed(payload, error.clone()));
+                            self.ledger.fail(run, error);
                         }
                     }
-                    self.put_back(now, channel, batch.key, items);
+                    self.put_back(now, channel, key, runs);
                 }
             }
         }
@@ -110,17 +111,17 @@ impl<T> Requests<T> {
         }
     }
 
-    /// Puts items back where they came from.
-    pub(super) fn put_back(&mut self, now: Instant, channel: ChannelId, key: BatchKey, items: Vec<BatchItem<T>>) {
-        if items.is_empty() {
+    /// Puts runs back where they came from.
+    pub(super) fn put_back(&mut self, now: Instant, channel: ChannelId, key: BatchKey, runs: Vec<Run<T>>) {
+        if runs.is_empty() {
             return;
         }
         let policy = self.ledger.budgets.policy(key.budget);
         match (policy, self.route_and_ledger(channel)) {
             (Some(policy), Some((route, ledger))) => {
-                route.queues.put_back(now, key, policy, items, &mut ledger.places);
+                route.queues.put_back(now, key, policy, runs, &mut ledger.places);
             }
-            _ => self.ledger.fail_items(items, &closed("the producer")),
+            _ => self.ledger.fail_runs(runs, &closed("the producer")),
         }
     }
 
@@ -172,16 +173,15 @@ impl<T> Requests<T> {
             .map(Connection::drain)
             .unwrap_or_default();
         let calls = route.take_calls();
-        let items = route.queues.drain();
+        let runs = route.queues.drain();
         // What is encoded may be on its way at this moment, or go out before the goodbye.
         let unknown = error.clone().with_outcome(Outcome::Unknown);
         for (work, _) in in_flight {
             match work {
                 InFlight::Call(call) => self.ledger.finish_call(call, Err(unknown.clone())),
                 InFlight::Batch(batch) => {
-                    for (payload, ticket) in batch.payloads.into_vec().into_iter().zip(batch.tickets) {
-                        let result = ItemResult::failed(payload, unknown.clone());
-                        self.ledger.finish_item(ticket, result);
+                    for run in batch.into_runs() {
+                        self.ledger.fail(run, &unknown);
                     }
                 }
             }
@@ -190,7 +190,7 @@ impl<T> Requests<T> {
         for call in calls {
             self.ledger.finish_call(call, Err(not_sent.clone()));
         }
-        self.ledger.fail_items(items, &not_sent);
+        self.ledger.fail_runs(runs, &not_sent);
     }
 
     /// Fails everything that waits for room.
@@ -203,9 +203,7 @@ impl<T> Requests<T> {
 
     /// Fails what waited for room.
     pub(super) fn fail_parked(&mut self, submission: Submission<T>, error: &Error) {
-        for _ in 0..submission.results() {
-            self.ledger.note_result(Some(error));
-        }
+        self.ledger.note_result(submission.results(), Some(error));
         self.fail_submission(submission, error);
     }
 }

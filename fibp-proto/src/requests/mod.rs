@@ -6,7 +6,7 @@
 //! # The life of a request
 //!
 //! `submit` lets a request in, as far as its `budget` has room, or parks it in line. What is let in waits at a
-//! `route`: a call by itself, a message or a settle in the `batch_queue` of its queue. When the route's driver is
+//! `route`: a call by itself, messages and settles as a `run` in the `batch_queue` of their queue. When the route's driver is
 //! ready to write, `encode` makes frames of what waits. `answers` ends what was answered, or sends it elsewhere;
 //! `lost` does so with what was in flight on a lost connection; `deadlines` ends what is late. Whatever ends a
 //! request, the `ledger` completes its waiter and gives its room back.
@@ -23,11 +23,13 @@
 mod abandon;
 mod answers;
 mod batch_queue;
+mod batch_queues;
 mod budget;
 mod budgets;
 mod closing;
 mod deadlines;
 mod encode;
+mod few;
 mod item_results;
 mod join;
 mod ledger;
@@ -37,6 +39,7 @@ mod places;
 mod producers;
 mod route;
 mod routing;
+mod run;
 mod settle;
 mod submit;
 mod unleased;

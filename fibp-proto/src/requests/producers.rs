@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Requests;
 use super::budget::{Reserved, Submission};
+use super::few::Few;
+use super::run::{Payloads, ReplyTo, Run, cost_of_message};
 use super::submit::{closed, full};
-use super::work::{Attempt, BatchItem, CLIENT, Payload, ReplyTo, cost_of_message};
+use super::work::{Attempt, CLIENT};
 use crate::config::ProducerSettings;
 use crate::error::{Doing, Error, SendError};
 use crate::machine::CallId;
@@ -51,7 +53,7 @@ impl<T> Requests<T> {
         let id = self.next_call_id_of(producer);
         let attempt = Attempt::new(self.deadline(now, timeout));
         let item = receipt_item(id, message, attempt, receipt);
-        let refusal = refusal.or_else(|| self.unsendable(&item.payload));
+        let refusal = refusal.or_else(|| self.unsendable(&item.payloads));
         let refusal = refusal.or_else(|| match self.ledger.budgets.get(producer.0) {
             Some(budget) if budget.has_room_for(item.ticket.cost) => None,
             Some(_) => Some(full()),
@@ -107,7 +109,7 @@ impl<T> Requests<T> {
         let id = self.next_call_id_of(producer);
         let attempt = Attempt::new(reserved.and_then(|room| room.deadline));
         let item = receipt_item(id, message, attempt, receipt);
-        let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payload));
+        let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payloads));
         let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
         let result = self.take_in(now, producer, item, refusal);
         let is_closing = self.ledger.closing.is_some();
@@ -125,16 +127,16 @@ impl<T> Requests<T> {
         &mut self,
         now: Instant,
         producer: ProducerId,
-        item: BatchItem<T>,
+        item: Run<T>,
         refusal: Option<Error>,
     ) -> Result<CallId, (SendError, T)> {
         let id = item.ticket.call;
         let Some(error) = refusal else {
-            self.admit(now, producer.0, Submission::Item(item));
+            self.admit(now, producer.0, Submission::One(item));
             return Ok(id);
         };
-        match (item.payload, item.ticket.reply_to) {
-            (Payload::Message(message), ReplyTo::One(receipt)) => {
+        match (item.payloads, item.ticket.reply_to) {
+            (Payloads::Messages(Few::One(message)), ReplyTo::One(receipt)) => {
                 let error = error.during(|| Doing::on_queue(Op::Enqueue, &message.queue));
                 Err((SendError { message, error }, receipt))
             }
@@ -160,8 +162,8 @@ impl<T> Requests<T> {
     }
 }
 
-fn receipt_item<T>(id: CallId, message: Message, attempt: Attempt, receipt: T) -> BatchItem<T> {
-    let mut item = BatchItem::alone(id, attempt, receipt, message.into());
+fn receipt_item<T>(id: CallId, message: Message, attempt: Attempt, receipt: T) -> Run<T> {
+    let mut item = Run::alone(id, attempt, receipt, message);
     item.ticket.leads = false;
     item.ticket.detached = true;
     item

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::batch_queue::{BatchQueues, Peer};
+use super::batch_queue::Peer;
+use super::batch_queues::BatchQueues;
 use super::ledger::Ledger;
 use super::work::{Call, InFlight};
 use crate::channel::{Channel, Target};

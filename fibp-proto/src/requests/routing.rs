@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::route::Route;
+use super::run::{Payloads, Run};
 use super::submit::closed;
-use super::work::{Attempt, BatchItem, Call, Payload};
+use super::work::{Attempt, Call};
 use super::{MAIN, Requests};
 use crate::config::Endpoint;
 use crate::directory::Purpose;
@@ -39,11 +40,11 @@ pub(super) enum Next {
 impl<T> Requests<T> {
     /// The node that is known to lead a message's queue, if it is not the one that the main route goes to. Acks and nacks
     /// stay on the main route: every node takes them (docs/protocol/clusters.md 4).
-    pub(super) fn leader_elsewhere(&self, payload: &Payload) -> Option<Endpoint> {
-        let Payload::Message(message) = payload else {
+    pub(super) fn leader_elsewhere(&self, payloads: &Payloads) -> Option<Endpoint> {
+        let Payloads::Messages(messages) = payloads else {
             return None;
         };
-        let leader = self.shared.leader(Purpose::Requests, &message.queue)?;
+        let leader = self.shared.leader(Purpose::Requests, &messages.first()?.queue)?;
         (Some(&leader) != self.main().channel.endpoint()).then_some(leader)
     }
 
@@ -96,16 +97,16 @@ impl<T> Requests<T> {
         }
     }
 
-    /// Lets an item wait at the route to `endpoint`. It keeps its room.
-    pub(super) fn send_item_to(&mut self, now: Instant, endpoint: Endpoint, item: BatchItem<T>) {
-        let Some(policy) = self.ledger.budgets.policy(item.ticket.call.budget) else {
-            return self.ledger.fail_items(vec![item], &closed("the producer"));
+    /// Lets a run wait at the route to `endpoint`. It keeps its room.
+    pub(super) fn send_run_to(&mut self, now: Instant, endpoint: Endpoint, run: Run<T>) {
+        let Some(policy) = self.ledger.budgets.policy(run.ticket.call.budget) else {
+            return self.ledger.fail(run, &closed("the producer"));
         };
         let route = self.route_to(now, endpoint);
-        self.push(now, route, policy, item);
+        self.push(now, route, policy, run);
     }
 
-    /// As [`send_item_to`](Self::send_item_to), for a call.
+    /// As [`send_run_to`](Self::send_run_to), for a call.
     pub(super) fn send_call_to(&mut self, now: Instant, endpoint: Endpoint, call: Call<T>) {
         let place = self.route_to(now, endpoint);
         if let Some(route) = self.routes.get_mut(place) {
@@ -188,14 +189,14 @@ impl<T> Requests<T> {
             return;
         };
         let calls = route.take_calls();
-        let items = route.queues.drain();
+        let runs = route.queues.drain();
         for mut call in calls {
             call.attempt.hops += 1;
             self.return_call(now, call);
         }
-        for mut item in items {
-            item.ticket.attempt.hops += 1;
-            self.return_item(now, item);
+        for mut run in runs {
+            run.ticket.attempt.hops += 1;
+            self.return_run(now, run);
         }
     }
 
@@ -208,16 +209,16 @@ impl<T> Requests<T> {
         }
     }
 
-    /// As [`return_call`](Self::return_call), for an item.
-    pub(super) fn return_item(&mut self, now: Instant, item: BatchItem<T>) {
-        if let Some(leader) = self.leader_elsewhere(&item.payload) {
-            return self.send_item_to(now, leader, item);
+    /// As [`return_call`](Self::return_call), for a run.
+    pub(super) fn return_run(&mut self, now: Instant, run: Run<T>) {
+        if let Some(leader) = self.leader_elsewhere(&run.payloads) {
+            return self.send_run_to(now, leader, run);
         }
-        let Some(policy) = self.ledger.budgets.policy(item.ticket.call.budget) else {
-            return self.ledger.fail_items(vec![item], &closed("the producer"));
+        let Some(policy) = self.ledger.budgets.policy(run.ticket.call.budget) else {
+            return self.ledger.fail(run, &closed("the producer"));
         };
-        let held = item.ticket.attempt.is_in_circles().then(|| item.batch_key());
-        self.push(now, MAIN, policy, item);
+        let held = run.ticket.attempt.is_in_circles().then(|| run.batch_key());
+        self.push(now, MAIN, policy, run);
         if let (Some(key), Some(until)) = (held, now.checked_add(ELECTION_PAUSE)) {
             self.main_mut().queues.hold(now, &key, until);
         }

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use super::work::BatchKind;
 use crate::consumer::Lease;
 use crate::error::Doing;
 use crate::message::{MessageId, QueueName};
-use crate::request::{AckItem, NackItem, Op};
+use crate::request::{AckItem, NackItem, Request};
 
 /// An ack or a nack.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,10 +40,17 @@ impl Settle {
         }
     }
 
+    /// Which frames it can share.
+    pub(super) fn kind(&self) -> BatchKind {
+        match self.nack {
+            None => BatchKind::Ack,
+            Some(_) => BatchKind::Nack,
+        }
+    }
+
     /// What is done, for errors.
     pub(super) fn doing(&self) -> Doing {
-        let op = if self.nack.is_none() { Op::Ack } else { Op::Nack };
-        Doing::on_message(op, &self.queue, &self.id)
+        Doing::on_message(self.kind().op(), &self.queue, &self.id)
     }
 
     /// The ack of the same delivery.
@@ -57,6 +65,33 @@ impl Settle {
         Self {
             nack: Some(why.into()),
             ..self
+        }
+    }
+}
+
+/// The request of acks or of nacks.
+pub(super) fn request<'a>(kind: BatchKind, settles: impl Iterator<Item = &'a Settle>) -> Request {
+    match kind {
+        BatchKind::Nack => Request::Nack(settles.map(NackItem::from).collect()),
+        BatchKind::Ack | BatchKind::Enqueue => Request::Ack(settles.map(AckItem::from).collect()),
+    }
+}
+
+impl From<&Settle> for AckItem {
+    fn from(settle: &Settle) -> Self {
+        Self {
+            queue: settle.queue.clone(),
+            id: settle.id.clone(),
+        }
+    }
+}
+
+impl From<&Settle> for NackItem {
+    fn from(settle: &Settle) -> Self {
+        Self {
+            queue: settle.queue.clone(),
+            id: settle.id.clone(),
+            error: settle.nack.clone().unwrap_or_default(),
         }
     }
 }

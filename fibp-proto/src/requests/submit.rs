@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::batch_queue::Policy;
 use super::budget::{Budget, Parked, Submission};
+use super::few::Few;
+use super::run::{Payloads, Run};
 use super::settle::Settle;
-use super::work::{Attempt, BatchItem, CLIENT, Call, Many, Payload, Payloads};
+use super::work::{Attempt, CLIENT, Call, Many};
 use super::{MAIN, Requests};
 use crate::config::OnFull;
 use crate::error::{Doing, Error, ErrorKind};
@@ -52,7 +54,7 @@ impl<T> Requests<T> {
         timeout: Option<Duration>,
         token: T,
     ) -> CallId {
-        self.submit_many(now, Payloads::Messages(messages), timeout, token)
+        self.submit_many(now, Payloads::Messages(Few::from(messages)), timeout, token)
     }
 
     /// One ack or nack; completes with [`Reply::Settled`].
@@ -66,7 +68,7 @@ impl<T> Requests<T> {
         for settle in &settles {
             self.note_late(now, settle);
         }
-        self.submit_many(now, Payloads::Settles(settles), timeout, token)
+        self.submit_many(now, Payloads::Settles(Few::from(settles)), timeout, token)
     }
 
     pub(super) fn deadline(&self, now: Instant, timeout: Option<Duration>) -> Option<Instant> {
@@ -74,11 +76,11 @@ impl<T> Requests<T> {
         timeout.or(configured).and_then(|timeout| now.checked_add(timeout))
     }
 
-    fn submit_one(&mut self, now: Instant, payload: Payload, timeout: Option<Duration>, token: T) -> CallId {
+    fn submit_one(&mut self, now: Instant, payload: Payloads, timeout: Option<Duration>, token: T) -> CallId {
         let id = self.next_call_id();
         let attempt = Attempt::new(self.deadline(now, timeout));
-        let item = BatchItem::alone(id, attempt, token, payload);
-        self.submit(now, CLIENT, id, attempt.deadline, Submission::Item(item));
+        let run = Run::alone(id, attempt, token, payload);
+        self.submit(now, CLIENT, id, attempt.deadline, Submission::One(run));
         id
     }
 
@@ -97,6 +99,7 @@ impl<T> Requests<T> {
             call,
             attempt,
             token,
+            cost: payloads.cost(),
             payloads,
         };
         self.submit(now, CLIENT, call, attempt.deadline, Submission::Many(many));
@@ -153,7 +156,7 @@ impl<T> Requests<T> {
                 }
                 self.main_mut().requeue_call(call);
             }
-            Submission::Item(item) => self.admit_item(now, item),
+            Submission::One(run) => self.admit_run(now, run),
             Submission::Many(many) => self.admit_many(now, many),
             Submission::Room { room, token, .. } => {
                 if let Some(budget) = self.ledger.budgets.get_mut(budget) {
@@ -164,51 +167,46 @@ impl<T> Requests<T> {
         }
     }
 
+    /// Lets a list in: a run for each stretch of items of one batch queue.
     fn admit_many(&mut self, now: Instant, many: Many<T>) {
         let Many {
             call,
             attempt,
             token,
-            payloads,
+            mut payloads,
+            ..
         } = many;
         let items = payloads.len();
-        match payloads {
-            Payloads::Messages(messages) => {
-                self.ledger.joins.open(call, token, items, true);
-                self.admit_parts(now, call, attempt, messages);
-            }
-            Payloads::Settles(settles) => {
-                self.ledger.joins.open(call, token, items, false);
-                self.admit_parts(now, call, attempt, settles);
-            }
+        let is_enqueue = matches!(payloads, Payloads::Messages(_));
+        self.ledger.joins.open(call, token, items, is_enqueue);
+        let mut place = 0;
+        while place < items {
+            let stretch = payloads.split_front(payloads.of_one_queue());
+            let run = Run::part(call, attempt, place, stretch);
+            place += run.len();
+            self.admit_run(now, run);
         }
     }
 
-    fn admit_parts<P: Into<Payload>>(&mut self, now: Instant, call: CallId, attempt: Attempt, payloads: Vec<P>) {
-        for (index, payload) in payloads.into_iter().enumerate() {
-            self.admit_item(now, BatchItem::part(call, attempt, index, payload.into()));
-        }
-    }
-
-    /// Lets an item in: it takes room, and waits at the route that leads to its queue.
-    fn admit_item(&mut self, now: Instant, mut item: BatchItem<T>) {
-        let Some(budget) = self.ledger.budgets.get_mut(item.ticket.call.budget) else {
-            return self.ledger.fail_items(vec![item], &closed("the producer"));
+    /// Lets a run in: it takes room, and waits at the route that leads to its queue.
+    fn admit_run(&mut self, now: Instant, mut run: Run<T>) {
+        let Some(budget) = self.ledger.budgets.get_mut(run.ticket.call.budget) else {
+            return self.ledger.fail(run, &closed("the producer"));
         };
-        budget.charge(item.ticket.leads, item.ticket.cost);
-        item.ticket.epoch = budget.enter();
+        budget.charge(run.ticket.leads, run.ticket.cost);
+        run.ticket.epoch = budget.enter(run.len());
         let policy = budget.policy;
         // Room is taken before the route is chosen: a move to another route takes the charge along.
-        match self.leader_elsewhere(&item.payload) {
-            Some(leader) => self.send_item_to(now, leader, item),
-            None => self.push(now, MAIN, policy, item),
+        match self.leader_elsewhere(&run.payloads) {
+            Some(leader) => self.send_run_to(now, leader, run),
+            None => self.push(now, MAIN, policy, run),
         }
     }
 
-    /// Lets an item wait at a route.
-    pub(super) fn push(&mut self, now: Instant, route: usize, policy: Policy, item: BatchItem<T>) {
+    /// Lets a run wait at a route.
+    pub(super) fn push(&mut self, now: Instant, route: usize, policy: Policy, run: Run<T>) {
         if let Some(route) = self.routes.get_mut(route) {
-            route.queues.push(now, policy, item, &mut self.ledger.places);
+            route.queues.push(now, policy, run, &mut self.ledger.places);
         }
     }
 
@@ -237,7 +235,7 @@ impl<T> Requests<T> {
                 let error = error.during(|| Doing::request(&call.request));
                 self.ledger.complete_call(call.token, Err(error));
             }
-            Submission::Item(item) => self.ledger.fail_outside(item, error),
+            Submission::One(run) => self.ledger.fail_outside(run, error),
             Submission::Many(many) => {
                 let Completion { token, reply } = many.fail(error);
                 self.ledger.complete(token, reply);

@@ -19,6 +19,7 @@ mod harness;
 mod host;
 mod invariants;
 mod leases;
+mod lists;
 mod liveness;
 mod numbers;
 mod opening;

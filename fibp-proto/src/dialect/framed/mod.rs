@@ -41,6 +41,14 @@ fn header(opcode: u8, id: u32) -> FrameHeader {
     FrameHeader { opcode, flags: 0, id }
 }
 
+impl Framed {
+    fn request_header(&self, op: Op, id: u32) -> Result<FrameHeader, EncodeError> {
+        let opcode = self.numbers.request(op);
+        let none = EncodeError::Unsupported("the framed dialect has no such request");
+        Ok(header(opcode.ok_or(none)?, id))
+    }
+}
+
 impl Codec for Framed {
     fn dialect(&self) -> Dialect {
         match self.numbers {
@@ -79,11 +87,16 @@ impl Codec for Framed {
     }
 
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        let opcode = self
-            .numbers
-            .request(request.op())
-            .ok_or(EncodeError::Unsupported("the framed dialect has no such request"))?;
-        encode_continued(header(opcode, id), &RequestBody(request), limit, out)
+        encode_continued(
+            self.request_header(request.op(), id)?,
+            &RequestBody(request),
+            limit,
+            out,
+        )
+    }
+
+    fn encode_enqueue(&self, id: u32, messages: &[Message], limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+        encode_continued(self.request_header(Op::Enqueue, id)?, &Messages(messages), limit, out)
     }
 
     fn enqueue_base_len(&self, _queue: &str) -> usize {
@@ -189,6 +202,14 @@ impl Codec for Framed {
 
     fn encode_server_heartbeat(&self, id: u32, out: &mut OutBuf) {
         encode_empty(PING, id, out);
+    }
+}
+
+struct Messages<'a>(&'a [Message]);
+
+impl Body for Messages<'_> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        data::encode_enqueue(to, self.0)
     }
 }
 

@@ -36,11 +36,16 @@ pub(super) struct EnqueueBody<'a> {
 impl<'a> EnqueueBody<'a> {
     pub(super) fn new(messages: &'a [Message]) -> Result<Self, EncodeError> {
         // Where no message names a queue there is `EnqueueNone`; servers refuse the empty name without harm.
-        let queue = messages.first().map_or("", |first| &*first.queue);
-        if messages.iter().any(|message| *message.queue != *queue) {
+        let Some(first) = messages.first() else {
+            return Ok(Self { queue: "", messages });
+        };
+        if messages.iter().any(|message| message.queue != first.queue) {
             return Err(EncodeError::MixedQueues);
         }
-        Ok(Self { queue, messages })
+        Ok(Self {
+            queue: &first.queue,
+            messages,
+        })
     }
 
     /// No message for `queue`.

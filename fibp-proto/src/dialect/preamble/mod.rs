@@ -97,10 +97,12 @@ impl Codec for Preamble {
     }
 
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+        if let Request::Enqueue(messages) = request {
+            return self.encode_enqueue(id, messages, limit, out);
+        }
         let opcode = self.opcode(request.op())?;
         let to = To { opcode, id, limit, out };
         match request {
-            Request::Enqueue(messages) => to.write(&data::EnqueueBody::new(messages)?),
             Request::EnqueueNone { queue } => to.write(&data::EnqueueBody::none(queue)),
             Request::Consume { queue, credit } => to.write(&data::ConsumeBody { queue, credit: *credit }),
             Request::Flow { credit } => to.write(&credit.to_be_bytes()[..]),
@@ -115,6 +117,11 @@ impl Codec for Preamble {
                 AdminRevision::Binary => to.write(&admin_binary::RequestBody(admin)),
             },
         }
+    }
+
+    fn encode_enqueue(&self, id: u32, messages: &[Message], limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+        let opcode = self.opcode(Op::Enqueue)?;
+        To { opcode, id, limit, out }.write(&data::EnqueueBody::new(messages)?)
     }
 
     fn enqueue_base_len(&self, queue: &str) -> usize {
