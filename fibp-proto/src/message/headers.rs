@@ -361,7 +361,7 @@ mod tests {
             Headers(Repr::Owned(owned.clone()))
                 .iter()
                 .map(|(k, v)| k.len() + v.len())
-                .sum()
+                .sum::<usize>()
         );
     }
 
