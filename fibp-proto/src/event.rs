@@ -262,6 +262,34 @@ pub enum StatKind {
     Gauge,
 }
 
+/// What a channel counts, since that was asked last.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) connections: u64,
+    pub(crate) disconnects: u64,
+    pub(crate) frames_received: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
+
+impl Stats {
+    /// Moves what a channel has counted here.
+    pub(crate) fn drain_traffic(&mut self, traffic: &mut Traffic) {
+        let Traffic {
+            connections,
+            disconnects,
+            frames_received,
+            bytes_sent,
+            bytes_received,
+        } = std::mem::take(traffic);
+        self.connections += connections;
+        self.disconnects += disconnects;
+        self.frames_received += frames_received;
+        self.bytes_sent += bytes_sent;
+        self.bytes_received += bytes_received;
+    }
+}
+
 /// Declares the figures, their sum and their list.
 macro_rules! stats {
     ($($(#[$doc:meta])* $kind:ident $name:ident,)+) => {
@@ -302,8 +330,9 @@ macro_rules! stats {
         }
 
         impl Stats {
-            pub(crate) fn merge(&mut self, other: Self) {
-                $(self.$name = self.$name.wrapping_add(other.$name);)+
+            /// Moves what `from` has counted here.
+            pub(crate) fn drain(&mut self, from: &mut Self) {
+                $(self.$name = self.$name.wrapping_add(std::mem::take(&mut from.$name));)+
             }
 
             /// All figures: name, value and kind.

@@ -151,7 +151,7 @@ impl Shared {
 
     /// Adds a machine's counters and clears them.
     pub(crate) fn add_stats(&self, stats: &mut Stats) {
-        self.record().stats.merge(std::mem::take(stats));
+        self.record().stats.drain(stats);
     }
 
     /// True the first time.

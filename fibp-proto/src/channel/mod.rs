@@ -31,7 +31,7 @@ use crate::config::Endpoint;
 use crate::connection::{Arrival, Broken, Connection, Expiry};
 use crate::earliest_deadline::{earlier, is_due};
 use crate::error::{Error, ErrorKind};
-use crate::event::{ConnectionRole, Event, Stats};
+use crate::event::{ConnectionRole, Event, Traffic};
 use crate::machine::Action;
 use crate::message::QueueName;
 use crate::random::Random;
@@ -64,8 +64,7 @@ pub(crate) struct Channel<W> {
     /// A silent connection was left for a new one: no news, unless the new one cannot be had.
     renewing: bool,
     hooks: TestHooks,
-    /// Counters since they were last handed over.
-    pub(crate) stats: Stats,
+    pub(crate) traffic: Traffic,
 }
 
 /// How a connection ends.
@@ -126,7 +125,7 @@ impl<W> Channel<W> {
             sleeping_until: None,
             renewing: false,
             hooks: TestHooks::default(),
-            stats: Stats::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -252,7 +251,7 @@ impl<W> Channel<W> {
             };
             match arrival {
                 Ok(Some(arrival)) => {
-                    self.stats.frames_received += 1;
+                    self.traffic.frames_received += 1;
                     if let Some(event) = self.take_arrival(now, arrival) {
                         return Some(event);
                     }

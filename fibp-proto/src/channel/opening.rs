@@ -245,7 +245,7 @@ impl<W> Channel<W> {
         let dialect = connection.dialect();
         self.shared.directory().learn_dialect(&endpoint, dialect);
         self.dialer.note_ready(now, endpoint.clone());
-        self.stats.connections += 1;
+        self.traffic.connections += 1;
         self.span.record(&endpoint, dialect);
         if self.renewing {
             crate::trace::renewed(&endpoint);
@@ -311,7 +311,7 @@ impl<W> Channel<W> {
             _ => None,
         };
         if ready_since.is_some() {
-            self.stats.disconnects += 1;
+            self.traffic.disconnects += 1;
         }
         if ready_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
             self.dialer.note_success();

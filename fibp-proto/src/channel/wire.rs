@@ -64,7 +64,7 @@ impl<W> Channel<W> {
             return false;
         }
         let arrived = buffer.arrived();
-        self.stats.bytes_received += arrived as u64;
+        self.traffic.bytes_received += arrived as u64;
         if arrived > 0 {
             self.transport.burst.arrived(now);
         }
@@ -227,7 +227,7 @@ impl<W> Channel<W> {
         }
         let n = n.min(transmit.len());
         transmit.advance(n);
-        self.stats.bytes_sent += n as u64;
+        self.traffic.bytes_sent += n as u64;
         // A large frame may take longer than a heartbeat waits: bytes that the peer takes are signs of life.
         if n > 0 && self.transport.writes_slowly(now) {
             self.note_life(now);

@@ -127,10 +127,10 @@ impl<S> Handle<S> {
     pub fn stats(&self) -> Stats {
         let Owner { clients, main } = &*self.0;
         let mut stats = clients.shared.stats();
-        stats.merge(main.lock().machine.gauges());
+        stats.drain(&mut main.lock().machine.gauges());
         let consumers: Vec<_> = lock(&clients.consumers).open().collect();
         for consumer in consumers {
-            stats.merge(consumer.lock().machine.gauges());
+            stats.drain(&mut consumer.lock().machine.gauges());
         }
         stats
     }

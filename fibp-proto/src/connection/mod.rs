@@ -304,12 +304,13 @@ impl<W> Connection<W> {
         Ok(id)
     }
 
-    /// As [`encode`](Self::encode), for an enqueue of these messages.
-    pub(crate) fn encode_enqueue(&mut self, messages: &[Message]) -> Result<u32, EncodeError> {
+    /// As [`encode`](Self::encode), for an enqueue of these messages, which take up so many bytes
+    /// ([`Codec::enqueue_item_len`]).
+    pub(crate) fn encode_enqueue(&mut self, messages: &[Message], items_len: usize) -> Result<u32, EncodeError> {
         let id = self.table.next_id();
         let before = self.out.len();
         self.codec
-            .encode_enqueue(id, messages, self.limits.send, &mut self.out)?;
+            .encode_enqueue(id, messages, Some(items_len), self.limits.send, &mut self.out)?;
         self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
         Ok(id)
     }

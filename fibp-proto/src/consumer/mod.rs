@@ -259,7 +259,7 @@ impl<T> Consumer<T> {
     }
 
     fn publish_stats(&mut self) {
-        self.stats.merge(std::mem::take(&mut self.channel.stats));
+        self.stats.drain_traffic(&mut self.channel.traffic);
         if self.stats != Stats::default() {
             self.shared.add_stats(&mut self.stats);
         }

@@ -125,6 +125,7 @@ impl Measure {
 }
 
 impl Encoder for Measure {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         self.0 = self.0.saturating_add(bytes.len());
     }
@@ -133,6 +134,7 @@ impl Encoder for Measure {
         self.write(bytes);
     }
 
+    #[inline]
     fn header_pairs(&mut self, headers: &Headers) -> Result<(), EncodeError> {
         // Together they are not too long, so none is, and they need not be looked at one by one.
         let len = headers.content_len();
@@ -157,6 +159,25 @@ impl Encoder for OutBuf {
 /// The body of a frame. `encode` must write the same bytes each time.
 pub(crate) trait Body {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError>;
+
+    /// How many bytes [`encode`](Self::encode) writes.
+    fn measure(&self) -> Result<usize, EncodeError> {
+        Measure::of(|measure| self.encode(measure))
+    }
+}
+
+/// The length of a body whose items were measured one by one before, so that only what is before them is measured now.
+pub(crate) fn measure_items<B: Body>(
+    body: &B,
+    items_len: Option<usize>,
+    base: impl FnOnce(&mut Measure) -> Result<(), EncodeError>,
+) -> Result<usize, EncodeError> {
+    let Some(items_len) = items_len else {
+        return Measure::of(|measure| body.encode(measure));
+    };
+    let len = Measure::of(base)?.saturating_add(items_len);
+    debug_assert_eq!(Measure::of(|measure| body.encode(measure)), Ok(len));
+    Ok(len)
 }
 
 /// A body that is bytes already, or empty.
@@ -175,7 +196,7 @@ pub(crate) fn encode_frame<B: Body + ?Sized>(
     limit: u32,
     out: &mut OutBuf,
 ) -> Result<(), EncodeError> {
-    let body_len = Measure::of(|measure| body.encode(measure))?;
+    let body_len = body.measure()?;
     let len = body_len.saturating_add(HEADER_LEN);
     if len > limit as usize {
         return Err(EncodeError::FrameTooLarge { len, limit });

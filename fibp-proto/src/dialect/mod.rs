@@ -258,8 +258,16 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
     /// `limit - 6` bytes are split.
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError>;
 
-    /// As [`encode_request`](Self::encode_request), for [`Request::Enqueue`] of these messages.
-    fn encode_enqueue(&self, id: u32, messages: &[Message], limit: u32, out: &mut OutBuf) -> Result<(), EncodeError>;
+    /// As [`encode_request`](Self::encode_request), for [`Request::Enqueue`] of these messages. `items_len`: what
+    /// [`enqueue_item_len`](Self::enqueue_item_len) says of them in all, if it was asked.
+    fn encode_enqueue(
+        &self,
+        id: u32,
+        messages: &[Message],
+        items_len: Option<usize>,
+        limit: u32,
+        out: &mut OutBuf,
+    ) -> Result<(), EncodeError>;
 
     /// Body bytes that an enqueue frame has before its first message.
     fn enqueue_base_len(&self, queue: &str) -> usize;

@@ -171,8 +171,13 @@ impl OutBuf {
 
     /// Moves everything to the back of `to`.
     pub fn take_into(&mut self, to: &mut Transmit) {
-        self.close_tail();
-        to.chunks.append(&mut self.chunks);
+        // Mostly there is but one piece.
+        if !self.chunks.is_empty() {
+            to.chunks.append(&mut self.chunks);
+        }
+        if !self.tail.is_empty() {
+            to.chunks.push_back(Chunk::Owned(core::mem::take(&mut self.tail)));
+        }
         to.len = to.len.saturating_add(self.len);
         self.len = 0;
     }

@@ -156,8 +156,10 @@ impl Headers {
     }
 
     /// Bytes of all keys and values.
+    #[inline]
     pub(crate) fn content_len(&self) -> usize {
         match &self.0 {
+            Repr::Owned(owned) if owned.pairs.is_empty() => 0,
             Repr::Owned(owned) => owned.len(),
             Repr::Wire(headers) => headers.pairs.len().saturating_sub(4 * headers.count),
         }

@@ -20,6 +20,11 @@ pub use trace_context::TraceContext;
 /// A queue's name. Shared, so that a clone copies no bytes.
 pub type QueueName = Arc<str>;
 
+/// Whether two names are the same: most often they share their bytes, which are not compared then.
+pub(crate) fn same_queue(a: &QueueName, b: &QueueName) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
 /// A message to enqueue.
 ///
 /// Building never fails; what the wire cannot carry (a name, header key or value over 65 535 bytes, more

@@ -116,15 +116,20 @@ impl<T> Requests<T> {
         self.ledger.finish_call(call, response);
     }
 
-    fn answer_batch(&mut self, now: Instant, channel: ChannelId, batch: Batch<T>, response: Result<Response, Error>) {
+    fn answer_batch(
+        &mut self,
+        now: Instant,
+        channel: ChannelId,
+        batch: Box<Batch<T>>,
+        response: Result<Response, Error>,
+    ) {
         let items = batch.len();
         let mut results = ItemResults::of(batch.key.kind, response);
         if results.accepts(items) {
-            for ticket in batch.tickets {
-                self.ledger.accept(ticket, &mut results);
-            }
+            let Batch { key, tickets, .. } = *batch;
+            tickets.for_each(|ticket| self.ledger.accept(ticket, &mut results));
             if let Some(route) = self.route_mut(channel) {
-                route.queues.answered(now, &batch.key, items, Answered::Finally);
+                route.queues.answered(now, &key, items, Answered::Finally);
             }
             return;
         }
@@ -157,7 +162,7 @@ impl<T> Requests<T> {
         &mut self,
         now: Instant,
         channel: ChannelId,
-        batch: Batch<T>,
+        batch: Box<Batch<T>>,
         mut results: ItemResults,
     ) -> Delayed<T> {
         let mut delayed = Delayed {

@@ -113,6 +113,14 @@ impl<T> BatchQueue<T> {
         self.line.runs()
     }
 
+    #[inline]
+    pub(super) fn pop_front(&mut self) -> Option<Run<T>> {
+        let run = self.line.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(run.ticket.cost);
+        self.note_emptied();
+        Some(run)
+    }
+
     /// Takes so many items off the first run, or all there are.
     pub(super) fn take_front(&mut self, items: usize) -> Option<Run<T>> {
         let run = self.line.take_front(items)?;

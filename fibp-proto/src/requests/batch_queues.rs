@@ -11,6 +11,7 @@ use super::run::{ReplyTo, Run};
 use super::work::BatchKey;
 use crate::earliest_deadline::EarliestDeadline;
 use crate::machine::CallId;
+use crate::message::same_queue;
 
 /// Idle queues are kept for reuse as long as there are no more queues than this.
 const KEEP_IDLE: usize = 64;
@@ -293,7 +294,7 @@ impl<T> BatchQueues<T> {
 
     fn find(&mut self, key: &BatchKey) -> Option<usize> {
         let latest = self.queues.get(self.latest).and_then(Option::as_ref);
-        if latest.is_none_or(|queue| queue.key != *key) {
+        if latest.is_none_or(|queue| !queue.key.is(key)) {
             self.latest = *self.by_key.get(key)?;
         }
         Some(self.latest)
@@ -304,7 +305,7 @@ impl<T> BatchQueues<T> {
         let (budget, kind, name) = (run.ticket.call.budget, run.payloads.kind(), run.payloads.queue());
         if let Some(queue) = self.queues.get_mut(self.latest).and_then(Option::as_mut)
             && (queue.key.budget, queue.key.kind) == (budget, kind)
-            && queue.key.queue == *name
+            && same_queue(&queue.key.queue, name)
         {
             queue.policy = policy;
             return self.latest;

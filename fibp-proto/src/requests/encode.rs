@@ -13,7 +13,7 @@ use super::settle;
 use super::work::{Batch, BatchKey, BatchKind, Call, InFlight};
 use crate::config::Batching;
 use crate::connection::Connection;
-use crate::dialect::EncodeError;
+use crate::dialect::{Codec, EncodeError};
 use crate::earliest_deadline::earlier;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Transmit};
@@ -24,7 +24,7 @@ impl<T> Requests<T> {
     pub(super) fn unsendable(&self, payloads: &Payloads) -> Option<Error> {
         let connection = self.main().channel.connection()?;
         let mut room = FrameRoom::new(connection, payloads.kind(), payloads.queue(), usize::MAX, usize::MAX);
-        room.take(connection, payloads).err().map(Error::from)
+        room.take(payloads).err().map(Error::from)
     }
 }
 
@@ -138,13 +138,15 @@ impl<T> Encoder<'_, T> {
             if one_call && picked.as_ref().is_some_and(|picked| !picked.ends_with(next)) {
                 break;
             }
-            let before = room.items;
-            let result = room.take(self.connection, &next.payloads);
+            let (items, before) = (next.len(), room.items);
+            let result = room.take(&next.payloads);
             let fits = room.items - before;
-            let is_whole = fits == next.len();
-            if fits > 0
-                && let Some(run) = queue.take_front(fits)
-            {
+            let run = match fits {
+                0 => None,
+                fits if fits == items => queue.pop_front(),
+                fits => queue.take_front(fits),
+            };
+            if let Some(run) = run {
                 taken += fits;
                 match &mut picked {
                     Some(picked) => picked.add(run, expected, queue.runs()),
@@ -152,7 +154,7 @@ impl<T> Encoder<'_, T> {
                 }
             }
             match result {
-                Ok(()) if is_whole => {}
+                Ok(()) if fits == items => {}
                 Ok(()) => break,
                 Err(error) => {
                     taken += 1;
@@ -164,15 +166,16 @@ impl<T> Encoder<'_, T> {
             // What was due with it has waited for company, and waits for the answer now.
             queue.flush();
         }
-        let sent = picked.map_or(0, |picked| self.send_batch(key, picked));
+        let len = room.len - room.base;
+        let sent = picked.map_or(0, |picked| self.send_batch(key, picked, len));
         queues.taken(self.now, index, taken, sent);
         for (item, error) in refused {
             self.ledger.fail(item, &error.into());
         }
     }
 
-    /// Encodes a frame; how many items are in flight with it.
-    fn send_batch(&mut self, key: BatchKey, picked: Picked<T>) -> usize {
+    /// Encodes a frame, whose items are so long; how many items are in flight with it.
+    fn send_batch(&mut self, key: BatchKey, picked: Picked<T>, len: usize) -> usize {
         let Picked {
             mut payloads,
             tickets,
@@ -180,10 +183,10 @@ impl<T> Encoder<'_, T> {
         } = picked;
         let kind = key.kind;
         let encoded = match &mut payloads {
-            Payloads::Messages(messages) => self.connection.encode_enqueue(messages.as_slice()),
+            Payloads::Messages(messages) => self.connection.encode_enqueue(messages.as_slice(), len),
             Payloads::Settles(settles) => self.connection.encode(&settle::request(kind, settles.iter())),
         };
-        let batch = Batch { key, payloads, tickets };
+        let batch = Box::new(Batch { key, payloads, tickets });
         match encoded {
             Ok(id) => {
                 self.ledger.stats.frames_sent += 1;
@@ -242,6 +245,7 @@ impl<T> Picked<T> {
 
 /// How much fits one frame of a queue.
 struct FrameRoom {
+    codec: &'static dyn Codec,
     /// Bytes before the first item.
     base: usize,
     /// Bytes of what the frame holds.
@@ -265,6 +269,7 @@ impl FrameRoom {
         };
         let send_limit = connection.send_limit();
         Self {
+            codec,
             base,
             len: base,
             items: 0,
@@ -279,24 +284,27 @@ impl FrameRoom {
     /// # Errors
     ///
     /// Why the one behind those goes into no frame at all.
-    fn take<W>(&mut self, connection: &Connection<W>, payloads: &Payloads) -> Result<(), EncodeError> {
-        let codec = connection.codec();
+    fn take(&mut self, payloads: &Payloads) -> Result<(), EncodeError> {
+        let codec = self.codec;
         match payloads {
-            Payloads::Messages(messages) => self.take_each(messages.iter(), |message| codec.enqueue_item_len(message)),
-            Payloads::Settles(settles) => self.take_each(settles.iter(), |settle| {
+            Payloads::Messages(messages) => self.take_each(messages, |message| codec.enqueue_item_len(message)),
+            Payloads::Settles(settles) => self.take_each(settles, |settle| {
                 codec.settle_item_len(&settle.queue, settle.id.as_str(), settle.nack.as_deref())
             }),
         }
     }
 
+    #[inline]
     fn take_each<P>(
         &mut self,
-        mut payloads: impl Iterator<Item = P>,
-        len_of: impl Fn(P) -> Result<usize, EncodeError>,
+        payloads: &Few<P>,
+        len_of: impl Fn(&P) -> Result<usize, EncodeError>,
     ) -> Result<(), EncodeError> {
-        while self.items < self.max_items
-            && let Some(payload) = payloads.next()
-        {
+        let (front, back) = payloads.as_slices();
+        for payload in front.iter().chain(back) {
+            if self.items == self.max_items {
+                break;
+            }
             let item_len = len_of(payload)?;
             let alone = item_len.saturating_add(self.base).saturating_add(HEADER_LEN);
             if let Some(limit) = self.hard_limit

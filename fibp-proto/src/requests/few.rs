@@ -31,7 +31,9 @@ impl<P> Few<P> {
         }
     }
 
-    fn as_slices(&self) -> (&[P], &[P]) {
+    /// All of them, in two parts.
+    #[inline]
+    pub(super) fn as_slices(&self) -> (&[P], &[P]) {
         match self {
             Self::One(one) => (std::slice::from_ref(one), &[]),
             Self::Many(many) => many.as_slices(),
@@ -72,10 +74,14 @@ impl<P> Few<P> {
 
     /// How many, from the first on, are like the first.
     pub(super) fn alike(&self, like: impl Fn(&P, &P) -> bool) -> usize {
-        let Some(first) = self.first() else { return 0 };
-        self.iter()
-            .position(|other| !like(first, other))
-            .unwrap_or_else(|| self.len())
+        let (front, back) = self.as_slices();
+        let Some((first, rest)) = front.split_first() else {
+            return 0;
+        };
+        match rest.iter().chain(back).position(|other| !like(first, other)) {
+            Some(others) => 1 + others,
+            None => self.len(),
+        }
     }
 
     /// Takes the first `n` off.
@@ -91,7 +97,15 @@ impl<P> Few<P> {
     }
 
     /// Puts others behind these. Where that needs memory, it is for so many more.
+    #[inline]
     pub(super) fn append(&mut self, others: Self, more: usize) {
+        match (self, others) {
+            (Self::Many(many), Self::One(one)) => many.push_back(one),
+            (few, others) => few.append_others(others, more),
+        }
+    }
+
+    fn append_others(&mut self, others: Self, more: usize) {
         self.make_many(others.len().max(more));
         if let Self::Many(many) = self {
             match others {
@@ -110,6 +124,13 @@ impl<P> Few<P> {
         self.make_many(others.len());
         if let Self::Many(many) = self {
             others.into_iter().rev().for_each(|one| many.push_front(one));
+        }
+    }
+
+    pub(super) fn for_each(self, mut act: impl FnMut(P)) {
+        match self {
+            Self::One(one) => act(one),
+            Self::Many(many) => many.into_iter().for_each(act),
         }
     }
 

@@ -92,19 +92,26 @@ impl<T> Line<T> {
         self.places.front().and_then(Place::run)
     }
 
-    /// Takes so many items off the first run, or all there are.
-    pub(super) fn take_front(&mut self, items: usize) -> Option<Run<T>> {
-        let first = self.places.front_mut().and_then(Place::run_mut)?;
-        if items < first.len() {
-            self.items -= items;
-            return Some(first.split_front(items));
-        }
-        let run = self.places.pop_front()?.into_run()?;
+    #[inline]
+    pub(super) fn pop_front(&mut self) -> Option<Run<T>> {
+        let Some(Place::Run(run)) = self.places.pop_front() else {
+            return None;
+        };
         self.items -= run.len();
         if self.gaps > 0 {
             self.trim();
         }
         Some(run)
+    }
+
+    /// Takes so many items off the first run, or all there are.
+    pub(super) fn take_front(&mut self, items: usize) -> Option<Run<T>> {
+        let first = self.places.front_mut().and_then(Place::run_mut)?;
+        if items >= first.len() {
+            return self.pop_front();
+        }
+        self.items -= items;
+        Some(first.split_front(items))
     }
 
     /// The next runs take the same places, which the caches still know.
@@ -236,7 +243,8 @@ mod tests {
             .map(|place| Message::new("orders", place.to_string()))
             .collect();
         let payloads = Payloads::Messages(Few::from(messages));
-        Run::part(CallId::new(call), Attempt::new(None), places.start, payloads)
+        let cost = payloads.cost();
+        Run::part(CallId::new(call), Attempt::new(None), places.start, payloads, cost)
     }
 
     fn calls(line: &Line<u64>) -> Vec<u64> {
@@ -283,7 +291,8 @@ mod tests {
             .map(|run| run.ticket.call.number)
             .collect();
         assert_eq!(taken, [1, 2, 3, 4, 5, 6, 7]);
-        assert!(line.is_empty() && line.gaps == 0 && line.len() == 0);
+        assert!(line.is_empty());
+        assert_eq!((line.gaps, line.len()), (0, 0));
     }
 
     #[test]

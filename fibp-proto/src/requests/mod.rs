@@ -240,7 +240,7 @@ impl<T> Requests<T> {
 
     fn publish_stats(&mut self) {
         for route in &mut self.routes {
-            self.ledger.stats.merge(std::mem::take(&mut route.channel.stats));
+            self.ledger.stats.drain_traffic(&mut route.channel.traffic);
         }
         self.ledger.publish_stats();
     }

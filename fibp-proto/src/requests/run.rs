@@ -24,7 +24,7 @@ use super::settle::Settle;
 use super::work::{Attempt, BatchKey, BatchKind};
 use crate::error::{Doing, Error, SendError};
 use crate::machine::{CallId, Reply};
-use crate::message::{Message, MessageId, QueueName};
+use crate::message::{Message, MessageId, QueueName, same_queue};
 use crate::request::Op;
 
 /// Bytes that a waiting item costs besides its contents.
@@ -80,24 +80,33 @@ pub(super) struct Charge {
 impl<T> Run<T> {
     /// A call with one item.
     pub(super) fn alone(call: CallId, attempt: Attempt, token: T, payload: impl Into<Payloads>) -> Self {
-        Self::new(call, attempt, ReplyTo::One(token), payload.into(), true)
-    }
-
-    /// Items of a list, from this place on.
-    pub(super) fn part(call: CallId, attempt: Attempt, first: usize, payloads: Payloads) -> Self {
-        Self::new(call, attempt, ReplyTo::Part(first), payloads, first == 0)
-    }
-
-    fn new(call: CallId, attempt: Attempt, reply_to: ReplyTo<T>, payloads: Payloads, leads: bool) -> Self {
+        let payloads = payload.into();
         Self {
             ticket: Ticket {
                 call,
-                reply_to,
+                reply_to: ReplyTo::One(token),
                 attempt,
-                items: payloads.len(),
+                items: 1,
                 cost: payloads.cost(),
                 epoch: 0,
-                leads,
+                leads: true,
+                detached: false,
+            },
+            payloads,
+        }
+    }
+
+    /// Items of a list, from this place on, and what they cost.
+    pub(super) fn part(call: CallId, attempt: Attempt, first: usize, payloads: Payloads, cost: usize) -> Self {
+        Self {
+            ticket: Ticket {
+                call,
+                reply_to: ReplyTo::Part(first),
+                attempt,
+                items: payloads.len(),
+                cost,
+                epoch: 0,
+                leads: first == 0,
                 detached: false,
             },
             payloads,
@@ -308,8 +317,8 @@ impl Payloads {
     /// How many of them, from the first on, belong to the same batch queue.
     pub(super) fn of_one_queue(&self) -> usize {
         match self {
-            Self::Messages(messages) => messages.alike(|a, b| a.queue == b.queue),
-            Self::Settles(settles) => settles.alike(|a, b| a.kind() == b.kind() && a.queue == b.queue),
+            Self::Messages(messages) => messages.alike(|a, b| same_queue(&a.queue, &b.queue)),
+            Self::Settles(settles) => settles.alike(|a, b| a.kind() == b.kind() && same_queue(&a.queue, &b.queue)),
         }
     }
 
@@ -322,6 +331,7 @@ impl Payloads {
     }
 
     /// Puts others behind these. Where that needs memory, it is for so many more.
+    #[inline]
     pub(super) fn append(&mut self, others: Self, more: usize) {
         match (self, others) {
             (Self::Messages(messages), Self::Messages(others)) => messages.append(others, more),
@@ -373,7 +383,7 @@ pub(super) fn failed_messages(
     // Neighbours are mostly of one queue, and share the error then.
     let mut latest: Option<(QueueName, Error)> = None;
     messages.into_iter().map(move |message| {
-        let known = latest.as_ref().filter(|(queue, _)| *queue == message.queue);
+        let known = latest.as_ref().filter(|(queue, _)| same_queue(queue, &message.queue));
         let error = match known {
             Some((_, error)) => error.clone(),
             None => {

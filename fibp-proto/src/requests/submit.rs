@@ -174,7 +174,7 @@ impl<T> Requests<T> {
             attempt,
             token,
             mut payloads,
-            ..
+            mut cost,
         } = many;
         let items = payloads.len();
         let is_enqueue = matches!(payloads, Payloads::Messages(_));
@@ -182,7 +182,10 @@ impl<T> Requests<T> {
         let mut place = 0;
         while place < items {
             let stretch = payloads.split_front(payloads.of_one_queue());
-            let run = Run::part(call, attempt, place, stretch);
+            let is_last = place + stretch.len() == items;
+            let part = if is_last { cost } else { stretch.cost() };
+            cost = cost.saturating_sub(part);
+            let run = Run::part(call, attempt, place, stretch, part);
             place += run.len();
             self.admit_run(now, run);
         }

@@ -6,7 +6,7 @@ use super::few::Few;
 use super::run::{Payloads, Run, Ticket};
 use crate::error::{Error, Outcome};
 use crate::machine::{CallId, Completion};
-use crate::message::QueueName;
+use crate::message::{QueueName, same_queue};
 use crate::request::{Op, Request};
 
 /// The client's own budget.
@@ -80,6 +80,13 @@ pub(super) struct BatchKey {
     pub(super) queue: QueueName,
 }
 
+impl BatchKey {
+    /// Whether they are the same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (self.budget, self.kind) == (other.budget, other.kind) && same_queue(&self.queue, &other.queue)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum BatchKind {
     Enqueue,
@@ -91,7 +98,8 @@ pub(super) enum BatchKind {
 #[derive(Debug)]
 pub(super) enum InFlight<T> {
     Call(Call<T>),
-    Batch(Batch<T>),
+    /// Boxed, as it changes hands several times on its way out of the table.
+    Batch(Box<Batch<T>>),
 }
 
 /// A frame in flight: the runs that share it.
@@ -111,10 +119,10 @@ impl<T> Batch<T> {
     }
 
     /// Its runs, each with its payloads.
-    pub(super) fn into_runs(self) -> impl Iterator<Item = Run<T>> {
+    pub(super) fn into_runs(self: Box<Self>) -> impl Iterator<Item = Run<T>> {
         let Self {
             mut payloads, tickets, ..
-        } = self;
+        } = *self;
         tickets.into_iter().map(move |ticket| Run {
             payloads: payloads.split_front(ticket.items),
             ticket,

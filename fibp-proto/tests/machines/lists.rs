@@ -110,7 +110,7 @@ fn two_lists_in_one_frame_hear_of_their_own_messages() {
             names("c", 0..4),
         ]
         .concat();
-        assert_eq!(frames(&sim), [expected.clone()]);
+        assert_eq!(frames(&sim), std::slice::from_ref(&expected));
         // The last of one and the first of another are refused, and what is between them is not.
         let verdict = |name: &String| match name.as_str() {
             "a2" | "b0" | "b3" => Err(Box::new(ServerError::queue_not_found("orders"))),
@@ -401,7 +401,7 @@ fn one_of_the_lists_in_a_frame_expires() {
             oblige_all(&mut sim);
             assert!(sim.enqueued(first).is_ok());
             let sent = [names("a", 0..2), names("b", 0..3), names("c", 0..2)].concat();
-            assert_eq!(frames(&sim), [sent.clone()]);
+            assert_eq!(frames(&sim), std::slice::from_ref(&sent));
             sim.advance_ms(500);
             assert_eq!(
                 results("b", sim.enqueued_many(b)),

@@ -41,8 +41,12 @@ fn encode_headers<E: Encoder>(to: &mut E, headers: &Headers) -> Result<(), Encod
 
 // ---- requests ----
 
+pub(super) fn encode_count<E: Encoder>(to: &mut E, messages: &[Message]) -> Result<(), EncodeError> {
+    to.count32("messages", messages.len(), MAX_ITEMS)
+}
+
 pub(super) fn encode_enqueue<E: Encoder>(to: &mut E, messages: &[Message]) -> Result<(), EncodeError> {
-    to.count32("messages", messages.len(), MAX_ITEMS)?;
+    encode_count(to, messages)?;
     messages.iter().try_for_each(|message| encode_message(to, message))
 }
 

@@ -11,7 +11,7 @@ mod response;
 pub(crate) use handshake::{FirstFrame, HandshakeOk, read_first_frame};
 pub(crate) use opcode::Numbers;
 
-use super::encode::{Body, Encoder, Measure, encode_frame};
+use super::encode::{Body, Encoder, Measure, encode_frame, measure_items};
 use super::opening::FRAMED_VERSION;
 use super::records::encode_settled;
 use super::*;
@@ -95,8 +95,16 @@ impl Codec for Framed {
         )
     }
 
-    fn encode_enqueue(&self, id: u32, messages: &[Message], limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
-        encode_continued(self.request_header(Op::Enqueue, id)?, &Messages(messages), limit, out)
+    fn encode_enqueue(
+        &self,
+        id: u32,
+        messages: &[Message],
+        items_len: Option<usize>,
+        limit: u32,
+        out: &mut OutBuf,
+    ) -> Result<(), EncodeError> {
+        let body = Messages { messages, items_len };
+        encode_continued(self.request_header(Op::Enqueue, id)?, &body, limit, out)
     }
 
     fn enqueue_base_len(&self, _queue: &str) -> usize {
@@ -205,11 +213,19 @@ impl Codec for Framed {
     }
 }
 
-struct Messages<'a>(&'a [Message]);
+struct Messages<'a> {
+    messages: &'a [Message],
+    /// Their bytes, if they are known to be right by themselves.
+    items_len: Option<usize>,
+}
 
 impl Body for Messages<'_> {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        data::encode_enqueue(to, self.0)
+        data::encode_enqueue(to, self.messages)
+    }
+
+    fn measure(&self) -> Result<usize, EncodeError> {
+        measure_items(self, self.items_len, |to| data::encode_count(to, self.messages))
     }
 }
 

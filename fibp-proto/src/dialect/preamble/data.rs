@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::errors;
 use crate::dialect::EncodeError;
 use crate::dialect::contents::{self, Contents, PARTS_SIZE};
-use crate::dialect::encode::{Body, Encoder};
+use crate::dialect::encode::{Body, Encoder, measure_items};
 use crate::dialect::records::{encode_list16, id_len, read_list16};
 use crate::frame::{DecodeError, Reader};
-use crate::message::{Headers, Message, MessageId, QueueName, Received};
+use crate::message::{Headers, Message, MessageId, QueueName, Received, same_queue};
 use crate::prelude::*;
 use crate::request::{AckItem, NackItem, Op, Request};
 use crate::response::{ItemResult, Push};
@@ -31,34 +31,51 @@ const DELIVERY_LEN: usize = 13;
 pub(super) struct EnqueueBody<'a> {
     queue: &'a str,
     messages: &'a [Message],
+    /// The bytes of the messages, if they are known to be right by themselves.
+    items_len: Option<usize>,
 }
 
 impl<'a> EnqueueBody<'a> {
-    pub(super) fn new(messages: &'a [Message]) -> Result<Self, EncodeError> {
+    pub(super) fn new(messages: &'a [Message], items_len: Option<usize>) -> Result<Self, EncodeError> {
         // Where no message names a queue there is `EnqueueNone`; servers refuse the empty name without harm.
         let Some(first) = messages.first() else {
-            return Ok(Self { queue: "", messages });
+            return Ok(Self::none(""));
         };
-        if messages.iter().any(|message| message.queue != first.queue) {
+        if !messages.iter().all(|message| same_queue(&message.queue, &first.queue)) {
             return Err(EncodeError::MixedQueues);
         }
         Ok(Self {
             queue: &first.queue,
             messages,
+            items_len,
         })
     }
 
     /// No message for `queue`.
     pub(super) fn none(queue: &'a str) -> Self {
-        Self { queue, messages: &[] }
+        Self {
+            queue,
+            messages: &[],
+            items_len: None,
+        }
+    }
+}
+
+impl EnqueueBody<'_> {
+    fn encode_base<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        to.str16("queue name", self.queue)?;
+        to.count16("messages", self.messages.len())
     }
 }
 
 impl Body for EnqueueBody<'_> {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        to.str16("queue name", self.queue)?;
-        to.count16("messages", self.messages.len())?;
+        self.encode_base(to)?;
         self.messages.iter().try_for_each(|message| encode_message(to, message))
+    }
+
+    fn measure(&self) -> Result<usize, EncodeError> {
+        measure_items(self, self.items_len, |to| self.encode_base(to))
     }
 }
 

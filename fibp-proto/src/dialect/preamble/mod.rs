@@ -98,7 +98,7 @@ impl Codec for Preamble {
 
     fn encode_request(&self, id: u32, request: &Request, limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
         if let Request::Enqueue(messages) = request {
-            return self.encode_enqueue(id, messages, limit, out);
+            return self.encode_enqueue(id, messages, None, limit, out);
         }
         let opcode = self.opcode(request.op())?;
         let to = To { opcode, id, limit, out };
@@ -119,9 +119,16 @@ impl Codec for Preamble {
         }
     }
 
-    fn encode_enqueue(&self, id: u32, messages: &[Message], limit: u32, out: &mut OutBuf) -> Result<(), EncodeError> {
+    fn encode_enqueue(
+        &self,
+        id: u32,
+        messages: &[Message],
+        items_len: Option<usize>,
+        limit: u32,
+        out: &mut OutBuf,
+    ) -> Result<(), EncodeError> {
         let opcode = self.opcode(Op::Enqueue)?;
-        To { opcode, id, limit, out }.write(&data::EnqueueBody::new(messages)?)
+        To { opcode, id, limit, out }.write(&data::EnqueueBody::new(messages, items_len)?)
     }
 
     fn enqueue_base_len(&self, queue: &str) -> usize {
