@@ -116,6 +116,7 @@ impl<T> Requests<T> {
         self.ledger.finish_call(call, response);
     }
 
+    #[expect(clippy::boxed_local, reason = "to pass the box is less than to pass what is in it")]
     fn answer_batch(
         &mut self,
         now: Instant,
@@ -134,7 +135,7 @@ impl<T> Requests<T> {
             return;
         }
         let key = batch.key.clone();
-        let delayed = self.answer_items(now, channel, batch, results);
+        let delayed = self.answer_items(now, channel, *batch, results);
         let answered = match delayed.moved || !delayed.runs.is_empty() {
             true => Answered::NotYet,
             false => Answered::Finally,
@@ -162,7 +163,7 @@ impl<T> Requests<T> {
         &mut self,
         now: Instant,
         channel: ChannelId,
-        batch: Box<Batch<T>>,
+        batch: Batch<T>,
         mut results: ItemResults,
     ) -> Delayed<T> {
         let mut delayed = Delayed {

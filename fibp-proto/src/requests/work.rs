@@ -119,10 +119,10 @@ impl<T> Batch<T> {
     }
 
     /// Its runs, each with its payloads.
-    pub(super) fn into_runs(self: Box<Self>) -> impl Iterator<Item = Run<T>> {
+    pub(super) fn into_runs(self) -> impl Iterator<Item = Run<T>> {
         let Self {
             mut payloads, tickets, ..
-        } = *self;
+        } = self;
         tickets.into_iter().map(move |ticket| Run {
             payloads: payloads.split_front(ticket.items),
             ticket,
