@@ -76,6 +76,29 @@ fn pauses_are_drawn_between_zero_and_a_doubling_bound() {
 }
 
 #[test]
+fn the_first_pause_is_bounded_as_configured() {
+    for initial in [10, 20_000] {
+        let mut longest = Duration::ZERO;
+        for seed in 0..20 {
+            let mut sim = Sim::new(
+                backoff(initial, 30_000, None).dialect(P1),
+                Mode::Whole,
+                |shared, now, token| fibp_proto::requests::Requests::new(shared, now, seed, Some(token)),
+            );
+            sim.settle();
+            assert!(sim.opened().is_ok());
+            sim.dialed = Box::new(|_, _| Host::Refused(FaultKind::Refused));
+            sim.socket().end(End::Eof);
+            sim.settle();
+            longest = longest.max(delays(&sim)[0].1);
+            sim.finish();
+        }
+        let bound = Duration::from_millis(initial);
+        assert!(longest <= bound && longest > bound / 2, "{longest:?} of {bound:?}");
+    }
+}
+
+#[test]
 fn the_same_seed_draws_the_same_pauses() {
     let [first, second] = [0, 1].map(|_| {
         let mut sim = cut_off(backoff(100, 3_000, None));

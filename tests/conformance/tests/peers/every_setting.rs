@@ -11,6 +11,11 @@ const CLIENT: &str = "tests/conformance/tests/suite/settings.rs";
 const PEERS: &str = "tests/conformance/tests/peers/settings.rs";
 const LEASES: &str = "tests/conformance/tests/peers/leases.rs";
 const CONNECTIONS: &str = "tests/conformance/tests/suite/connections.rs";
+const OPENING: &str = "fibp-proto/tests/machines/opening.rs";
+const DEADLINES: &str = "fibp-proto/tests/machines/deadlines.rs";
+const CALLS: &str = "fibp-proto/tests/machines/calls.rs";
+const RECONNECT: &str = "fibp-proto/tests/machines/reconnect.rs";
+const FLOW: &str = "fibp-proto/tests/machines/flow.rs";
 const TLS: &str = "tests/conformance/tests/suite/tls.rs";
 
 /// A setting by the name of its field, with those of what contains it before it; the options of URLs that set it; and tests:
@@ -54,56 +59,35 @@ const CLIENT_SETTINGS: &[Row] = &[
     (
         "connect_timeout",
         &["connect_timeout"],
-        &[
-            (CLIENT, "row_31_connect_timeout_covers_the_handshake"),
-            (
-                "tests/conformance/tests/peers/nowhere.rs",
-                "row_31_connect_timeout_covers_a_black_hole",
-            ),
-        ],
+        &[(OPENING, "silence_ends_with_the_connect_timeout")],
     ),
     (
         "request_timeout",
         &["request_timeout"],
-        &[(CLIENT, "row_31_request_timeout")],
+        &[(DEADLINES, "deadlines_tell_what_was_sent")],
     ),
     (
         "heartbeat.every",
         &["heartbeat"],
-        &[
-            (CLIENT, "row_31_heartbeat"),
-            (
-                "fibp-proto/tests/machines/calls.rs",
-                "heartbeats_keep_a_silent_connection_and_end_a_dead_one",
-            ),
-        ],
+        &[(CALLS, "heartbeats_keep_a_silent_connection_and_end_a_dead_one")],
     ),
     (
         "heartbeat.missed",
         &["heartbeat"],
-        &[(
-            "fibp-proto/tests/machines/calls.rs",
-            "as_many_heartbeats_may_be_missed_as_configured",
-        )],
+        &[(CALLS, "as_many_heartbeats_may_be_missed_as_configured")],
     ),
     (
         "reconnect.initial",
         &["reconnect"],
         &[
-            (
-                "fibp-proto/tests/machines/reconnect.rs",
-                "pauses_are_drawn_between_zero_and_a_doubling_bound",
-            ),
+            (RECONNECT, "the_first_pause_is_bounded_as_configured"),
             (CLIENT, "row_31_reconnect_never"),
         ],
     ),
     (
         "reconnect.max",
         &["reconnect"],
-        &[(
-            "fibp-proto/tests/machines/reconnect.rs",
-            "pauses_are_drawn_between_zero_and_a_doubling_bound",
-        )],
+        &[(RECONNECT, "pauses_are_drawn_between_zero_and_a_doubling_bound")],
     ),
     (
         "reconnect.max_attempts",
@@ -141,7 +125,6 @@ const CLIENT_SETTINGS: &[Row] = &[
         &["batching"],
         &[
             (CLIENT, "row_31_batching_disabled_and_batch_limits"),
-            (CLIENT, "row_31_linger_gathers"),
             (CLIENT, "row_31_linger_ends"),
         ],
     ),
@@ -199,20 +182,13 @@ const CLIENT_SETTINGS: &[Row] = &[
 ];
 
 const CONSUMER_SETTINGS: &[Row] = &[
-    (
-        "prefetch",
-        &[],
-        &[
-            (PEERS, "row_31_prefetch_is_the_window"),
-            (CONNECTIONS, "row_06_row_12_all_that_comes_is_deliverable_at_once"),
-        ],
-    ),
+    ("prefetch", &[], &[(PEERS, "row_31_prefetch_is_the_window")]),
     (
         "credit",
         &[],
         &[
-            (CLIENT, "row_08_row_31_standing_credit"),
             (LEASES, "row_08_credit_comes_back_when_a_delivery_is_settled_or_dropped"),
+            (FLOW, "standing_credit_is_large_and_topped_up_by_what_was_received"),
         ],
     ),
     (
@@ -226,10 +202,7 @@ const CONSUMER_SETTINGS: &[Row] = &[
     (
         "expired",
         &[],
-        &[
-            (LEASES, "row_35_expired_deliveries_are_skipped"),
-            (LEASES, "row_35_expired_deliveries_are_handed_out_by_choice"),
-        ],
+        &[(LEASES, "row_35_expired_deliveries_are_handed_out_by_choice")],
     ),
     ("idle_resubscribe", &[], &[(CLIENT, "row_31_idle_resubscribe")]),
     (
