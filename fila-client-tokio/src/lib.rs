@@ -40,7 +40,9 @@
 //! * `tls-ring` (default), `tls-aws-lc-rs`: TLS with that crypto provider; `tls`: with one that the program installed, or a
 //!   ready rustls configuration.
 //! * `tls-platform-roots` (default), `tls-webpki-roots`: what [`Tls::platform`] and [`Tls::webpki`] trust.
-//! * `tracing`: spans and events; never a payload or a key.
+//! * `tracing`: spans of connections and calls, and events; never a payload or a key.
+//! * `sink`: [`Producer`] is a `Sink<Message>` of the crate `futures-sink`.
+//! * `serde`: [`MessageId`] as a text of serde.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connect;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -388,9 +389,14 @@ impl<S> RequestCall<S, answer::Room> {
     /// # Errors
     ///
     /// Why there is none.
-    pub async fn room(self) -> Result<CallId, Error> {
+    pub async fn room(mut self) -> Result<CallId, Error> {
+        poll_fn(|cx| self.poll_room(cx)).await
+    }
+
+    /// As [`room`](Self::room), for those who poll.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, Error>> {
         let id = self.id;
-        self.await.map(|()| id)
+        Pin::new(self).poll(cx).map_ok(|()| id)
     }
 }
 

@@ -154,6 +154,11 @@ impl<T> Requests<T> {
         id
     }
 
+    /// Sends what the producer holds without lingering, and waits for nothing.
+    pub fn hurry(&mut self, now: Instant, producer: ProducerId) {
+        self.flush_queues(now, Some(producer.0));
+    }
+
     /// Lets partial frames of a budget (or of all) go out now, on every route.
     pub(super) fn flush_queues(&mut self, now: Instant, budget: Option<u32>) {
         for route in &mut self.routes {

@@ -359,7 +359,7 @@ impl Payloads {
     }
 }
 
-pub(super) fn cost_of_message(message: &Message) -> usize {
+pub(crate) fn cost_of_message(message: &Message) -> usize {
     ITEM_OVERHEAD
         .saturating_add(message.payload.len())
         .saturating_add(message.headers.content_len())

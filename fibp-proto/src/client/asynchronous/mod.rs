@@ -10,6 +10,8 @@ mod driver;
 mod events;
 mod producer;
 mod runtime;
+#[cfg(feature = "sink")]
+mod sink;
 
 pub use admin::Admin;
 pub use client::Client;

@@ -38,20 +38,33 @@ impl<R: Runtime> ProducerBuilder<R> {
         let Self { caller, settings } = self;
         settings.validate()?;
         let id = caller.handle.main().with(|requests| requests.open_producer(settings));
-        Ok(Producer(Arc::new(Inner { caller, id })))
+        Ok(Producer {
+            inner: Arc::new(Inner { caller, id, settings }),
+            #[cfg(feature = "sink")]
+            sunk: super::sink::Sunk::default(),
+        })
     }
 }
 
 /// Sends messages through a buffer of its own, in batches. Clones share the buffer.
 ///
 /// When the last clone is dropped, what the buffer holds is still sent.
-#[derive(Debug, Clone)]
-pub struct Producer<R: Runtime>(Arc<Inner<R>>);
+///
+/// With the feature `sink` it is a `Sink<Message>` of the crate `futures-sink`, too.
+#[derive(Debug)]
+pub struct Producer<R: Runtime> {
+    pub(super) inner: Arc<Inner<R>>,
+    /// What this handle took as a sink.
+    #[cfg(feature = "sink")]
+    pub(super) sunk: super::sink::Sunk<R>,
+}
 
 #[derive(Debug)]
-struct Inner<R: Runtime> {
-    caller: Caller<R>,
-    id: ProducerId,
+pub(super) struct Inner<R: Runtime> {
+    pub(super) caller: Caller<R>,
+    pub(super) id: ProducerId,
+    #[cfg_attr(not(feature = "sink"), expect(dead_code, reason = "sinks ask"))]
+    pub(super) settings: ProducerSettings,
 }
 
 impl<R: Runtime> Producer<R> {
@@ -82,7 +95,7 @@ impl<R: Runtime> Producer<R> {
             Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
             done => return done,
         };
-        let Inner { caller, id } = &*self.0;
+        let Inner { caller, id, .. } = &*self.inner;
         let main = caller.handle.main();
         let room = main.reserve(R::now(), *id, &message, caller.timeout);
         match room.room().await {
@@ -110,7 +123,7 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt<R>, SendError> {
-        let Inner { caller, id } = &*self.0;
+        let Inner { caller, id, .. } = &*self.inner;
         let main = caller.handle.main();
         let call = main.try_send(R::now(), *id, message, caller.timeout)?;
         Ok(self.receipt(call))
@@ -138,14 +151,25 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub async fn flush(&self) -> Result<(), Error> {
-        let Inner { caller, id } = &*self.0;
+        let Inner { caller, id, .. } = &*self.inner;
         caller.handle.main().flush(R::now(), *id, caller.timeout).await
     }
 
     fn receipt(&self, call: RequestCall<R::Writer, answer::Enqueued>) -> Receipt<R> {
         Receipt {
             call,
-            _caller: self.0.caller.clone(),
+            _caller: self.inner.caller.clone(),
+        }
+    }
+}
+
+// What one handle took as a sink is its own.
+impl<R: Runtime> Clone for Producer<R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            #[cfg(feature = "sink")]
+            sunk: super::sink::Sunk::default(),
         }
     }
 }

@@ -154,7 +154,7 @@ const CLIENT_SETTINGS: &[Row] = &[
         &["happy_eyeballs_delay"],
         &[
             (
-                "fibp-proto/tests/asynchronous.rs",
+                "fibp-proto/tests/asynchronous/main.rs",
                 "addresses_are_dialed_one_after_another_as_configured",
             ),
             (
