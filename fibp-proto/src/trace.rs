@@ -7,8 +7,83 @@ mod real {
     use crate::config::Endpoint;
     use crate::dialect::Dialect;
     use crate::event::{ConnectionRole, Event};
+    #[cfg(feature = "client")]
+    use crate::{error::Error, message::QueueName, request::Op};
 
-    /// The span that everything happens on a connection is recorded in.
+    /// The span of one call, from its submission to its answer.
+    #[cfg(feature = "client")]
+    #[derive(Debug)]
+    pub(crate) struct CallSpan {
+        span: tracing::Span,
+        op: Op,
+        /// Known only where somebody records.
+        queue: Option<QueueName>,
+    }
+
+    #[cfg(feature = "client")]
+    impl CallSpan {
+        pub(crate) fn new<'a>(op: Op, find_queue: impl FnOnce() -> Option<&'a QueueName>) -> Self {
+            let mut queue = None;
+            let span = tracing::debug_span!(
+                target: "fila", "fila_call", ?op,
+                queue = { queue = find_queue().cloned(); queue.as_deref() },
+                address = Empty, dialect = Empty
+            );
+            Self { span, op, queue }
+        }
+
+        /// For what is no request to a server.
+        pub(crate) fn none() -> Self {
+            let (span, op, queue) = (tracing::Span::none(), Op::Heartbeat, None);
+            Self { span, op, queue }
+        }
+
+        pub(crate) fn in_scope<R>(&self, work: impl FnOnce() -> R) -> R {
+            self.span.in_scope(work)
+        }
+
+        /// Whether anybody records it.
+        pub(crate) fn is_recorded(&self) -> bool {
+            !self.span.is_disabled()
+        }
+
+        pub(crate) fn op(&self) -> Op {
+            self.op
+        }
+
+        pub(crate) fn queue(&self) -> Option<&QueueName> {
+            self.queue.as_ref()
+        }
+
+        /// The call was answered, or failed.
+        pub(crate) fn finish(&self, place: Option<&(Endpoint, Option<Dialect>)>, error: Option<&Error>) {
+            self.locate(place, error);
+            match error {
+                None => tracing::debug!(target: "fila", parent: &self.span, "answered"),
+                Some(error) => tracing::debug!(target: "fila", parent: &self.span, %error, "failed"),
+            }
+        }
+
+        /// Its caller is gone.
+        pub(crate) fn give_up(&self, place: Option<&(Endpoint, Option<Dialect>)>) {
+            self.locate(place, None);
+            tracing::debug!(target: "fila", parent: &self.span, "nobody waits for the answer");
+        }
+
+        /// Says where the call went. Only at its end: until then it may be sent elsewhere.
+        fn locate(&self, place: Option<&(Endpoint, Option<Dialect>)>, error: Option<&Error>) {
+            let said = error.and_then(Error::address);
+            if let Some(address) = said.or_else(|| place.map(|(address, _)| address)) {
+                self.span.record("address", display(address));
+            }
+            if let Some((_, Some(dialect))) = place {
+                self.span.record("dialect", display(dialect));
+            }
+        }
+    }
+
+    /// The span that everything happens on a connection is recorded in. It has no parent: whoever connects is not kept open
+    /// until the connection ends.
     #[derive(Debug, Clone)]
     pub(crate) struct ConnectionSpan(tracing::Span);
 
@@ -16,13 +91,13 @@ mod real {
         pub(crate) fn new(role: &ConnectionRole) -> Self {
             Self(match role {
                 ConnectionRole::Main => {
-                    tracing::debug_span!(target: "fila", "fila_connection", kind = "main", address = Empty, dialect = Empty)
+                    tracing::debug_span!(target: "fila", parent: None, "fila_connection", kind = "main", address = Empty, dialect = Empty)
                 }
                 ConnectionRole::Node(endpoint) => {
-                    tracing::debug_span!(target: "fila", "fila_connection", kind = "node", node = %endpoint, address = Empty, dialect = Empty)
+                    tracing::debug_span!(target: "fila", parent: None, "fila_connection", kind = "node", node = %endpoint, address = Empty, dialect = Empty)
                 }
                 ConnectionRole::Consumer(queue) => {
-                    tracing::debug_span!(target: "fila", "fila_connection", kind = "consumer", %queue, address = Empty, dialect = Empty)
+                    tracing::debug_span!(target: "fila", parent: None, "fila_connection", kind = "consumer", %queue, address = Empty, dialect = Empty)
                 }
             })
         }
@@ -47,7 +122,7 @@ mod real {
             }
             Event::Disconnected { cause, .. } => tracing::warn!(target: "fila", %cause, "disconnected"),
             Event::Reconnecting { attempt, delay, .. } => {
-                tracing::info!(target: "fila", attempt, ?delay, "reconnecting")
+                tracing::info!(target: "fila", attempt, ?delay, "reconnecting");
             }
             Event::Redirected { to, .. } => tracing::info!(target: "fila", %to, "redirected"),
             Event::Resubscribed { queue } => tracing::info!(target: "fila", %queue, "resubscribed"),
@@ -74,13 +149,6 @@ mod real {
     pub(crate) fn renewed(address: &Endpoint) {
         tracing::trace!(target: "fila", %address, "renewed an idle subscription");
     }
-
-    pub(crate) fn call_finished(op: crate::Op, error: Option<&crate::Error>) {
-        match error {
-            None => tracing::debug!(target: "fila", ?op, "answered"),
-            Some(error) => tracing::debug!(target: "fila", ?op, %error, "failed"),
-        }
-    }
 }
 
 #[cfg(not(feature = "tracing"))]
@@ -88,6 +156,43 @@ mod real {
     use crate::config::Endpoint;
     use crate::dialect::Dialect;
     use crate::event::{ConnectionRole, Event};
+    #[cfg(feature = "client")]
+    use crate::{error::Error, message::QueueName, request::Op};
+
+    #[cfg(feature = "client")]
+    #[derive(Debug)]
+    pub(crate) struct CallSpan;
+
+    #[cfg(feature = "client")]
+    impl CallSpan {
+        pub(crate) fn new<'a>(_op: Op, _find_queue: impl FnOnce() -> Option<&'a QueueName>) -> Self {
+            Self
+        }
+
+        pub(crate) fn none() -> Self {
+            Self
+        }
+
+        pub(crate) fn in_scope<R>(&self, work: impl FnOnce() -> R) -> R {
+            work()
+        }
+
+        pub(crate) fn is_recorded(&self) -> bool {
+            false
+        }
+
+        pub(crate) fn op(&self) -> Op {
+            Op::Heartbeat
+        }
+
+        pub(crate) fn queue(&self) -> Option<&QueueName> {
+            None
+        }
+
+        pub(crate) fn finish(&self, _place: Option<&(Endpoint, Option<Dialect>)>, _error: Option<&Error>) {}
+
+        pub(crate) fn give_up(&self, _place: Option<&(Endpoint, Option<Dialect>)>) {}
+    }
 
     #[derive(Debug, Clone)]
     pub(crate) struct ConnectionSpan;
@@ -107,11 +212,11 @@ mod real {
     pub(crate) fn event(_event: &Event) {}
 
     pub(crate) fn renewed(_address: &Endpoint) {}
-
-    pub(crate) fn call_finished(_op: crate::Op, _error: Option<&crate::Error>) {}
 }
 
-pub(crate) use real::{ConnectionSpan, call_finished, event, renewed};
+#[cfg(feature = "client")]
+pub(crate) use real::CallSpan;
+pub(crate) use real::{ConnectionSpan, event, renewed};
 
 #[cfg(all(test, feature = "tracing"))]
 mod tests {
@@ -163,6 +268,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "client")]
+    fn a_call_that_nobody_records_costs_nothing() {
+        let span = CallSpan::new(crate::Op::Enqueue, || unreachable!("nobody asked for the queue"));
+        assert!(!span.is_recorded());
+    }
+
+    #[test]
     fn everything_has_the_target_fila_and_spans_say_where_they_are() {
         let seen = Seen::default();
         tracing::subscriber::with_default(seen.clone(), || {
@@ -174,7 +286,6 @@ mod tests {
                 to: address.clone(),
             });
             renewed(&address);
-            call_finished(crate::Op::Ack, None);
         });
         let seen = seen.0.lock().unwrap();
         assert!(seen.iter().all(|(target, _)| target == "fila"), "{seen:?}");
@@ -184,6 +295,5 @@ mod tests {
             fields[1..3].iter().any(|values| values.contains("node-1:5555")),
             "{fields:?}"
         );
-        assert!(fields.contains(&"message op"), "{fields:?}");
     }
 }

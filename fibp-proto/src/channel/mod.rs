@@ -29,6 +29,8 @@ use std::time::Instant;
 
 use crate::config::Endpoint;
 use crate::connection::{Arrival, Broken, Connection, Expiry};
+#[cfg(feature = "client")]
+use crate::dialect::Dialect;
 use crate::earliest_deadline::{earlier, is_due};
 use crate::error::{Error, ErrorKind};
 use crate::event::{ConnectionRole, Event, Traffic};
@@ -142,6 +144,13 @@ impl<W> Channel<W> {
     /// The node of the current attempt or connection.
     pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
         self.dialer.endpoint()
+    }
+
+    /// The server, and the dialect of the connection to it if there is one.
+    #[cfg(feature = "client")]
+    pub(crate) fn whereabouts(&self) -> Option<(Endpoint, Option<Dialect>)> {
+        let dialect = self.connection().map(Connection::dialect);
+        Some((self.endpoint()?.clone(), dialect))
     }
 
     pub(crate) fn last_error(&self) -> Option<&Error> {

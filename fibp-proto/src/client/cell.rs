@@ -9,18 +9,22 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use super::attention::Attention;
+use super::clients::Driven;
 use super::lock;
 use super::locked::Locked;
 use super::sync::{Mutex, MutexGuard};
 use super::waiter::{Answer, Wait, Waiter, answer, complete};
+use crate::config::Endpoint;
 use crate::consumer::{Consumer, Lease, LeaseGuard, ReleaseDelivery};
+use crate::dialect::Dialect;
 use crate::error::{Error, SendError};
 use crate::fault::Fault;
 use crate::frame::Transmit;
 use crate::machine::{CallId, ChannelId, Machine};
-use crate::message::Message;
-use crate::request::Request;
-use crate::requests::{ProducerId, Requests, Settle};
+use crate::message::{Message, QueueName};
+use crate::request::{Op, Request};
+use crate::requests::{ProducerId, Requests, Settle, queue_of};
+use crate::trace::CallSpan;
 
 /// The most bytes that a caller encodes and writes itself.
 const CALLER_WRITE: usize = 16 * 1024;
@@ -66,7 +70,7 @@ impl<S> Clone for CallerWrites<S> {
 
 impl<S> Copy for CallerWrites<S> {}
 
-impl<M: Machine<Token = Waiter>, S> Cell<M, S> {
+impl<M: Driven, S> Cell<M, S> {
     /// A cell for `machine`.
     pub fn new(machine: M, writes: CallerWrites<S>) -> Self {
         let mut locked = Locked::new(machine);
@@ -119,16 +123,28 @@ impl<M: Machine<Token = Waiter>, S> Cell<M, S> {
     pub(super) fn queue<A: Answer>(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<M, S, A> {
         let (waiter, wait) = Waiter::pair::<A>();
         let id = self.with(|machine| call(machine, waiter));
-        self.under_way(id, wait)
+        self.under_way(id, wait, CallSpan::none())
     }
 
-    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, wait: Wait<A::Output>) -> Call<M, S, A> {
+    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, wait: Wait<A::Output>, span: CallSpan) -> Call<M, S, A> {
         Call {
             cell: Arc::clone(self),
             wait,
             id,
             open: true,
+            span,
         }
+    }
+
+    /// Ends the span of a call.
+    pub(super) fn finish(&self, span: &CallSpan, error: Option<&Error>) {
+        if span.is_recorded() {
+            span.finish(self.whereabouts(span).as_ref(), error);
+        }
+    }
+
+    fn whereabouts(&self, span: &CallSpan) -> Option<(Endpoint, Option<Dialect>)> {
+        self.lock().machine.whereabouts(span.op(), span.queue())
     }
 
     /// Tries to write once; true if the driver must see to the rest.
@@ -152,7 +168,10 @@ impl<S> RequestsCell<S> {
         request: Request,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::Answered> {
-        self.submit(now, |requests, waiter| requests.call(now, request, timeout, waiter))
+        let span = CallSpan::new(request.op(), || queue_of(&request));
+        self.submit(now, span, |requests, waiter| {
+            requests.call(now, request, timeout, waiter)
+        })
     }
 
     /// One message; see [`Requests::enqueue`].
@@ -162,7 +181,10 @@ impl<S> RequestsCell<S> {
         message: Message,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::Enqueued> {
-        self.submit(now, |requests, waiter| requests.enqueue(now, message, timeout, waiter))
+        let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
+        self.submit(now, span, |requests, waiter| {
+            requests.enqueue(now, message, timeout, waiter)
+        })
     }
 
     /// Many messages; see [`Requests::enqueue_many`].
@@ -172,7 +194,10 @@ impl<S> RequestsCell<S> {
         messages: Vec<Message>,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::EnqueuedMany> {
-        self.submit(now, |requests, waiter| {
+        let span = CallSpan::new(Op::Enqueue, || {
+            common_queue(messages.iter().map(|message| &message.queue))
+        });
+        self.submit(now, span, |requests, waiter| {
             requests.enqueue_many(now, messages, timeout, waiter)
         })
     }
@@ -184,7 +209,10 @@ impl<S> RequestsCell<S> {
         settle: Settle,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::Settled> {
-        self.submit(now, |requests, waiter| requests.settle(now, settle, timeout, waiter))
+        let span = CallSpan::new(op_of(&settle), || Some(&settle.queue));
+        self.submit(now, span, |requests, waiter| {
+            requests.settle(now, settle, timeout, waiter)
+        })
     }
 
     /// One ack or nack that goes out in the next frame, even if the call is dropped.
@@ -194,8 +222,10 @@ impl<S> RequestsCell<S> {
         settle: Settle,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::Settled> {
-        self.queue(|requests, waiter| requests.settle(now, settle, timeout, waiter))
-            .detached()
+        let span = CallSpan::new(op_of(&settle), || Some(&settle.queue));
+        let (waiter, wait) = Waiter::pair::<answer::Settled>();
+        let id = span.in_scope(|| self.with(|requests| requests.settle(now, settle, timeout, waiter)));
+        self.under_way(id, wait, span).detached()
     }
 
     /// Many acks and nacks; see [`Requests::settle_many`].
@@ -205,7 +235,10 @@ impl<S> RequestsCell<S> {
         settles: Vec<Settle>,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::SettledMany> {
-        self.submit(now, |requests, waiter| {
+        let span = CallSpan::new(settles.first().map_or(Op::Ack, op_of), || {
+            common_queue(settles.iter().map(|settle| &settle.queue))
+        });
+        self.submit(now, span, |requests, waiter| {
             requests.settle_many(now, settles, timeout, waiter)
         })
     }
@@ -217,7 +250,9 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::Flushed> {
-        self.submit(now, |requests, waiter| requests.flush(now, producer, timeout, waiter))
+        self.submit(now, CallSpan::none(), |requests, waiter| {
+            requests.flush(now, producer, timeout, waiter)
+        })
     }
 
     /// Makes a call. If nothing else is under way, its bytes are written at once, without waking the driver. Threads
@@ -225,6 +260,7 @@ impl<S> RequestsCell<S> {
     fn submit<A: Answer>(
         self: &Arc<Self>,
         now: Instant,
+        span: CallSpan,
         call: impl FnOnce(&mut Requests<Waiter>, Waiter) -> CallId,
     ) -> RequestCall<S, A> {
         let (waiter, wait) = Waiter::pair::<A>();
@@ -232,7 +268,7 @@ impl<S> RequestsCell<S> {
         let mut locked = self.lock();
         // While an answer is due the driver will turn anyway, and what is called until then shares a frame.
         let is_quiet = locked.machine.in_flight(ChannelId::MAIN) == 0 && !self.driver.is_awake();
-        let id = call(&mut locked.machine, waiter);
+        let id = span.in_scope(|| call(&mut locked.machine, waiter));
         let claimed = if self.eager || is_quiet {
             locked.claim(now, ChannelId::MAIN, CALLER_WRITE)
         } else {
@@ -251,7 +287,7 @@ impl<S> RequestsCell<S> {
             self.driver.kick();
         }
         others.iter().for_each(|driver| driver.kick());
-        self.under_way(id, wait)
+        self.under_way(id, wait, span)
     }
 
     /// Waits for room for a producer's message, which the caller keeps until then.
@@ -277,10 +313,14 @@ impl<S> RequestsCell<S> {
         room: CallId,
         message: Message,
     ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+        let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
         let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
-        match self.with(|requests| requests.send_reserved(now, producer, room, message, receipt)) {
-            Ok(id) => Ok(self.under_way(id, confirmation)),
-            Err((error, _receipt)) => Err(error),
+        match span.in_scope(|| self.with(|requests| requests.send_reserved(now, producer, room, message, receipt))) {
+            Ok(id) => Ok(self.under_way(id, confirmation, span)),
+            Err((failed, _receipt)) => {
+                self.finish(&span, Some(&failed.error));
+                Err(failed)
+            }
         }
     }
 
@@ -296,10 +336,14 @@ impl<S> RequestsCell<S> {
         message: Message,
         timeout: Option<Duration>,
     ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+        let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
         let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
-        match self.with(|requests| requests.try_send(now, producer, message, timeout, receipt)) {
-            Ok(id) => Ok(self.under_way(id, confirmation)),
-            Err((error, _receipt)) => Err(error),
+        match span.in_scope(|| self.with(|requests| requests.try_send(now, producer, message, timeout, receipt))) {
+            Ok(id) => Ok(self.under_way(id, confirmation, span)),
+            Err((failed, _receipt)) => {
+                self.finish(&span, Some(&failed.error));
+                Err(failed)
+            }
         }
     }
 }
@@ -316,7 +360,7 @@ impl<S: Send + Sync + 'static> ConsumerCell<S> {
             }
             let (waiter, wait) = Waiter::pair::<answer::Ready>();
             let id = consumer.wait_delivery(now, waiter);
-            Taken::Later(self.under_way(id, wait))
+            Taken::Later(self.under_way(id, wait, CallSpan::none()))
         });
         self.guard(into);
         taken
@@ -368,14 +412,15 @@ pub type RequestCall<S, A> = Call<Requests<Waiter>, S, A>;
 /// A call under way, which is answered with `A`. Dropping it abandons the call. Like most futures it panics if it is
 /// polled again after it was ready.
 #[must_use]
-pub struct Call<M: Machine<Token = Waiter>, S, A: Answer> {
+pub struct Call<M: Driven, S, A: Answer> {
     cell: Arc<Cell<M, S>>,
     wait: Wait<A::Output>,
     id: CallId,
     open: bool,
+    span: CallSpan,
 }
 
-impl<M: Machine<Token = Waiter>, S, A: Answer> Call<M, S, A> {
+impl<M: Driven, S, A: Answer> Call<M, S, A> {
     /// Lets the call go on when this is dropped.
     pub fn detached(mut self) -> Self {
         self.open = false;
@@ -400,28 +445,45 @@ impl<S> RequestCall<S, answer::Room> {
     }
 }
 
-impl<M: Machine<Token = Waiter>, S, A: Answer> Future for Call<M, S, A> {
+impl<M: Driven, S, A: Answer> Future for Call<M, S, A> {
     type Output = A::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = ready!(Pin::new(&mut self.wait).poll(cx));
+        let Self { wait, span, .. } = &mut *self;
+        let reply = ready!(span.in_scope(|| Pin::new(wait).poll(cx)));
         self.open = false;
         // Invariant: a machine gives every token back, and `cell` keeps the machine. No reply means that it was taken.
         #[expect(clippy::expect_used, reason = "the caller's mistake, as for other futures")]
-        Poll::Ready(reply.expect("a call is not polled again after it was ready"))
+        let reply = reply.expect("a call is not polled again after it was ready");
+        self.cell.finish(&self.span, A::error(&reply));
+        self.span = CallSpan::none();
+        Poll::Ready(reply)
     }
 }
 
-impl<M: Machine<Token = Waiter>, S, A: Answer> Drop for Call<M, S, A> {
+impl<M: Driven, S, A: Answer> Drop for Call<M, S, A> {
     fn drop(&mut self) {
         if self.open {
             let waiter = self.cell.with(|machine| machine.abandon(self.id));
             drop(waiter);
         }
+        if self.span.is_recorded() {
+            self.span.give_up(self.cell.whereabouts(&self.span).as_ref());
+        }
     }
 }
 
-impl<M: Machine<Token = Waiter>, S, A: Answer> fmt::Debug for Call<M, S, A> {
+/// The queue that all of these are about, if it is one.
+fn common_queue<'a>(mut queues: impl Iterator<Item = &'a QueueName>) -> Option<&'a QueueName> {
+    let first = queues.next()?;
+    queues.all(|queue| queue == first).then_some(first)
+}
+
+fn op_of(settle: &Settle) -> Op {
+    if settle.nack.is_none() { Op::Ack } else { Op::Nack }
+}
+
+impl<M: Driven, S, A: Answer> fmt::Debug for Call<M, S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
     }

@@ -1,6 +1,8 @@
 //! The machines of one client.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,14 +11,17 @@ use super::lock;
 use super::sync::{AtomicBool, Mutex, Ordering};
 use super::waiter::{Wait, Waiter, answer};
 use super::watchers::Watchers;
-use crate::config::ConsumerSettings;
+use crate::config::{ConsumerSettings, Endpoint};
 use crate::consumer::Consumer;
+use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::event::Stats;
 use crate::machine::{ChannelId, CloseReport, Machine};
 use crate::message::QueueName;
+use crate::request::Op;
 use crate::requests::Requests;
 use crate::shared::Shared;
+use crate::trace::CallSpan;
 
 /// How long a client's requests go on after its last handle is gone, to send what they were given.
 const GRACE: Duration = Duration::from_secs(5);
@@ -47,17 +52,29 @@ pub struct Drivers<S> {
 pub trait Driven: Machine<Token = Waiter> + Send + Sized {
     /// What starts drivers for its channels.
     fn start<S>(drivers: &Drivers<S>) -> &StartDriver<Self, S>;
+
+    /// Where a request about a queue goes now, as far as that is known: the server, and the dialect of the connection to
+    /// it. For `tracing`.
+    fn whereabouts(&self, op: Op, queue: Option<&QueueName>) -> Option<(Endpoint, Option<Dialect>)>;
 }
 
 impl Driven for Requests<Waiter> {
     fn start<S>(drivers: &Drivers<S>) -> &StartDriver<Self, S> {
         &drivers.start_requests
     }
+
+    fn whereabouts(&self, op: Op, queue: Option<&QueueName>) -> Option<(Endpoint, Option<Dialect>)> {
+        Self::whereabouts(self, op, queue)
+    }
 }
 
 impl Driven for Consumer<Waiter> {
     fn start<S>(drivers: &Drivers<S>) -> &StartDriver<Self, S> {
         &drivers.start_consumer
+    }
+
+    fn whereabouts(&self, _: Op, _: Option<&QueueName>) -> Option<(Endpoint, Option<Dialect>)> {
+        Self::whereabouts(self)
     }
 }
 
@@ -167,7 +184,8 @@ impl<S> Clients<S> {
         self: &Arc<Self>,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> (Arc<ConsumerCell<S>>, Wait<Result<(), Error>>) {
+    ) -> (Arc<ConsumerCell<S>>, Opening<S>) {
+        let span = CallSpan::new(Op::Consume, || Some(&queue));
         let Sources { now, seed } = self.sources;
         let (waiter, wait) = Waiter::pair::<answer::Opened>();
         let consumer = Consumer::new(&self.shared, queue, settings, now(), seed(), Some(waiter));
@@ -176,7 +194,12 @@ impl<S> Clients<S> {
         if self.closed.load(Ordering::Acquire) {
             cell.with(|consumer| consumer.abort(now()));
         }
-        (cell, wait)
+        let opening = Opening {
+            cell: Arc::clone(&cell),
+            wait,
+            span,
+        };
+        (cell, opening)
     }
 
     /// Wakes the subscribers of events if there are some they have not seen. Call it with no machine locked.
@@ -188,6 +211,30 @@ impl<S> Clients<S> {
     fn take_consumers(&self) -> Vec<Arc<ConsumerCell<S>>> {
         let consumers = std::mem::take(&mut *lock(&self.consumers));
         consumers.open().collect()
+    }
+}
+
+/// The wait until a consumer is confirmed.
+#[derive(Debug)]
+#[must_use]
+pub struct Opening<S> {
+    cell: Arc<ConsumerCell<S>>,
+    wait: Wait<Result<(), Error>>,
+    span: CallSpan,
+}
+
+impl<S> Opening<S> {
+    /// Waits until the server has confirmed the consumer.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be opened.
+    pub async fn opened(self) -> Result<(), Error> {
+        let Self { cell, wait, span } = self;
+        let mut opened = pin!(wait.opened());
+        let result = poll_fn(|cx| span.in_scope(|| opened.as_mut().poll(cx))).await;
+        cell.finish(&span, result.as_ref().err());
+        result
     }
 }
 

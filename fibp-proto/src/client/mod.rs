@@ -21,6 +21,7 @@
 //! lock around it, with the waker of its driver. Callers submit to it and wait by [`Call`]s. Where there
 //! is no runtime, threads share the driver's work, each as a [`Worker`].
 
+mod ack_item;
 mod asynchronous;
 mod attention;
 mod cell;
@@ -43,7 +44,7 @@ pub use asynchronous::{
 };
 pub use attention::Attention;
 pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
-pub use clients::{Clients, Driven, Drivers, Handle, Sources, StartDriver};
+pub use clients::{Clients, Driven, Drivers, Handle, Opening, Sources, StartDriver};
 pub use deliveries::Deliveries;
 pub use locked::Locked;
 pub use transport::{fault, presented_key};

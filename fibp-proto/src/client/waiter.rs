@@ -17,7 +17,7 @@ macro_rules! answers {
     ($($(#[$doc:meta])* $name:ident($output:ty);)+) => {
         /// The kinds of [`Answer`], one for each kind of [`Reply`].
         pub mod answer {
-            use super::{Answer, CloseReport, Error, MessageId, Response, SendError, Slot, Waiter};
+            use super::{Answer, CloseReport, Error, Failure, MessageId, Response, SendError, Slot, Waiter};
 
             $(
                 $(#[$doc])*
@@ -29,6 +29,10 @@ macro_rules! answers {
 
                     fn waiter(slot: Slot<Self::Output>) -> Waiter {
                         Waiter::$name(slot)
+                    }
+
+                    fn error(output: &Self::Output) -> Option<&Error> {
+                        output.failure()
                     }
                 }
             )+
@@ -79,6 +83,50 @@ pub trait Answer {
 
     /// The waiter that fills this slot.
     fn waiter(slot: Slot<Self::Output>) -> Waiter;
+
+    /// Why there is no better answer; of several, the first.
+    fn error(output: &Self::Output) -> Option<&Error>;
+}
+
+/// What an answer says of a failure.
+trait Failure {
+    fn failure(&self) -> Option<&Error>;
+}
+
+impl<T> Failure for Result<T, Error> {
+    fn failure(&self) -> Option<&Error> {
+        self.as_ref().err()
+    }
+}
+
+impl<T> Failure for Result<T, SendError> {
+    fn failure(&self) -> Option<&Error> {
+        self.as_ref().err().map(|failed| &failed.error)
+    }
+}
+
+impl<T> Failure for Result<T, Box<SendError>> {
+    fn failure(&self) -> Option<&Error> {
+        self.as_ref().err().map(|failed| &failed.error)
+    }
+}
+
+impl<R: Failure> Failure for Vec<R> {
+    fn failure(&self) -> Option<&Error> {
+        self.iter().find_map(R::failure)
+    }
+}
+
+impl Failure for () {
+    fn failure(&self) -> Option<&Error> {
+        None
+    }
+}
+
+impl Failure for CloseReport {
+    fn failure(&self) -> Option<&Error> {
+        None
+    }
 }
 
 /// Where one reply is put. One that is dropped empty ends the wait.

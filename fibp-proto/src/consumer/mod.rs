@@ -42,6 +42,8 @@ use crate::message::{QueueName, Secret};
 use crate::request::Op;
 use crate::shared::Shared;
 use crate::simulation::TestHooks;
+#[cfg(feature = "client")]
+use crate::{config::Endpoint, dialect::Dialect};
 use deliveries::Deliveries;
 
 /// See the [module documentation](self).
@@ -80,6 +82,12 @@ pub(crate) enum Asked {
 }
 
 impl<T> Consumer<T> {
+    /// The server, and the dialect of the connection to it if there is one.
+    #[cfg(feature = "client")]
+    pub(crate) fn whereabouts(&self) -> Option<(Endpoint, Option<Dialect>)> {
+        self.channel.whereabouts()
+    }
+
     /// A machine that dials at once. `opened` completes with [`Reply::Opened`] when the server confirmed the consumer,
     /// or with the error when it has not within the connect timeout.
     pub fn new(

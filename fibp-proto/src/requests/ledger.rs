@@ -83,7 +83,6 @@ impl<T> Ledger<T> {
             let error = call.attempt.judge(error);
             error.during(|| Doing::request(&call.request))
         });
-        crate::trace::call_finished(call.request.op(), result.as_ref().err());
         self.note_result(1, result.as_ref().err());
         self.complete_call(call.token, result);
     }
@@ -135,9 +134,6 @@ impl<T> Ledger<T> {
             return;
         }
         let error = ticket.attempt.judge(error.clone());
-        for _ in 0..ticket.items {
-            crate::trace::call_finished(payloads.kind().op(), Some(&error));
-        }
         self.note_result(ticket.items, Some(&error));
         self.release(ticket.charge(), Some(&error));
         let unheard = self.tell_failure(ticket, payloads, &error);
@@ -187,9 +183,6 @@ impl<T> Ledger<T> {
     }
 
     fn note_accepted(&mut self, kind: BatchKind, items: usize) {
-        for _ in 0..items {
-            crate::trace::call_finished(kind.op(), None);
-        }
         match kind {
             BatchKind::Enqueue => self.stats.messages_confirmed += items as u64,
             BatchKind::Ack | BatchKind::Nack => self.stats.settled += items as u64,

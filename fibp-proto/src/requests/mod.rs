@@ -67,6 +67,8 @@ use crate::simulation::TestHooks;
 use closing::Closing;
 use ledger::Ledger;
 use route::Route;
+#[cfg(feature = "client")]
+pub(crate) use routing::queue_of;
 #[cfg(feature = "sink")]
 pub(crate) use run::cost_of_message;
 use work::InFlight;

@@ -14,6 +14,8 @@ use crate::event::Event;
 use crate::machine::ChannelId;
 use crate::message::QueueName;
 use crate::request::Request;
+#[cfg(feature = "client")]
+use crate::{dialect::Dialect, request::Op};
 
 /// How long to wait before asking again while a leader is being elected.
 pub(super) const ELECTION_PAUSE: Duration = Duration::from_millis(200);
@@ -38,6 +40,22 @@ pub(super) enum Next {
 }
 
 impl<T> Requests<T> {
+    /// Where a request about a queue goes now, as far as that is known: the server, and the dialect of the connection to
+    /// it.
+    #[cfg(feature = "client")]
+    pub(crate) fn whereabouts(&self, op: Op, queue: Option<&QueueName>) -> Option<(Endpoint, Option<Dialect>)> {
+        let leader = match op {
+            Op::Ack | Op::Nack => None,
+            _ => queue.and_then(|queue| self.shared.leader(Purpose::Requests, queue)),
+        };
+        let to_leader = leader.and_then(|leader| {
+            self.routes
+                .iter()
+                .find(|route| route.channel.endpoint() == Some(&leader))
+        });
+        to_leader.unwrap_or_else(|| self.main()).channel.whereabouts()
+    }
+
     /// The node that is known to lead a message's queue, if it is not the one that the main route goes to. Acks and nacks
     /// stay on the main route: every node takes them (docs/protocol/clusters.md 4).
     pub(super) fn leader_elsewhere(&self, payloads: &Payloads) -> Option<Endpoint> {
@@ -226,7 +244,7 @@ impl<T> Requests<T> {
 }
 
 /// The queue whose leader has to answer a request.
-pub(super) fn queue_of(request: &Request) -> Option<&QueueName> {
+pub(crate) fn queue_of(request: &Request) -> Option<&QueueName> {
     match request {
         Request::QueueStats { queue } | Request::DeleteQueue { queue } => Some(queue),
         Request::Redrive { dlq, .. } => Some(dlq),

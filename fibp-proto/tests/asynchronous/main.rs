@@ -3,6 +3,8 @@
 mod by_hand;
 #[cfg(feature = "sink")]
 mod sink;
+#[cfg(feature = "tracing")]
+mod spans;
 
 use std::net::SocketAddr;
 use std::pin::pin;
