@@ -49,8 +49,10 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connect;
+mod environment;
 mod runtime;
 
+pub use environment::FromEnv;
 pub use runtime::AsyncStd;
 
 pub use fibp_proto::admin::{

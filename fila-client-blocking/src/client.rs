@@ -18,6 +18,7 @@ use crate::admin::Admin;
 use crate::caller::Caller;
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::{SOURCES, drivers};
+use crate::environment::FromEnv;
 use crate::producer::ProducerBuilder;
 use crate::wait::Notifier;
 
@@ -54,23 +55,15 @@ impl Client {
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
-    /// `FILA_CA_FILE`, `FILA_CLIENT_CERT_FILE` and `FILA_CLIENT_KEY_FILE`.
+    /// `FILA_CA_FILE`, `FILA_CLIENT_CERT_FILE` and `FILA_CLIENT_KEY_FILE`. To add to it, pass `Config::from_env()?` of the
+    /// trait [`FromEnv`] to [`connect`](Self::connect).
     ///
     /// # Errors
     ///
     /// As for [`connect`](Self::connect), and [`ErrorKind::Config`](crate::ErrorKind::Config) for a file that
     /// cannot be read.
     pub fn from_env() -> Result<Self, Error> {
-        Self::connect(Self::config_from_env()?)
-    }
-
-    /// What [`from_env`](Self::from_env) connects with, to be changed before it is passed to [`connect`](Self::connect).
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), as for [`Config::from_vars`].
-    pub fn config_from_env() -> Result<Config, Error> {
-        Config::from_vars(|name| std::env::var_os(name), |file| std::fs::read(file))
+        Self::connect(Config::from_env()?)
     }
 
     /// Begins to connect, and returns at once. The state and the events are there from the start; calls wait for the

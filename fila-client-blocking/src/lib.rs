@@ -7,12 +7,14 @@ mod client;
 mod connect;
 mod consumer;
 mod driver;
+mod environment;
 mod producer;
 mod wait;
 
 pub use admin::Admin;
 pub use client::{Client, Events, States};
 pub use consumer::{AckError, AckReceipt, Acker, Consumer, ConsumerBuilder, Delivery};
+pub use environment::FromEnv;
 pub use producer::{Producer, ProducerBuilder, Receipt};
 
 pub use fibp_proto::admin::{

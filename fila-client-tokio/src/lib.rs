@@ -46,8 +46,10 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connect;
+mod environment;
 mod runtime;
 
+pub use environment::FromEnv;
 pub use runtime::Tokio;
 
 pub use fibp_proto::admin::{

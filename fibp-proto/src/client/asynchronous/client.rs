@@ -89,15 +89,6 @@ impl<R: Runtime> Client<R> {
         Ok(Self(Caller { handle, timeout: None }))
     }
 
-    /// What [`from_env`](Self::from_env) connects with, to be changed before it is passed to [`connect`](Self::connect).
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), as for [`Config::from_vars`].
-    pub fn config_from_env() -> Result<Config, Error> {
-        Config::from_vars(R::var, R::read_file)
-    }
-
     /// Waits until the server answers, for `deadline` at most.
     ///
     /// # Errors
@@ -127,7 +118,8 @@ impl<R: Runtime> Client<R> {
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
-    /// `FILA_CA_FILE`, `FILA_CLIENT_CERT_FILE` and `FILA_CLIENT_KEY_FILE`.
+    /// `FILA_CA_FILE`, `FILA_CLIENT_CERT_FILE` and `FILA_CLIENT_KEY_FILE`. To add to it, pass
+    /// `Config::from_env()?` of the adapter's trait `FromEnv` to [`connect`](Self::connect).
     ///
     /// # Errors
     ///
@@ -137,7 +129,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future closes the connection.
     pub async fn from_env() -> Result<Self, Error> {
-        Self::connect(Self::config_from_env()?).await
+        Self::connect(Config::from_vars(R::var, R::read_file)?).await
     }
 
     /// Enqueues one message and waits for the broker's confirmation. Messages of concurrent calls share frames.
