@@ -59,12 +59,12 @@ pub use fibp_proto::admin::{
     Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, KeyStats, Permission, PermissionKind, QueueInfo, QueueList, QueueSpec,
     QueueStats, ThrottleStats,
 };
-pub use fibp_proto::client::{Events, States};
+pub use fibp_proto::client::{AckItem, Events, States};
 pub use fibp_proto::config::{
     Backoff, Batching, Config, Credit, Endpoint, Expired, IntoEndpoints, OnFull, Reconnect, Replay,
 };
 pub use fibp_proto::machine::CloseReport;
-pub use fibp_proto::request::{AckItem, NackItem};
+pub use fibp_proto::request::NackItem;
 #[cfg(feature = "tls")]
 pub use fibp_proto::rustls;
 pub use fibp_proto::{

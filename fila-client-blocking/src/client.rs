@@ -167,9 +167,8 @@ impl Client {
         self.0.settle(Settle::nack(queue, id, why))
     }
 
-    /// Acks many messages, of any mix of queues; results in input order. Give it references to deliveries where there are
-    /// any: with them the client knows the leases, as in [`Delivery::ack`](crate::Delivery::ack). An
-    /// [`AckItem`](crate::AckItem) names a message only.
+    /// Acks many messages, of any mix of queues; results in input order. Takes references to deliveries, and
+    /// [`AckItem`](crate::AckItem)s where the deliveries are gone: both know their leases, as in [`Delivery::ack`](crate::Delivery::ack).
     ///
     /// ```no_run
     /// # use fila_client_blocking::{Client, Delivery};

@@ -4,10 +4,9 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Deliveries, Input, answer};
+use fibp_proto::client::{AckItem, Deliveries, Input, answer};
 use fibp_proto::config::ConsumerSettings;
 use fibp_proto::consumer::{Lease, LeaseGuard};
-use fibp_proto::request::AckItem;
 use fibp_proto::requests::Settle;
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
@@ -289,9 +288,9 @@ impl From<&Delivery> for Settle {
 }
 
 impl From<&Delivery> for AckItem {
-    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`](crate::Client::ack_many) the delivery itself.
+    /// For an ack after the delivery itself is gone.
     fn from(delivery: &Delivery) -> Self {
-        delivery.lease.settle(None).into()
+        Self::from(&delivery.lease)
     }
 }
 

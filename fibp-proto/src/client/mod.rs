@@ -38,6 +38,7 @@ mod waiter;
 mod watchers;
 mod worker;
 
+pub use ack_item::AckItem;
 pub use asynchronous::{
     AckReceipt, Acker, Admin, Client, Consumer, ConsumerBuilder, Delivery, Events, Producer, ProducerBuilder, Receipt,
     Runtime, SocketOptions, States,

@@ -96,16 +96,6 @@ impl From<&Settle> for NackItem {
     }
 }
 
-impl From<Settle> for AckItem {
-    /// An ack of the same message, whatever the settling was.
-    fn from(settle: Settle) -> Self {
-        Self {
-            queue: settle.queue,
-            id: settle.id,
-        }
-    }
-}
-
 impl From<AckItem> for Settle {
     fn from(ack: AckItem) -> Self {
         Self {

@@ -2,10 +2,11 @@
 //! for threads.
 
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Client, Runtime};
-use fibp_proto::{ErrorKind, Message, State};
+use fibp_proto::client::{AckItem, Client, Runtime};
+use fibp_proto::config::Expired;
+use fibp_proto::{AdminRevision, Dialect, ErrorKind, Message, State};
 use fila_test_broker::Broker;
 
 /// Long enough that reaching it is a failure.
@@ -77,18 +78,109 @@ async fn handles<R: Runtime>() {
     assert_eq!(states.next().await, None);
 }
 
+/// Whatever an ack is made of, it knows its lease.
+async fn late_acks<R: Runtime>() {
+    for broker in brokers() {
+        let client = Client::<R>::connect(broker.url()).await.unwrap();
+        client.enqueue(Message::new("orders", "one")).await.unwrap();
+        let consumer = client.consumer("orders").visibility_timeout(SHORT);
+        let mut consumer = consumer.expired(Expired::Deliver).open().await.unwrap();
+        let delivery = consumer.next().await.unwrap().unwrap();
+        client.ack("orders", delivery.id()).await.unwrap();
+        while delivery.lease_deadline().unwrap() > Instant::now() {
+            std::thread::yield_now();
+        }
+        let item = AckItem::from(&delivery);
+        for results in [client.ack_many([&delivery]).await, client.ack_many([item]).await] {
+            assert_eq!(results[0].as_ref().unwrap_err().kind(), ErrorKind::LeaseLost);
+        }
+        let (_, acker) = delivery.into_parts();
+        assert_eq!(acker.ack().await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(10);
+
+fn brokers() -> impl Iterator<Item = Broker> {
+    let dialects = [Dialect::Preamble(AdminRevision::Protobuf), Dialect::Handshake].into_iter();
+    dialects.map(|dialect| Broker::builder().dialect(dialect).queue("orders").start().unwrap())
+}
+
+/// Producers as the combinators of `futures` use them.
+async fn sinks<R: Runtime>() {
+    use futures::{SinkExt, StreamExt, stream};
+
+    for broker in brokers() {
+        let client = Client::<R>::connect(broker.url()).await.unwrap();
+        // Room for a few messages only.
+        let mut producer = client.producer().max_bytes(1000).buffer(1000).build().unwrap();
+        let all = stream::iter(messages(1000)).map(Ok).forward(&mut producer).await;
+        all.unwrap();
+        let stored = broker.messages("orders");
+        let payloads: Vec<_> = stored.iter().map(|message| message.payload.to_vec()).collect();
+        let expected: Vec<_> = messages(1000).iter().map(|message| message.payload.to_vec()).collect();
+        assert_eq!(payloads, expected, "in order, each once");
+
+        // `forward` closed it; a clone is a sink of its own.
+        let refused = SinkExt::send(&mut producer, Message::new("orders", "late"))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refused.kind(), &*refused.message.payload),
+            (ErrorKind::Closed, b"late".as_slice())
+        );
+        let mut producer = producer.clone();
+        producer.feed(Message::new("nowhere", "lost?")).await.unwrap();
+        producer.feed(Message::new("orders", "last")).await.unwrap();
+        let failed = SinkExt::flush(&mut producer).await.unwrap_err();
+        assert_eq!(
+            (failed.kind(), &*failed.message.payload),
+            (ErrorKind::QueueNotFound, b"lost?".as_slice())
+        );
+        producer.close().await.unwrap();
+        assert_eq!(broker.messages("orders").len(), 1001);
+    }
+}
+
+async fn all<R: Runtime>() {
+    handles::<R>().await;
+    late_acks::<R>().await;
+    sinks::<R>().await;
+}
+
 #[test]
 fn tokio() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(handles::<fila_client_tokio::Tokio>());
+    runtime.block_on(all::<fila_client_tokio::Tokio>());
 }
 
 #[test]
 fn async_std() {
-    async_std::task::block_on(handles::<fila_client_asyncstd::AsyncStd>());
+    async_std::task::block_on(all::<fila_client_asyncstd::AsyncStd>());
+}
+
+#[test]
+fn blocking_late_acks() {
+    for broker in brokers() {
+        let client = fila_client_blocking::Client::connect(broker.url()).unwrap();
+        client.enqueue(Message::new("orders", "one")).unwrap();
+        let consumer = client.consumer("orders").visibility_timeout(SHORT);
+        let mut consumer = consumer.expired(Expired::Deliver).open().unwrap();
+        let delivery = consumer.next().unwrap().unwrap();
+        client.ack("orders", delivery.id()).unwrap();
+        while delivery.lease_deadline().unwrap() > Instant::now() {
+            std::thread::yield_now();
+        }
+        let item = AckItem::from(&delivery);
+        for results in [client.ack_many([&delivery]), client.ack_many([item])] {
+            assert_eq!(results[0].as_ref().unwrap_err().kind(), ErrorKind::LeaseLost);
+        }
+        let (_, acker) = delivery.into_parts();
+        assert_eq!(acker.ack().unwrap_err().kind(), ErrorKind::LeaseLost);
+    }
 }
 
 #[test]

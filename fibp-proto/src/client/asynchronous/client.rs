@@ -213,9 +213,8 @@ impl<R: Runtime> Client<R> {
         self.0.settle(Settle::nack(queue, id, why)).await
     }
 
-    /// Acks many messages, of any mix of queues; results in input order. Give it references to deliveries where there are
-    /// any: with them the client knows the leases, as in [`Delivery::ack`](super::Delivery::ack). An
-    /// [`AckItem`](crate::request::AckItem) names a message only.
+    /// Acks many messages, of any mix of queues; results in input order. Takes references to deliveries, and
+    /// [`AckItem`](crate::client::AckItem)s where the deliveries are gone: both know their leases, as in [`Delivery::ack`](super::Delivery::ack).
     ///
     /// # Cancel safety
     ///

@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 
 use super::caller::Caller;
 use super::runtime::Runtime;
+use crate::client::ack_item::AckItem;
 use crate::client::cell::RequestCall;
 use crate::client::waiter::answer;
 use crate::consumer::{Lease, LeaseGuard};
 use crate::error::{AckError, Error};
 use crate::message::Received;
-use crate::request::AckItem;
 use crate::requests::Settle;
 
 /// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
@@ -121,9 +121,9 @@ impl<R: Runtime> From<&Delivery<R>> for Settle {
 }
 
 impl<R: Runtime> From<&Delivery<R>> for AckItem {
-    /// The message's queue and id. It says nothing of the lease: give [`Client::ack_many`](super::Client::ack_many) the delivery itself.
+    /// For an ack after the delivery itself is gone.
     fn from(delivery: &Delivery<R>) -> Self {
-        delivery.lease.settle(None).into()
+        Self::from(&delivery.lease)
     }
 }
 

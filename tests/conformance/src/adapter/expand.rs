@@ -12,10 +12,11 @@ macro_rules! wrap_adapter {
         use fibp_proto::admin::{
             Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats,
         };
+        use fibp_proto::client::AckItem;
         use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
         use fibp_proto::event::{State, Stats};
         use fibp_proto::machine::CloseReport;
-        use fibp_proto::request::{AckItem, NackItem};
+        use fibp_proto::request::NackItem;
         use fibp_proto::{Error, Message, MessageId, Received, SendError};
 
         use crate::adapter::{Client, Consumer, Delivery, Events, Producer, Receipt, Settled, Taken, Wait};
@@ -26,10 +27,7 @@ macro_rules! wrap_adapter {
         }
 
         fn ack_item((queue, id): (String, MessageId)) -> AckItem {
-            AckItem {
-                queue: queue.into(),
-                id,
-            }
+            AckItem::new(queue, id)
         }
 
         fn nack_item((queue, id, error): (String, MessageId, String)) -> NackItem {

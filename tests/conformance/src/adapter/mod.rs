@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fibp_proto::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
+use fibp_proto::client::AckItem;
 use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::machine::CloseReport;
-use fibp_proto::request::AckItem;
 use fibp_proto::{Error, Message, MessageId, Received, SendError};
 
 /// What a call returns: awaiting it waits for the result.

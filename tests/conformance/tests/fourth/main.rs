@@ -4,8 +4,8 @@ mod runtime;
 
 use std::time::Duration;
 
+use fibp_proto::client::AckItem;
 use fibp_proto::client::{AckReceipt, Acker, Client, Consumer, Delivery, Producer, Receipt};
-use fibp_proto::request::AckItem;
 use fibp_proto::{Config, ErrorKind, Message, Outcome};
 use fila_test_broker::Broker;
 use runtime::Smol;
