@@ -86,6 +86,12 @@ macro_rules! delivery_accessors {
             &self.lease.received.queue
         }
 
+        /// The message as it was received.
+        #[must_use]
+        pub fn received(&self) -> &$crate::Received {
+            &self.lease.received
+        }
+
         /// Header keys and values.
         #[must_use]
         pub fn headers(&self) -> &$crate::Headers {

@@ -63,12 +63,13 @@ pub use fibp_proto::client::{AckItem, Events, States};
 pub use fibp_proto::config::{
     Backoff, Batching, Config, Credit, Endpoint, Expired, IntoEndpoints, OnFull, Reconnect, Replay,
 };
+pub use fibp_proto::event::StatKind;
 pub use fibp_proto::machine::CloseReport;
 pub use fibp_proto::request::NackItem;
 #[cfg(feature = "tls")]
 pub use fibp_proto::rustls;
 pub use fibp_proto::{
-    AdminRevision, Bytes, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Outcome,
+    AdminRevision, Bytes, ConnectionRole, Dialect, Error, ErrorKind, Event, Headers, Message, MessageId, Op, Outcome,
     QueueName, Received, Secret, SendError, State, Stats, Tls, TraceContext,
 };
 
