@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use fila_client_tokio::{Client, Config, Message, Outcome, QueueStats};
+use fila_client_tokio::{Client, Config, FromEnv, Message, Outcome, QueueStats};
 use fila_test_broker::Broker;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -14,7 +14,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 async fn main() -> Result<()> {
     let mut embedded = None;
     let config = if std::env::var_os("FILA_URL").is_some() {
-        Config::from_vars(|name| std::env::var_os(name), |file| std::fs::read(file))?
+        Config::from_env()?
     } else {
         println!("FILA_URL is not set: starting a broker in this process");
         Config::new(embedded.insert(Broker::builder().start()?).addr())
