@@ -95,6 +95,8 @@ struct Shared {
     changed: Condvar,
     accepted: AtomicUsize,
     passed: Mutex<Vec<Passed>>,
+    /// How many bytes were written on, by direction.
+    written: [AtomicUsize; 2],
     links: Mutex<Vec<Weak<Link>>>,
     /// The longest time between bytes that a trickle took.
     longest_rest: Mutex<Duration>,
@@ -181,6 +183,7 @@ impl Proxy {
             changed: Condvar::new(),
             accepted: AtomicUsize::new(0),
             passed: Mutex::new(Vec::new()),
+            written: Default::default(),
             links: Mutex::new(Vec::new()),
             longest_rest: Mutex::default(),
         });
@@ -288,14 +291,9 @@ impl Proxy {
         lock(&self.shared.links).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// How many bytes have passed in one direction.
+    /// How many bytes have passed in one direction: whatever becomes of their connection, they can be read.
     pub fn count(&self, flow: Flow) -> usize {
-        let passed = lock(&self.shared.passed);
-        let bytes = passed.iter().map(|passed| match flow {
-            Flow::Up => passed.up.len(),
-            Flow::Down => passed.down.len(),
-        });
-        bytes.sum()
+        self.shared.written[flow as usize].load(Ordering::SeqCst)
     }
 
     /// The longest time between bytes that a [trickle](Plan::Trickle) took: longer than planned where the machine is busy.
@@ -525,7 +523,11 @@ impl Link {
                         self.record(shared, flow, piece);
                         // Counted before anybody can see it: a limit that is set upon its arrival is for what follows.
                         let then = self.note_passed(flow, piece.len());
-                        if self.pass(to, piece).is_err() || then == Some(Then::Cut) {
+                        if self.pass(to, piece).is_err() {
+                            return self.close();
+                        }
+                        shared.written[flow as usize].fetch_add(piece.len(), Ordering::SeqCst);
+                        if then == Some(Then::Cut) {
                             return self.close();
                         }
                         rest = later;
