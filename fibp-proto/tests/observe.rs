@@ -216,7 +216,7 @@ fn a_whole_conversation_is_told_in_every_dialect_and_in_pieces_of_any_size() {
         let accepted = events.iter().any(|seen| match &seen.event {
             Event::Accepted { greeting, latency } => {
                 assert_eq!(*latency, Some(Duration::from_millis(1)));
-                matches!(greeting, Greeting::Framed { .. }) == framed
+                matches!(greeting, Greeting::Handshake { .. }) == framed
             }
             _ => false,
         });

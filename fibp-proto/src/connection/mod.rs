@@ -434,7 +434,7 @@ impl<W> Connection<W> {
     fn offered(&self) -> Offered {
         match self.codec.layout() {
             Layout::FlagsFirst => Offered::Preamble,
-            Layout::OpcodeFirst => Offered::Framed,
+            Layout::OpcodeFirst => Offered::Handshake,
         }
     }
 
@@ -442,7 +442,7 @@ impl<W> Connection<W> {
         match opening::recognise(self.offered(), &mut self.decoder, self.limits)? {
             Greeting::Incomplete => return Ok(false),
             Greeting::Preamble { .. } => {}
-            Greeting::Framed {
+            Greeting::Handshake {
                 node_id,
                 max_frame_size,
                 ..

@@ -37,7 +37,7 @@ pub enum Offered {
     /// The preamble.
     Preamble,
     /// The Handshake frame.
-    Framed,
+    Handshake,
 }
 
 /// What a server greets with.
@@ -52,7 +52,7 @@ pub enum Greeting {
         minor: u8,
     },
     /// The handshake was accepted.
-    Framed {
+    Handshake {
         /// The version: 1.
         version: u16,
         /// The server's node id; 0 outside a cluster.
@@ -92,7 +92,7 @@ pub(crate) fn closed_before_greeting(offered: Offered, pending: &[u8], reset: bo
     let how = if reset { "reset" } else { "closed" };
     if !pending.is_empty() {
         // A preamble server's refusal of a Handshake frame may be cut short by its own reset.
-        let try_other = offered == Offered::Framed && reset;
+        let try_other = offered == Offered::Handshake && reset;
         let message = format!(
             "the server {how} the connection within its greeting, after {}",
             shown(pending)
@@ -108,7 +108,7 @@ pub(crate) fn closed_before_greeting(offered: Offered, pending: &[u8], reset: bo
             ),
             true,
         ),
-        Offered::Framed => failure(
+        Offered::Handshake => failure(
             ErrorKind::Disconnected,
             format!(
                 "the server {how} the connection without answering the Handshake frame: it may speak the preamble \
@@ -152,7 +152,7 @@ fn inspect(offered: Offered, pending: &[u8], limits: Limits) -> Result<(Greeting
             [_] => Ok(INCOMPLETE),
             [_, minor, ..] => match offered {
                 Offered::Preamble => Ok((Greeting::Preamble { minor }, MAGIC.len() + 2)),
-                Offered::Framed => Err(failure(
+                Offered::Handshake => Err(failure(
                     ErrorKind::WrongDialect,
                     "the server speaks the preamble dialect, not the framed one",
                     true,
@@ -195,11 +195,11 @@ fn preamble_goodbye(offered: Offered, text: &[u8]) -> OpeningFailure {
     let refusal = ServerError::new(ErrorKind::WrongDialect, String::from_utf8_lossy(text));
     let message = match offered {
         Offered::Preamble => "the server refuses this version of the preamble dialect",
-        Offered::Framed => "the server speaks the preamble dialect, not the framed one",
+        Offered::Handshake => "the server speaks the preamble dialect, not the framed one",
     };
     OpeningFailure {
         error: refused(refusal).with_message(message),
-        try_other: offered == Offered::Framed,
+        try_other: offered == Offered::Handshake,
     }
 }
 
@@ -226,7 +226,7 @@ fn framed_error(offered: Offered, pending: &[u8], body: &[u8]) -> OpeningFailure
             error: refused(refusal).with_message("the server speaks the framed dialect, not the preamble one"),
             try_other: true,
         },
-        Offered::Framed => OpeningFailure {
+        Offered::Handshake => OpeningFailure {
             error: refused(refusal),
             try_other: false,
         },
@@ -243,7 +243,7 @@ fn handshake_ok(offered: Offered, body: &[u8]) -> Result<Greeting, OpeningFailur
         failure(ErrorKind::Protocol, message, false)
     })?;
     match greeting {
-        Greeting::Framed { version, .. } if version != FRAMED_VERSION => Err(failure(
+        Greeting::Handshake { version, .. } if version != FRAMED_VERSION => Err(failure(
             ErrorKind::WrongDialect,
             format!("the server chose version {version} of the framed dialect, this client speaks {FRAMED_VERSION}"),
             false,
@@ -255,7 +255,7 @@ fn handshake_ok(offered: Offered, body: &[u8]) -> Result<Greeting, OpeningFailur
 fn read_handshake_ok(body: &[u8]) -> Result<Greeting, DecodeError> {
     let body = Bytes::copy_from_slice(body);
     let mut body = Reader::new(&body);
-    Ok(Greeting::Framed {
+    Ok(Greeting::Handshake {
         version: body.u16()?,
         node_id: body.u64()?,
         max_frame_size: body.u32()?,
@@ -378,16 +378,16 @@ mod tests {
     }
 
     const HANDSHAKE_OK: &[u8] = b"\0\0\0\x14\x02\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x03\x01\0\0\0";
-    const BOTH: [Offered; 2] = [Offered::Preamble, Offered::Framed];
+    const BOTH: [Offered; 2] = [Offered::Preamble, Offered::Handshake];
 
     #[test]
     fn greetings_are_consumed_and_nothing_more() {
         for (offered, greeting, expected) in [
             (Offered::Preamble, &b"FIBP\x01\x07"[..], Greeting::Preamble { minor: 7 }),
             (
-                Offered::Framed,
+                Offered::Handshake,
                 HANDSHAKE_OK,
-                Greeting::Framed {
+                Greeting::Handshake {
                     version: 1,
                     node_id: 3,
                     max_frame_size: 16 * 1024 * 1024,
@@ -441,9 +441,15 @@ mod tests {
     #[test]
     fn a_preamble_server_refuses_with_goaway() {
         let magic = goaway("invalid magic");
-        fails(Offered::Framed, &magic, ErrorKind::WrongDialect, true, "invalid magic");
         fails(
-            Offered::Framed,
+            Offered::Handshake,
+            &magic,
+            ErrorKind::WrongDialect,
+            true,
+            "invalid magic",
+        );
+        fails(
+            Offered::Handshake,
             &magic,
             ErrorKind::WrongDialect,
             true,
@@ -472,7 +478,7 @@ mod tests {
             "FIBP 2.x",
         );
         fails(
-            Offered::Framed,
+            Offered::Handshake,
             b"FIBP\x01\0",
             ErrorKind::WrongDialect,
             true,
@@ -485,9 +491,9 @@ mod tests {
     fn a_long_farewell_is_not_waited_for() {
         let long = goaway(&"x".repeat(2 * MAX_GREETING));
         let enough = &long[..PREFIX_LEN + HEADER_LEN + MAX_GREETING];
-        fails(Offered::Framed, enough, ErrorKind::WrongDialect, true, "xxx");
+        fails(Offered::Handshake, enough, ErrorKind::WrongDialect, true, "xxx");
         assert_eq!(
-            greet(Offered::Framed, &enough[..enough.len() - 1]).unwrap(),
+            greet(Offered::Handshake, &enough[..enough.len() - 1]).unwrap(),
             Greeting::Incomplete
         );
     }
@@ -503,9 +509,9 @@ mod tests {
         );
         let mut later = HANDSHAKE_OK.to_vec();
         later[11] = 2;
-        fails(Offered::Framed, &later, ErrorKind::WrongDialect, false, "version 2");
+        fails(Offered::Handshake, &later, ErrorKind::WrongDialect, false, "version 2");
         fails(
-            Offered::Framed,
+            Offered::Handshake,
             b"\0\0\0\x08\x02\0\0\0\0\0\0\x01",
             ErrorKind::Protocol,
             false,
@@ -529,14 +535,14 @@ mod tests {
             (0x0A, "API key required", ErrorKind::Auth),
             (0x0D, "only protocol version 1 is supported", ErrorKind::WrongDialect),
         ] {
-            fails(Offered::Framed, &error(code, text), kind, false, text);
-            let refusal = greet(Offered::Framed, &error(code, text)).unwrap_err().error;
+            fails(Offered::Handshake, &error(code, text), kind, false, text);
+            let refusal = greet(Offered::Handshake, &error(code, text)).unwrap_err().error;
             assert_eq!(refusal.server_code(), Some(code.into()));
             assert_eq!(refusal.metadata(), [("max_version".to_owned(), "1".to_owned())]);
         }
         fails(Offered::Preamble, &error(0x0E, "x"), ErrorKind::Protocol, true, "x");
         fails(
-            Offered::Framed,
+            Offered::Handshake,
             b"\0\0\0\x07\xfe\0\0\0\0\0\x0a",
             ErrorKind::NotFila,
             false,
@@ -583,10 +589,10 @@ mod tests {
         for (offered, pending, reset, try_other) in [
             (Offered::Preamble, &b""[..], false, true),
             (Offered::Preamble, b"", true, true),
-            (Offered::Framed, b"", false, false),
-            (Offered::Framed, b"", true, true),
+            (Offered::Handshake, b"", false, false),
+            (Offered::Handshake, b"", true, true),
             (Offered::Preamble, b"FIB", false, false),
-            (Offered::Framed, b"\0\0\0\x13", true, true),
+            (Offered::Handshake, b"\0\0\0\x13", true, true),
         ] {
             let failure = closed_before_greeting(offered, pending, reset);
             assert_eq!(failure.error.kind(), ErrorKind::Disconnected);

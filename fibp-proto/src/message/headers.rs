@@ -322,6 +322,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes long without showing more")]
     fn a_key_has_one_value_however_many_there_are() {
         let mut headers = Headers::new();
         for round in 0..2 {

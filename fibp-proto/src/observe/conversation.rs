@@ -296,7 +296,7 @@ impl Conversation {
     fn server_opening(&mut self) -> bool {
         let offered = match (self.layout(), self.client.ended) {
             (Some(Layout::FlagsFirst), _) => Offered::Preamble,
-            (Some(Layout::OpcodeFirst), _) => Offered::Framed,
+            (Some(Layout::OpcodeFirst), _) => Offered::Handshake,
             // A server that speaks first is none of this protocol, or its client was not seen.
             (None, true) => Offered::Preamble,
             (None, false) => return false,
