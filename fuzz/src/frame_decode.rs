@@ -1,6 +1,6 @@
 //! Raw bytes as frames, and every decoder on every frame.
 
-use fibp_proto::frame::{Decoder, Frame, Item, Limits, Oversize};
+use fibp_proto::frame::{self, Decoder, Frame, Item, Layout, Limits, Oversize};
 use fibp_proto::{Dialect, Op, Push, QueueName, Request, Response};
 
 use crate::DIALECTS;
@@ -72,6 +72,18 @@ pub fn run(data: &[u8]) {
             (parts, failed),
             reference::cut(dialect.layout(), limit, oversize, stream)
         );
+        parse(dialect.layout(), stream);
+    }
+}
+
+/// What is parsed without a decoder is what a decoder without a limit finds first.
+fn parse(layout: Layout, stream: &[u8]) {
+    let (parts, failed) = reference::cut(layout, u32::MAX, Oversize::Refuse, stream);
+    match (frame::parse(layout, stream), parts.first()) {
+        (Ok(Some(parsed)), Some(Part::Frame(_, body))) => assert_eq!(parsed.body, body),
+        (Ok(None), None) => assert_eq!(failed, None),
+        (Err(error), None) => assert_eq!(failed, Some(error)),
+        (parsed, first) => panic!("{parsed:?}, but {first:?}"),
     }
 }
 
@@ -100,8 +112,13 @@ fn decode(dialect: Dialect, frame: &Frame) {
         }
     }
     let queue = QueueName::from("queue");
+    // What is to be found out first names no wire format.
+    assert!(Request::decode(Dialect::Auto, frame).is_err());
+    assert!(Response::decode(Dialect::Auto, Op::Enqueue, frame).is_err());
+    assert!(Push::decode(Dialect::Auto, &queue, frame).is_err());
+    let push = Push::decode(dialect, &queue, frame);
     if Push::is_push(dialect, frame)
-        && let Ok(push) = Push::decode(dialect, &queue, frame)
+        && let Ok(push) = push
     {
         let bytes = push
             .encode(dialect, id, limits)

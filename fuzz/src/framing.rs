@@ -113,8 +113,12 @@ fn decode(mut decoder: Decoder, stream: &[u8], portions: &[u8], read: bool) -> (
             let mut buffer = decoder.take_buffer().expect("is not out");
             n = n.min(buffer.unfilled().len());
             assert!(n > 0, "there is always room");
-            buffer.unfilled()[..n].copy_from_slice(&rest[..n]);
-            buffer.advance(n);
+            assert!(decoder.take_buffer().is_none(), "it is out");
+            // What is fed while the buffer is out comes after what it brings.
+            let (brought, fed) = rest[..n].split_at(n.div_ceil(2));
+            decoder.feed(fed);
+            buffer.unfilled()[..brought.len()].copy_from_slice(brought);
+            buffer.advance(brought.len());
             decoder.give_buffer(buffer);
         } else {
             decoder.feed(&rest[..n]);

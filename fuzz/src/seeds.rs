@@ -1,5 +1,8 @@
 //! The inputs that fuzzing starts from: golden frames of docs/protocol/, with the decisions that a target reads before them.
 
+use fibp_proto::frame::Limits;
+use fibp_proto::{Dialect, Headers, Push, Received};
+
 /// A server's side of a preamble conversation (docs/protocol/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a
 /// machine of [`client_connection`](crate::client_connection) asks.
 const PREAMBLE_ANSWERS: &[&str] = &[
@@ -81,6 +84,103 @@ const RECORDED: [(&str, &str); 4] = [
     ("framed", include_str!("../../tests/vectors/framed.json")),
     ("cluster", include_str!("../../tests/vectors/cluster.json")),
 ];
+
+/// First bytes of servers, of this protocol and not (docs/protocol/revisions.md, "First bytes").
+const GREETINGS: &[(&str, &str)] = &[
+    ("alert", "15 03 03 00 02 02 32"),
+    ("tls", "16 03 01 00 02 01"),
+    ("http2", "00 00 12 04 00 00 00 00 00 00"),
+    ("http1", "'HTTP/1.1 400 Bad Request'"),
+    ("preamble-2", "46 49 42 50 02 00"),
+    ("preamble", "46 49 42 50 01 00"),
+    ("goaway", "00 00 00 13 00 ff 00 00 00 00 'invalid magic'"),
+    ("goaway-in-part", "00 00 00 13 00 ff 00 00 00 00 'inv'"),
+    (
+        "handshake-2",
+        "00 00 00 14 02 00 00 00 00 00 00 02 00 00 00 00 00 00 00 00 01 00 00 00",
+    ),
+    ("handshake-torn", "00 00 00 08 02 00 00 00 00 00 00 01"),
+    ("handshake-in-part", "00 00 00 14 02 00 00"),
+    (
+        "refused",
+        "00 00 00 1b fe 00 00 00 00 00 0a 00 10 'API key required' 00 00",
+    ),
+    ("refused-torn", "00 00 00 08 fe 00 00 00 00 00 0a 00"),
+    ("too-short", "00 00 00 05 ff ff ff ff ff"),
+    ("too-long", "7f ff ff ff 02 00 00 00 00 00"),
+    ("other-frame", "00 00 00 06 03 00 00 00 00 01"),
+];
+
+/// What the revisions of the preamble dialect answer to the admin probe, and what none does.
+const PROBED: &[(&str, &str)] = &[
+    ("p1", "unknown operation 0x14"),
+    ("p2", "invalid payload: dlq_queue name must not be empty"),
+    (
+        "p3",
+        "wire decode error: invalid payload: unexpected end of payload reading u16",
+    ),
+    ("forbidden", "permission denied"),
+    ("other", "what is this"),
+];
+
+/// Handshakes of clients that servers refuse.
+const HANDSHAKES: &[(&str, &str)] = &[
+    ("handshake-2", "00 00 00 09 01 00 00 00 00 00 00 02 00"),
+    ("handshake-torn", "00 00 00 07 01 00 00 00 00 00 00"),
+    ("no-handshake", "00 00 00 06 03 00 00 00 00 01"),
+];
+
+/// How servers greet and are greeted, and bodies that end too early for whatever opcode there is.
+fn openings_and_torn_bodies(frame_decode: &[u8], server: &[u8], seeds: &mut Vec<Seed>) {
+    for (name, greeting) in GREETINGS {
+        for (machine, decisions) in [("p1", [0, 0, 200]), ("framed", [0, 3, 200])] {
+            let name = format!("greeting-{machine}-{name}");
+            seeds.push(("client_connection", name, with(&decisions, &bytes(&[greeting]))));
+        }
+    }
+    for (name, text) in PROBED {
+        let length = u32::try_from(6 + text.len()).unwrap_or_default().to_be_bytes();
+        let refusals = (1..=3).map(|id| [&length[..], &[0, 0xfe, 0, 0, 0, id], text.as_bytes()].concat());
+        // The machine's dialect is to be found out, and it asks for admin operations once the preamble is read.
+        let conversation = [&b"FIBP\x01\0"[..], &refusals.collect::<Vec<_>>().concat()].concat();
+        seeds.push((
+            "client_connection",
+            format!("probed-{name}"),
+            with(&[2, 5], &conversation),
+        ));
+    }
+    // A framed server says goodbye, with a word that today's do not say.
+    let goodbye = bytes(&[FRAMED_ANSWERS[0], "00 00 00 09 05 00 00 00 00 00 'bye'"]);
+    seeds.push((
+        "client_connection",
+        "goodbye-framed".to_owned(),
+        with(&[0, 3, 200], &goodbye),
+    ));
+    for (name, opening) in HANDSHAKES {
+        let name = format!("opening-{name}");
+        seeds.push(("server_connection", name, with(server, &bytes(&[opening]))));
+    }
+    for (name, layout) in [("preamble", [1, 0]), ("framed", [0, 1])] {
+        let torn: Vec<u8> = (0..=0xff)
+            .flat_map(|opcode| {
+                let bytes = layout.map(|nth| if nth == 0 { opcode } else { 0 });
+                [0, 0, 0, 7, bytes[0], bytes[1], 0, 0, 0, 1, 0xff]
+            })
+            .collect();
+        seeds.push(("frame_decode", format!("torn-{name}"), with(frame_decode, &torn)));
+        // Framed error codes without a text.
+        let codes: Vec<u8> = (0..=0xff)
+            .flat_map(|code| {
+                let bytes = layout.map(|nth| if nth == 0 { 0xfe } else { 0 });
+                [0, 0, 0, 11, bytes[0], bytes[1], 0, 0, 0, 1, code, 0, 0, 0, 0]
+            })
+            .collect();
+        seeds.push(("frame_decode", format!("codes-{name}"), with(frame_decode, &codes)));
+        // Shorter than a header.
+        let short = [0, 0, 0, 5, layout[0], layout[1], 0, 0, 1];
+        seeds.push(("frame_decode", format!("short-{name}"), with(frame_decode, &short)));
+    }
+}
 
 /// How many frames go into a seed.
 const FRAMES: usize = 12;
@@ -208,7 +308,16 @@ pub fn seeds() -> Vec<Seed> {
     for (name, text) in TEXTS {
         seeds.push(("texts", (*name).to_owned(), with(&[3], text.as_bytes())));
     }
+    // More items than the rest of the body can be: grants of a key, in P3.
+    let many = bytes(&["00 00 00 0b 00 34 00 00 00 01 00 01 'k' ff ff"]);
+    seeds.push(("frame_decode", "too-many".to_owned(), with(&frame_decode, &many)));
+    seeds.push((
+        "frame_decode",
+        "throttled".to_owned(),
+        with(&frame_decode, &throttled()),
+    ));
     recorded(&frame_decode, &server, &mut seeds);
+    openings_and_torn_bodies(&frame_decode, &server, &mut seeds);
     let opening = [2, 3, 1, 200, 200, 200, 7, 200, 3, 0, 2, 1, 2, 0];
     let busy = [
         2, 20, 1, 1, 3, 7, 1, 20, 0, 9, 7, 2, 8, 1, 17, 31, 0, 20, 6, 0, 7, 3, 10, 11, 0, 12, 13, 4, 33,
@@ -241,6 +350,17 @@ pub fn seeds() -> Vec<Seed> {
     seeds.push(("machine_ops", "nodes".to_owned(), nodes.concat()));
     seeds.push(("machine_ops", "consumer".to_owned(), with(&[3], &consumer.repeat(3))));
     seeds
+}
+
+/// A framed delivery with throttle keys.
+fn throttled() -> Vec<u8> {
+    let mut delivery = Received::new("id".into(), "orders", Headers::new(), "hello", "default", 0);
+    delivery.throttle_keys = Some(vec!["tenant".to_owned(), String::new()]);
+    let push = Push {
+        deliveries: vec![delivery],
+    };
+    let frame = push.encode(Dialect::Handshake, 1, Limits::default());
+    frame.expect("fits").to_vec()
 }
 
 fn with(decisions: &[u8], conversation: &[u8]) -> Vec<u8> {

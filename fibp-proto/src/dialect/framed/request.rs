@@ -54,29 +54,30 @@ pub(super) fn decode(op: Op, frame: &Frame) -> Result<Request, DecodeError> {
 /// What a server calls the frame when it cannot read it.
 pub(super) const fn name(op: Op) -> &'static str {
     match op {
-        Op::Handshake => "handshake",
         Op::Enqueue => "enqueue",
         Op::Consume => "consume",
-        Op::CancelConsume => "cancel_consume",
-        Op::Flow => "flow",
         Op::Ack => "ack",
         Op::Nack => "nack",
-        Op::Heartbeat => "ping",
-        Op::Authenticate => "authenticate",
-        Op::Goodbye => "disconnect",
-        Op::ProbeAdmin => "probe",
         Op::CreateQueue => "create_queue",
         Op::DeleteQueue => "delete_queue",
         Op::QueueStats => "get_stats",
-        Op::ListQueues => "list_queues",
         Op::Redrive => "redrive",
         Op::SetConfig => "set_config",
         Op::GetConfig => "get_config",
         Op::ListConfig => "list_config",
         Op::CreateApiKey => "create_api_key",
         Op::RevokeApiKey => "revoke_api_key",
-        Op::ListApiKeys => "list_api_keys",
         Op::SetAcl => "set_acl",
+        // What has no body can be read, what is of the preamble dialect is unknown, and a Handshake opens.
+        Op::Handshake
+        | Op::CancelConsume
+        | Op::Flow
+        | Op::Heartbeat
+        | Op::Authenticate
+        | Op::Goodbye
+        | Op::ProbeAdmin
+        | Op::ListQueues
+        | Op::ListApiKeys => "request",
         Op::GetAcl => "get_acl",
     }
 }
