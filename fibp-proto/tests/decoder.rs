@@ -241,6 +241,25 @@ fn bytes_fed_while_the_buffer_is_out_come_after_it() {
 }
 
 #[test]
+fn what_is_skipped_is_what_came_first() {
+    let stream = wire(Layout::FlagsFirst, &[frame(200), frame(11)]);
+    let limits = Limits::new(100, 100);
+    let mut decoder = Decoder::new(Layout::FlagsFirst, limits).oversize(Oversize::Skip);
+    decoder.feed(&stream[..20]);
+    assert!(matches!(
+        decoder.next_item(),
+        Ok(Some(Item::Oversized { length: 206, .. }))
+    ));
+    let (first, second) = stream[20..].split_at(150);
+    let mut buffer = decoder.take_buffer().expect("not out");
+    decoder.feed(second);
+    buffer.unfilled()[..first.len()].copy_from_slice(first);
+    buffer.advance(first.len());
+    decoder.give_buffer(buffer);
+    assert_eq!(decoder.next_item(), Ok(Some(Item::Frame(frame(11)))));
+}
+
+#[test]
 fn frames_are_limited_on_the_way_out() {
     let mut out = OutBuf::new();
     let large = frame(11);

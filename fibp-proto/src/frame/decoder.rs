@@ -265,7 +265,8 @@ impl Decoder {
     }
 
     fn pass_over(&mut self) {
-        if self.skip > 0 {
+        // What was fed while the buffer is out comes after what it brings.
+        if self.skip > 0 && !self.taken {
             let n = usize::try_from(self.skip).unwrap_or(usize::MAX).min(self.buffer.filled);
             self.consume(n);
             self.skip -= n as u64;
