@@ -15,7 +15,7 @@ impl<T> Requests<T> {
         let now = self.latest;
         let token = self.find_abandoned(id);
         self.settle_budgets(now);
-        self.check_retiring(now);
+        self.router.check_retiring(now);
         self.check_closing(now);
         token
     }
@@ -29,7 +29,7 @@ impl<T> Requests<T> {
         {
             return Some(closing.tokens.swap_remove(place).1);
         }
-        for route in &mut self.routes {
+        for route in self.router.iter_mut() {
             if let Some(token) = route.withdraw_call(id) {
                 self.ledger.release_call(id);
                 return token;
@@ -61,7 +61,7 @@ impl<T> Requests<T> {
     /// A call with one item, which waits in a batch queue.
     fn abandon_waiting(&mut self, id: CallId, index: usize) -> Option<T> {
         let now = self.latest;
-        for route in &mut self.routes {
+        for route in self.router.iter_mut() {
             if let Some(reply_to) = route.queues.detach(index, id) {
                 return reply_to.into_token();
             }
@@ -74,7 +74,7 @@ impl<T> Requests<T> {
     }
 
     fn abandon_in_flight(&mut self, id: CallId, request: u32) -> Option<T> {
-        for route in &mut self.routes {
+        for route in self.router.iter_mut() {
             match route.forget_in_flight(id, request) {
                 Some(Forgotten::Call(token)) => {
                     self.ledger.release_call(id);
@@ -91,7 +91,7 @@ impl<T> Requests<T> {
     fn abandon_many(&mut self, id: CallId) -> Option<T> {
         let now = self.latest;
         let token = self.ledger.joins.abandon(id)?;
-        for route in &mut self.routes {
+        for route in self.router.iter_mut() {
             for run in route.queues.withdraw_many(now, id) {
                 self.ledger.release(run.ticket.charge(), None);
             }

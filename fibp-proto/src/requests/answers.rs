@@ -5,8 +5,9 @@ use std::time::Instant;
 use super::Requests;
 use super::batch_queue::Answered;
 use super::item_results::ItemResults;
-use super::routing::{ELECTION_PAUSE, Next, queue_of};
+use super::router::{ELECTION_PAUSE, Next, queue_of};
 use super::run::{Payloads, Run};
+use super::unleased::judge_unleased;
 use super::work::{Attempt, Batch, BatchKind, Call, InFlight};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind};
@@ -42,7 +43,7 @@ impl<T> Requests<T> {
         work: InFlight<T>,
         response: Result<Response, Error>,
     ) {
-        let response = match self.route_mut(channel) {
+        let response = match self.router.get_mut(channel) {
             Some(route) => {
                 route.channel.note_cluster(&response);
                 // A refusal counts, too: the server does its work.
@@ -61,17 +62,17 @@ impl<T> Requests<T> {
     /// Queues work again that the server refused without an effect, in its old place.
     pub(super) fn send_again(&mut self, now: Instant, channel: ChannelId, work: InFlight<T>) {
         match work {
-            InFlight::Call(call) => match self.route_mut(channel) {
+            InFlight::Call(call) => match self.router.get_mut(channel) {
                 Some(route) => route.requeue_call(call),
-                None => self.main_mut().requeue_call(call),
+                None => self.router.main_mut().requeue_call(call),
             },
             InFlight::Batch(batch) => {
-                if let Some(route) = self.route_mut(channel) {
+                if let Some(route) = self.router.get_mut(channel) {
                     route.queues.answered(now, &batch.key, batch.len(), Answered::NotYet);
                 }
                 let key = batch.key.clone();
                 let runs = batch.into_runs().filter(|run| !run.ticket.is_told()).collect();
-                self.put_back(now, channel, key, runs);
+                self.router.put_back(now, channel, key, runs, &mut self.ledger);
             }
         }
     }
@@ -83,14 +84,21 @@ impl<T> Requests<T> {
                 let learned = queue
                     .as_ref()
                     .and_then(|queue| self.shared.leader(Purpose::Consume, queue));
-                match self.next_node(channel, queue.as_ref(), error, call.attempt, learned) {
+                match self.router.next_node(
+                    channel,
+                    queue.as_ref(),
+                    error,
+                    call.attempt,
+                    learned,
+                    &mut self.ledger.stats,
+                ) {
                     Next::Node(endpoint) => {
                         call.attempt.hops += 1;
-                        return self.send_call_to(now, endpoint, call);
+                        return self.router.send_call_to(now, endpoint, call);
                     }
                     Next::Home => {
                         call.attempt.return_home();
-                        return self.return_call(now, call);
+                        return self.router.return_call(now, call);
                     }
                     Next::Later => return self.delay_call(channel, now.checked_add(ELECTION_PAUSE), call),
                     Next::GiveUp => {}
@@ -129,7 +137,7 @@ impl<T> Requests<T> {
         if results.accepts(items) {
             let Batch { key, tickets, .. } = *batch;
             tickets.for_each(|ticket| self.ledger.accept(ticket, &mut results));
-            if let Some(route) = self.route_mut(channel) {
+            if let Some(route) = self.router.get_mut(channel) {
                 route.queues.answered(now, &key, items, Answered::Finally);
             }
             return;
@@ -140,8 +148,11 @@ impl<T> Requests<T> {
             true => Answered::NotYet,
             false => Answered::Finally,
         };
-        self.put_back(now, channel, key.clone(), delayed.runs);
-        let Some(route) = self.route_mut(channel) else { return };
+        self.router
+            .put_back(now, channel, key.clone(), delayed.runs, &mut self.ledger);
+        let Some(route) = self.router.get_mut(channel) else {
+            return;
+        };
         // The refusal of an item may have said first that this is a cluster.
         route.note_peer(now);
         if let Some(until) = delayed.until {
@@ -153,7 +164,7 @@ impl<T> Requests<T> {
         route.queues.answered(now, &key, items, answered);
         if delayed.moved && key.kind == BatchKind::Enqueue {
             for run in route.queues.take_waiting(now, &key) {
-                self.return_run(now, run);
+                self.router.return_run(now, run, &mut self.ledger);
             }
         }
     }
@@ -191,7 +202,7 @@ impl<T> Requests<T> {
         results: &mut ItemResults,
         delayed: &mut Delayed<T>,
     ) {
-        let error = match self.route(channel) {
+        let error = match self.router.get(channel) {
             Some(route) => {
                 route.channel.note_cluster_error(&error);
                 route.channel.place(error)
@@ -210,16 +221,19 @@ impl<T> Requests<T> {
                 Payloads::Messages(_) => self.shared.leader(Purpose::Consume, queue),
                 Payloads::Settles(_) => None,
             };
-            match self.next_node(channel, Some(queue), &error, *attempt, learned) {
+            match self
+                .router
+                .next_node(channel, Some(queue), &error, *attempt, learned, &mut self.ledger.stats)
+            {
                 Next::Node(endpoint) => {
                     attempt.hops += 1;
                     delayed.moved = true;
-                    return self.send_run_to(now, endpoint, item);
+                    return self.router.send_run_to(now, endpoint, item, &mut self.ledger);
                 }
                 Next::Home => {
                     attempt.return_home();
                     delayed.moved = true;
-                    return self.return_run(now, item);
+                    return self.router.return_run(now, item, &mut self.ledger);
                 }
                 Next::Later => return delayed.add(now.checked_add(ELECTION_PAUSE), item),
                 Next::GiveUp => {}
@@ -236,7 +250,7 @@ impl<T> Requests<T> {
         let result = match unleased {
             Some(settle) => {
                 let error = error.during(|| settle.doing());
-                self.judge_unleased(now, channel, settle, attempt, error)
+                judge_unleased(now, self.is_clustered(channel), settle, attempt, error)
             }
             None => Err(error),
         };
@@ -248,17 +262,24 @@ impl<T> Requests<T> {
 
     fn retry_absent(&self, now: Instant, channel: ChannelId, error: &Error, attempt: &mut Attempt) -> Option<Instant> {
         let deadline = attempt.deadline;
-        self.route(channel)?
+        self.router
+            .get(channel)?
             .channel
             .retry_absent(now, error, &mut attempt.absent_since, deadline)
+    }
+
+    fn is_clustered(&self, channel: ChannelId) -> bool {
+        self.router
+            .get(channel)
+            .is_some_and(|route| route.channel.is_in_cluster())
     }
 
     /// Asks again later. At the end of the clock's range there is no later.
     fn delay_call(&mut self, channel: ChannelId, until: Option<Instant>, call: Call<T>) {
         let until = until.unwrap_or(self.latest);
-        match self.route_mut(channel) {
+        match self.router.get_mut(channel) {
             Some(route) => route.delay_call(Some(until), call),
-            None => self.main_mut().delay_call(Some(until), call),
+            None => self.router.main_mut().delay_call(Some(until), call),
         }
     }
 }

@@ -58,7 +58,7 @@ impl<T> Requests<T> {
             }
             None => self.ledger.closing = Some(Closing::new(id, token, until)),
         }
-        self.flush_queues(now, None);
+        self.router.flush(now, None);
         self.check_closing(now);
         id
     }
@@ -78,7 +78,7 @@ impl<T> Requests<T> {
         let Some(closing) = &self.ledger.closing else { return };
         if !closing.done {
             let late = is_due(closing.until, now);
-            if !late && self.has_open_work() && !self.main().channel.is_closed() {
+            if !late && self.has_open_work() && !self.router.main().channel.is_closed() {
                 return;
             }
             self.stop(now, "closed before it was done");
@@ -108,6 +108,6 @@ impl<T> Requests<T> {
                 .iter()
                 .any(|budget| budget.parked() + budget.reserved() > 0)
         };
-        self.routes.iter().any(|route| route.open_work() > 0) || is_promised()
+        self.router.iter().any(|route| route.open_work() > 0) || is_promised()
     }
 }

@@ -10,28 +10,19 @@ use super::run::Run;
 use super::work::{BatchKey, InFlight};
 use crate::connection::Expiry;
 use crate::error::{Doing, Error, ErrorKind, Outcome};
-use crate::machine::{CallId, ChannelId, Reply};
+use crate::machine::{CallId, ChannelId};
 use crate::simulation::{Defect, TestHooks};
 
 impl<T> Requests<T> {
     /// Ends what is late.
     pub(super) fn expire(&mut self, now: Instant) {
-        let hooks = self.hooks;
-        let Self { routes, ledger, .. } = self;
-        for route in routes.iter_mut() {
-            route.expire_waiting(now, ledger);
-            route.expire_in_flight(now, ledger, hooks);
+        let hooks = self.router.hooks;
+        for route in self.router.iter_mut() {
+            route.expire_waiting(now, &mut self.ledger);
+            route.expire_in_flight(now, &mut self.ledger, hooks);
         }
-        let error = self.main().late_unsent();
-        while let Some((expired, flushes)) = self.ledger.budgets.take_expired(now) {
-            for token in flushes {
-                self.ledger.complete(token, Reply::Flushed(Err(error.clone())));
-            }
-            for parked in expired {
-                self.fail_parked(parked.submission, &error);
-            }
-        }
-        let channels: Vec<ChannelId> = self.routes.iter().map(|route| route.id).collect();
+        self.ledger.expire(now, &self.router.main().late_unsent());
+        let channels: Vec<ChannelId> = self.router.iter().map(|route| route.id).collect();
         for channel in channels {
             self.take_events(now, channel);
         }

@@ -22,7 +22,7 @@ impl<T> Requests<T> {
     /// Why no server of the dialect in use takes this, whatever else is sent with it; `None` also while the dialect
     /// is not known.
     pub(super) fn unsendable(&self, payloads: &Payloads) -> Option<Error> {
-        let connection = self.main().channel.connection()?;
+        let connection = self.router.main().channel.connection()?;
         let mut room = FrameRoom::new(connection, payloads.kind(), payloads.queue(), usize::MAX, usize::MAX);
         room.take(payloads).err().map(Error::from)
     }
@@ -300,26 +300,35 @@ impl FrameRoom {
         payloads: &Few<P>,
         len_of: impl Fn(&P) -> Result<usize, EncodeError>,
     ) -> Result<(), EncodeError> {
-        let (front, back) = payloads.as_slices();
-        for payload in front.iter().chain(back) {
-            if self.items == self.max_items {
-                break;
+        match payloads {
+            Few::One(payload) => self.take_one(len_of(payload)?).map(drop),
+            Few::Many(payloads) => {
+                for payload in payloads.iter().take(self.max_items.saturating_sub(self.items)) {
+                    if !self.take_one(len_of(payload)?)? {
+                        break;
+                    }
+                }
+                Ok(())
             }
-            let item_len = len_of(payload)?;
-            let alone = item_len.saturating_add(self.base).saturating_add(HEADER_LEN);
-            if let Some(limit) = self.hard_limit
-                && alone > limit as usize
-            {
-                return Err(EncodeError::FrameTooLarge { len: alone, limit });
-            }
-            let len = self.len.saturating_add(item_len);
-            // The first item goes whatever its size, as no frame would be larger.
-            if self.items > 0 && len > self.limit {
-                break;
-            }
+        }
+    }
+
+    /// Counts an item of this length, if there is room for it.
+    #[inline]
+    fn take_one(&mut self, item_len: usize) -> Result<bool, EncodeError> {
+        let alone = item_len.saturating_add(self.base).saturating_add(HEADER_LEN);
+        if let Some(limit) = self.hard_limit
+            && alone > limit as usize
+        {
+            return Err(EncodeError::FrameTooLarge { len: alone, limit });
+        }
+        let len = self.len.saturating_add(item_len);
+        // The first item goes whatever its size, as no frame would be larger.
+        let fits = self.items == 0 || len <= self.limit;
+        if fits {
             self.len = len;
             self.items += 1;
         }
-        Ok(())
+        Ok(fits)
     }
 }

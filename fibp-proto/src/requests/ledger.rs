@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::budget::Submission;
 use super::budgets::Budgets;
 use super::closing::Closing;
 use super::item_results::ItemResults;
@@ -10,9 +11,10 @@ use super::places::Places;
 use super::run::{Charge, Payloads, ReplyTo, Run, Ticket, failed_messages};
 use super::submit::closed;
 use super::work::{BatchKind, CLIENT, Call};
-use crate::error::{Doing, Error, ErrorKind};
+use crate::error::{Doing, Error, ErrorKind, Outcome};
 use crate::event::{Event, Stats};
 use crate::machine::{CallId, Completion, Reply};
+use crate::request::Op;
 use crate::response::Response;
 use crate::shared::Shared;
 
@@ -97,6 +99,61 @@ impl<T> Ledger<T> {
     pub(super) fn release_call(&mut self, id: CallId) {
         self.places.remove(id);
         self.budgets.release(CLIENT, true, 0);
+    }
+
+    // ---- what waits for room ----
+
+    pub(super) fn fail_submission(&mut self, submission: Submission<T>, error: &Error) {
+        match submission {
+            Submission::Call(call) => {
+                let error = call.attempt.judge(error.clone());
+                let error = error.during(|| Doing::request(&call.request));
+                self.complete_call(call.token, Err(error));
+            }
+            Submission::One(run) => self.fail_outside(run, error),
+            Submission::Many(many) => {
+                let Completion { token, reply } = many.fail(error);
+                self.complete(token, reply);
+            }
+            Submission::Room { token, queue, .. } => {
+                let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &queue));
+                self.complete(token, Reply::Room(Err(error)));
+            }
+        }
+    }
+
+    /// Fails what waited for room.
+    fn fail_parked(&mut self, submission: Submission<T>, error: &Error) {
+        self.note_result(submission.results(), Some(error));
+        self.fail_submission(submission, error);
+    }
+
+    /// Fails everything that waits for room.
+    pub(super) fn fail_all_parked(&mut self, error: &Error) {
+        let error = error.clone().with_outcome(Outcome::NotSent);
+        for parked in self.budgets.drain_parked() {
+            self.fail_parked(parked.submission, &error);
+        }
+    }
+
+    /// Fails those who wait for a flush: what becomes of the messages is not known.
+    pub(super) fn fail_flushes(&mut self, error: &Error) {
+        let error = error.clone().with_outcome(Outcome::Unknown);
+        for token in self.budgets.drain_flushes() {
+            self.complete(token, Reply::Flushed(Err(error.clone())));
+        }
+    }
+
+    /// Fails what has waited for room, or for a flush, for too long.
+    pub(super) fn expire(&mut self, now: Instant, error: &Error) {
+        while let Some((expired, flushes)) = self.budgets.take_expired(now) {
+            for token in flushes {
+                self.complete(token, Reply::Flushed(Err(error.clone())));
+            }
+            for parked in expired {
+                self.fail_parked(parked.submission, error);
+            }
+        }
     }
 
     // ---- runs ----

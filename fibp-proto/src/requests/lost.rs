@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::Requests;
-use super::budget::Submission;
+use super::ledger::Ledger;
+use super::route::Route;
 use super::run::Run;
 use super::submit::closed;
 use super::work::{BatchKey, InFlight};
@@ -12,20 +13,22 @@ use crate::config::Replay;
 use crate::connection::Connection;
 use crate::error::{Error, Outcome};
 use crate::event::State;
-use crate::machine::{ChannelId, Reply};
+use crate::machine::ChannelId;
 use crate::request::Op;
 
 impl<T> Requests<T> {
     pub(super) fn handle_lost(&mut self, now: Instant, channel: ChannelId, lost: Lost<InFlight<T>>) {
         let Lost { error, works, .. } = lost;
-        let Some(route) = self.route_mut(channel) else { return };
+        let Some(route) = self.router.get_mut(channel) else {
+            return;
+        };
         // Each connection learns its admin revision by itself: what waited for this one asks the next.
         route.release_admin_calls();
         if route.node.is_some() {
             // The route ends, its work does not: the main server knows where the leader is by now.
             self.retry_or_fail(now, channel, works, &error, true);
-            self.return_to_main(now, channel);
-            if let Some(route) = self.route_mut(channel) {
+            self.router.return_to_main(now, channel, &mut self.ledger);
+            if let Some(route) = self.router.get_mut(channel) {
                 route.channel.shut(now, error);
             }
             return;
@@ -37,7 +40,7 @@ impl<T> Requests<T> {
         };
         let error = match plan {
             Plan::Again(_) => error,
-            Plan::End | Plan::GiveUp => self.main().channel.summarise(error),
+            Plan::End | Plan::GiveUp => self.router.main().channel.summarise(error),
         };
         self.retry_or_fail(now, channel, works, &error, plan != Plan::End);
         match plan {
@@ -45,15 +48,49 @@ impl<T> Requests<T> {
             Plan::GiveUp => {
                 self.fail_main(&error);
                 self.shared.set_state(State::Failed);
-                self.main_mut().channel.give_up();
+                self.router.main_mut().channel.give_up();
             }
             Plan::Again(backoff) => {
-                if self.main().channel.was_ready() {
+                if self.router.main().channel.was_ready() {
                     self.shared.set_state(State::Reconnecting);
                 }
-                self.main_mut().channel.retry(now, backoff);
+                self.router.main_mut().channel.retry(now, backoff);
             }
         }
+    }
+
+    // ---- ends ----
+
+    /// The machine is over: what waits fails, nothing new is taken.
+    pub(super) fn end(&mut self, now: Instant, error: Error) {
+        if self.router.main().channel.is_closed() {
+            return;
+        }
+        self.fail_everything(&error);
+        self.complete_opened(Err(error.clone()));
+        self.shut_channels(now, &error);
+        self.shared.set_state(State::Closed);
+    }
+
+    pub(super) fn shut_channels(&mut self, now: Instant, error: &Error) {
+        for route in self.router.iter_mut() {
+            route.channel.shut(now, error.clone());
+        }
+    }
+
+    /// Fails everything that is open, on every route. Connections stay for a goodbye.
+    pub(super) fn fail_everything(&mut self, error: &Error) {
+        for route in self.router.iter_mut() {
+            route.fail(error, &mut self.ledger);
+        }
+        self.ledger.fail_all_parked(error);
+        self.ledger.fail_flushes(error);
+    }
+
+    /// Fails what waits for the main route, or for room. Nodes go on.
+    fn fail_main(&mut self, error: &Error) {
+        self.router.main_mut().fail(error, &mut self.ledger);
+        self.ledger.fail_all_parked(error);
     }
 
     /// What was in flight when the connection was lost: sent again where that is safe, failed elsewhere.
@@ -66,6 +103,33 @@ impl<T> Requests<T> {
         error: &Error,
         goes_on: bool,
     ) {
+        let replay = self.shared.config().settings().replay;
+        if let Some((route, ledger)) = self.route_and_ledger(channel) {
+            let again = |sent: bool, op| goes_on && (!sent || is_replayable(replay, op));
+            route.retry_or_fail(now, works, error, again, ledger);
+        }
+    }
+}
+
+fn is_replayable(replay: Replay, op: Op) -> bool {
+    match replay {
+        Replay::Never => false,
+        Replay::SafeOps => op.is_safe_to_replay(),
+        Replay::IncludingEnqueue => op == Op::Enqueue || op.is_safe_to_replay(),
+    }
+}
+
+impl<T> Route<T> {
+    /// Lets what was in flight wait again where it waited before, or fails it. `again`: which of it, by whether it may
+    /// have been sent and by its operation.
+    fn retry_or_fail(
+        &mut self,
+        now: Instant,
+        works: Vec<(InFlight<T>, bool)>,
+        error: &Error,
+        again: impl Fn(bool, Op) -> bool,
+        ledger: &mut Ledger<T>,
+    ) {
         let unknown = error.clone().with_outcome(Outcome::Unknown);
         let not_sent = error.clone().with_outcome(Outcome::NotSent);
         // The last first: each then goes to the front, where its call id belongs.
@@ -73,137 +137,55 @@ impl<T> Requests<T> {
             let error = if sent { &unknown } else { &not_sent };
             match work {
                 InFlight::Call(mut call) => {
-                    let again = goes_on && (!sent || self.is_replayable(call.request.op()));
-                    call.attempt.replayed |= sent && again;
-                    match self.route_mut(channel).filter(|_| again) {
-                        Some(route) => route.requeue_call(call),
-                        None => self.ledger.finish_call(call, Err(error.clone())),
+                    if again(sent, call.request.op()) {
+                        call.attempt.replayed |= sent;
+                        self.requeue_call(call);
+                    } else {
+                        ledger.finish_call(call, Err(error.clone()));
                     }
                 }
-                InFlight::Batch(batch) => {
-                    let again = goes_on && (!sent || self.is_replayable(batch.key.kind.op()));
+                InFlight::Batch(batch) if again(sent, batch.key.kind.op()) => {
                     let key = batch.key.clone();
-                    let mut runs = Vec::new();
-                    for mut run in batch.into_runs() {
-                        if again {
-                            run.ticket.attempt.replayed |= sent;
-                            if !run.ticket.is_told() {
-                                runs.push(run);
-                            }
-                        } else {
-                            self.ledger.fail(run, error);
-                        }
+                    let mut runs: Vec<_> = batch.into_runs().filter(|run| !run.ticket.is_told()).collect();
+                    for run in &mut runs {
+                        run.ticket.attempt.replayed |= sent;
                     }
-                    self.put_back(now, channel, key, runs);
+                    self.put_back(now, key, runs, ledger);
                 }
+                InFlight::Batch(batch) => batch.into_runs().for_each(|run| ledger.fail(run, error)),
             }
         }
-        if let Some(route) = self.route_mut(channel) {
-            route.queues.reset_in_flight(now);
-        }
-    }
-
-    fn is_replayable(&self, op: Op) -> bool {
-        match self.shared.config().settings().replay {
-            Replay::Never => false,
-            Replay::SafeOps => op.is_safe_to_replay(),
-            Replay::IncludingEnqueue => op == Op::Enqueue || op.is_safe_to_replay(),
-        }
+        self.queues.reset_in_flight(now);
     }
 
     /// Puts runs back where they came from.
-    pub(super) fn put_back(&mut self, now: Instant, channel: ChannelId, key: BatchKey, runs: Vec<Run<T>>) {
+    pub(super) fn put_back(&mut self, now: Instant, key: BatchKey, runs: Vec<Run<T>>, ledger: &mut Ledger<T>) {
         if runs.is_empty() {
             return;
         }
-        let policy = self.ledger.budgets.policy(key.budget);
-        match (policy, self.route_and_ledger(channel)) {
-            (Some(policy), Some((route, ledger))) => {
-                route.queues.put_back(now, key, policy, runs, &mut ledger.places);
-            }
-            _ => self.ledger.fail_runs(runs, &closed("the producer")),
+        match ledger.budgets.policy(key.budget) {
+            Some(policy) => self.queues.put_back(now, key, policy, runs, &mut ledger.places),
+            None => ledger.fail_runs(runs, &closed("the producer")),
         }
     }
 
-    // ---- ends ----
-
-    /// The machine is over: what waits fails, nothing new is taken.
-    pub(super) fn end(&mut self, now: Instant, error: Error) {
-        if self.main().channel.is_closed() {
-            return;
-        }
-        self.fail_everything(&error);
-        self.complete_opened(Err(error.clone()));
-        self.shut_channels(now, &error);
-        self.shared.set_state(State::Closed);
-    }
-
-    pub(super) fn shut_channels(&mut self, now: Instant, error: &Error) {
-        for route in &mut self.routes {
-            route.channel.shut(now, error.clone());
-        }
-    }
-
-    /// Fails everything that is open, on every route. Connections stay for a goodbye.
-    pub(super) fn fail_everything(&mut self, error: &Error) {
-        let channels: Vec<ChannelId> = self.routes.iter().map(|route| route.id).collect();
-        for channel in channels {
-            self.fail_route(channel, error);
-        }
-        self.fail_all_parked(error);
-        let unknown = error.clone().with_outcome(Outcome::Unknown);
-        for token in self.ledger.budgets.drain_flushes() {
-            self.ledger.complete(token, Reply::Flushed(Err(unknown.clone())));
-        }
-    }
-
-    /// Fails what waits for the main route, or for room. Nodes go on.
-    fn fail_main(&mut self, error: &Error) {
-        self.fail_route(ChannelId::MAIN, error);
-        self.fail_all_parked(error);
-    }
-
-    fn fail_route(&mut self, channel: ChannelId, error: &Error) {
-        let Some(route) = self.routes.iter_mut().find(|route| route.id == channel) else {
-            return;
-        };
-        let in_flight = route
-            .channel
-            .connection_mut()
-            .map(Connection::drain)
-            .unwrap_or_default();
-        let calls = route.take_calls();
-        let runs = route.queues.drain();
+    /// Fails what is in flight and what waits.
+    fn fail(&mut self, error: &Error, ledger: &mut Ledger<T>) {
+        let in_flight = self.channel.connection_mut().map(Connection::drain).unwrap_or_default();
+        let calls = self.take_calls();
+        let runs = self.queues.drain();
         // What is encoded may be on its way at this moment, or go out before the goodbye.
         let unknown = error.clone().with_outcome(Outcome::Unknown);
         for (work, _) in in_flight {
             match work {
-                InFlight::Call(call) => self.ledger.finish_call(call, Err(unknown.clone())),
-                InFlight::Batch(batch) => {
-                    for run in batch.into_runs() {
-                        self.ledger.fail(run, &unknown);
-                    }
-                }
+                InFlight::Call(call) => ledger.finish_call(call, Err(unknown.clone())),
+                InFlight::Batch(batch) => batch.into_runs().for_each(|run| ledger.fail(run, &unknown)),
             }
         }
         let not_sent = error.clone().with_outcome(Outcome::NotSent);
         for call in calls {
-            self.ledger.finish_call(call, Err(not_sent.clone()));
+            ledger.finish_call(call, Err(not_sent.clone()));
         }
-        self.ledger.fail_runs(runs, &not_sent);
-    }
-
-    /// Fails everything that waits for room.
-    fn fail_all_parked(&mut self, error: &Error) {
-        let error = error.clone().with_outcome(Outcome::NotSent);
-        for parked in self.ledger.budgets.drain_parked() {
-            self.fail_parked(parked.submission, &error);
-        }
-    }
-
-    /// Fails what waited for room.
-    pub(super) fn fail_parked(&mut self, submission: Submission<T>, error: &Error) {
-        self.ledger.note_result(submission.results(), Some(error));
-        self.fail_submission(submission, error);
+        ledger.fail_runs(runs, &not_sent);
     }
 }

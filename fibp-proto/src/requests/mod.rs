@@ -6,7 +6,7 @@
 //! # The life of a request
 //!
 //! `submit` lets a request in, as far as its `budget` has room, or parks it in line. What is let in waits at a
-//! `route`: a call by itself, messages and settles as a `run` in the `batch_queue` of their queue. When the route's driver is
+//! `route`, which the `router` chooses: a call by itself, messages and settles as a `run` in the `batch_queue` of their queue. When the route's driver is
 //! ready to write, `encode` makes frames of what waits. `answers` ends what was answered, or sends it elsewhere;
 //! `lost` does so with what was in flight on a lost connection; `deadlines` ends what is late. Whatever ends a
 //! request, the `ledger` completes its waiter and gives its room back.
@@ -17,7 +17,6 @@
 //!   channel. It moves between routes under this machine's lock, and takes its place in its budget with it.
 //! * Whatever waits in one place waits in the order of call ids; searches rely on it. What comes back from a connection
 //!   is put where its id belongs, not at the end.
-//! * The first route is the main one, and stays.
 //! * Room is given back once for each time it was taken, whoever still waits.
 
 mod abandon;
@@ -38,7 +37,7 @@ mod lost;
 mod places;
 mod producers;
 mod route;
-mod routing;
+mod router;
 mod run;
 mod settle;
 mod submit;
@@ -50,7 +49,6 @@ mod work;
 pub use producers::ProducerId;
 pub use settle::Settle;
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::channel::ChannelEvent;
@@ -61,38 +59,28 @@ use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::machine::{Action, CallId, ChannelId, Completion, DialId, Machine, Reply};
 use crate::message::Secret;
-use crate::random::Random;
 use crate::shared::Shared;
-use crate::simulation::TestHooks;
 use closing::Closing;
 use ledger::Ledger;
 use route::Route;
+use router::Router;
 #[cfg(feature = "client")]
-pub(crate) use routing::queue_of;
+pub(crate) use router::queue_of;
 #[cfg(feature = "sink")]
 pub(crate) use run::cost_of_message;
 use work::InFlight;
-
-/// The place of the main route.
-const MAIN: usize = 0;
 
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Requests<T> {
     shared: Shared,
-    random: Random,
-    /// The main one first, then those to nodes.
-    routes: Vec<Route<T>>,
-    next_channel: u32,
-    /// Channels that have no driver yet.
-    new_channels: VecDeque<ChannelId>,
+    router: Router<T>,
     ledger: Ledger<T>,
     /// Who waits for the first connection.
     opened: Option<(CallId, T)>,
     next_call: u64,
     /// The latest instant seen.
     latest: Instant,
-    hooks: TestHooks,
 }
 
 impl<T> Requests<T> {
@@ -101,20 +89,16 @@ impl<T> Requests<T> {
     pub fn new(shared: &Shared, now: Instant, seed: u64, opened: Option<T>) -> Self {
         let mut requests = Self {
             shared: shared.clone(),
-            random: Random::new(seed),
-            routes: vec![Route::main(shared, seed)],
-            next_channel: 0,
-            new_channels: VecDeque::new(),
+            router: Router::new(shared, seed),
             ledger: Ledger::new(shared),
             opened: None,
             next_call: 0,
             latest: now,
-            hooks: TestHooks::default(),
         };
         let timeout = shared.config().settings().connect_timeout;
         let open_by = opened.as_ref().and_then(|_| now.checked_add(timeout));
         requests.opened = opened.map(|token| (requests.next_call_id(), token));
-        requests.main_mut().channel.begin(now, open_by);
+        requests.router.main_mut().channel.begin(now, open_by);
         requests
     }
 
@@ -135,11 +119,11 @@ impl<T> Requests<T> {
     #[must_use]
     pub fn gauges(&self) -> Stats {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let ready = self.routes.iter().filter(|route| route.channel.is_ready());
+        let ready = self.router.iter().filter(|route| route.channel.is_ready());
         let budgets = self.ledger.budgets.iter();
         Stats {
             open_connections: count(ready.count()),
-            in_flight: count(self.routes.iter().map(|route| route.channel.in_flight()).sum()),
+            in_flight: count(self.router.iter().map(|route| route.channel.in_flight()).sum()),
             queued_bytes: count(budgets.map(|budget| budget.charged().1).sum()),
             ..Stats::default()
         }
@@ -147,36 +131,29 @@ impl<T> Requests<T> {
 
     // ---- routes ----
 
-    fn main(&self) -> &Route<T> {
-        // Invariant: the first route is the main one, and stays.
-        #[expect(clippy::indexing_slicing, reason = "there is always a main route")]
-        &self.routes[MAIN]
-    }
-
-    fn main_mut(&mut self) -> &mut Route<T> {
-        #[expect(clippy::indexing_slicing, reason = "there is always a main route")]
-        &mut self.routes[MAIN]
-    }
-
-    fn route(&self, channel: ChannelId) -> Option<&Route<T>> {
-        self.routes.iter().find(|route| route.id == channel)
-    }
-
-    fn route_mut(&mut self, channel: ChannelId) -> Option<&mut Route<T>> {
-        self.routes.iter_mut().find(|route| route.id == channel)
+    /// Where a request about a queue goes now, as far as that is known: the server, and the dialect of the connection to
+    /// it.
+    #[cfg(feature = "client")]
+    pub(crate) fn whereabouts(
+        &self,
+        op: crate::request::Op,
+        queue: Option<&crate::message::QueueName>,
+    ) -> Option<(crate::config::Endpoint, Option<crate::dialect::Dialect>)> {
+        self.router.whereabouts(op, queue)
     }
 
     /// A route, and what is owed to those whose requests it ends.
     fn route_and_ledger(&mut self, channel: ChannelId) -> Option<(&mut Route<T>, &mut Ledger<T>)> {
-        let route = self.routes.iter_mut().find(|route| route.id == channel)?;
-        Some((route, &mut self.ledger))
+        Some((self.router.get_mut(channel)?, &mut self.ledger))
     }
 
     // ---- events ----
 
     /// Lets `change` do something to a channel, then takes in what came of it.
     fn with_channel(&mut self, now: Instant, channel: ChannelId, change: impl FnOnce(&mut Route<T>)) {
-        let Some(route) = self.route_mut(channel) else { return };
+        let Some(route) = self.router.get_mut(channel) else {
+            return;
+        };
         let _span = route.channel.span().enter();
         change(route);
         self.take_events(now, channel);
@@ -185,7 +162,8 @@ impl<T> Requests<T> {
 
     fn take_events(&mut self, now: Instant, channel: ChannelId) {
         while let Some(event) = self
-            .route_mut(channel)
+            .router
+            .get_mut(channel)
             .and_then(|route| route.channel.poll_event(now, None, true))
         {
             self.handle_event(now, channel, event);
@@ -195,7 +173,7 @@ impl<T> Requests<T> {
     fn handle_event(&mut self, now: Instant, channel: ChannelId, event: ChannelEvent<InFlight<T>>) {
         match event {
             ChannelEvent::Ready => {
-                if let Some(route) = self.route_mut(channel) {
+                if let Some(route) = self.router.get_mut(channel) {
                     route.note_peer(now);
                 }
                 if channel == ChannelId::MAIN {
@@ -216,7 +194,7 @@ impl<T> Requests<T> {
             ChannelEvent::Again(work) => self.send_again(now, channel, work),
             ChannelEvent::Push(_) => {
                 let text = "deliveries arrived on a connection without a consumer";
-                if let Some(route) = self.route_mut(channel) {
+                if let Some(route) = self.router.get_mut(channel) {
                     route.channel.fail(now, Error::new(ErrorKind::Protocol, text));
                 }
             }
@@ -226,7 +204,7 @@ impl<T> Requests<T> {
     }
 
     fn complete_opened(&mut self, result: Result<(), Error>) {
-        self.main_mut().channel.note_opened();
+        self.router.main_mut().channel.note_opened();
         if let Some((_, token)) = self.opened.take() {
             self.ledger.complete(token, Reply::Opened(result));
         }
@@ -237,13 +215,13 @@ impl<T> Requests<T> {
         self.latest = self.latest.max(now);
         // In this order: what is let in now is work that keeps a route from retiring, and a close from ending.
         self.settle_budgets(now);
-        self.check_retiring(now);
+        self.router.check_retiring(now);
         self.check_closing(now);
         self.publish_stats();
     }
 
     fn publish_stats(&mut self) {
-        for route in &mut self.routes {
+        for route in self.router.iter_mut() {
             self.ledger.stats.drain_traffic(&mut route.channel.traffic);
         }
         self.ledger.publish_stats();
@@ -252,7 +230,7 @@ impl<T> Requests<T> {
     /// When something is due that is no single channel's.
     fn common_timeout(&self) -> Option<Instant> {
         let closing = self.ledger.closing.as_ref().and_then(Closing::poll_timeout);
-        if self.main().channel.is_closed() {
+        if self.router.main().channel.is_closed() {
             return closing;
         }
         earlier(closing, self.ledger.budgets.poll_timeout())
@@ -275,7 +253,7 @@ impl<T> Machine for Requests<T> {
         let full = buffer.is_full();
         let mut taken = false;
         self.with_channel(now, channel, |route| taken = route.channel.handle_input(now, buffer));
-        if taken && let Some(route) = self.route_mut(channel) {
+        if taken && let Some(route) = self.router.get_mut(channel) {
             route.channel.note_read(now, full, true);
         }
     }
@@ -289,7 +267,7 @@ impl<T> Machine for Requests<T> {
     }
 
     fn transmitted(&mut self, now: Instant, channel: ChannelId, transmit: &mut Transmit, n: usize) {
-        match self.route_mut(channel) {
+        match self.router.get_mut(channel) {
             Some(route) => route.channel.transmitted(now, transmit, n),
             None => transmit.clear(),
         }
@@ -310,7 +288,7 @@ impl<T> Machine for Requests<T> {
         self.expire(now);
         let channels: Vec<ChannelId> = self.channels().collect();
         for channel in channels {
-            if let Some(route) = self.route_mut(channel) {
+            if let Some(route) = self.router.get_mut(channel) {
                 let _span = route.channel.span().enter();
                 route.channel.handle_timeout(now);
                 self.take_events(now, channel);
@@ -330,15 +308,13 @@ impl<T> Machine for Requests<T> {
                 Error::new(ErrorKind::Disconnected, "the connection's driver is gone"),
             );
         });
-        self.routes.retain(|route| route.id != channel);
+        self.router.remove(channel, true);
     }
 
     fn poll_action(&mut self, channel: ChannelId) -> Option<Action> {
-        let action = self.route_mut(channel)?.channel.poll_action();
+        let action = self.router.get_mut(channel)?.channel.poll_action();
         if action.is_none() && channel != ChannelId::MAIN {
-            // Invariant: a route whose channel is over holds nothing.
-            self.routes
-                .retain(|route| route.id != channel || !route.channel.is_terminated());
+            self.router.remove(channel, false);
         }
         action
     }
@@ -349,7 +325,7 @@ impl<T> Machine for Requests<T> {
     }
 
     fn take_read_buffer(&mut self, channel: ChannelId) -> Option<ReadBuffer> {
-        self.route_mut(channel)?.channel.take_read_buffer(true)
+        self.router.get_mut(channel)?.channel.take_read_buffer(true)
     }
 
     fn poll_timeout(&self, channel: ChannelId) -> Option<Instant> {
@@ -358,7 +334,7 @@ impl<T> Machine for Requests<T> {
             // worth another turn.
             return Some(self.latest);
         }
-        let own = self.route(channel).and_then(Route::poll_timeout);
+        let own = self.router.get(channel).and_then(Route::poll_timeout);
         if channel == ChannelId::MAIN {
             earlier(own, self.common_timeout())
         } else {
@@ -367,7 +343,7 @@ impl<T> Machine for Requests<T> {
     }
 
     fn note_sleep(&mut self, channel: ChannelId, until: Option<Instant>) {
-        if let Some(route) = self.route_mut(channel) {
+        if let Some(route) = self.router.get_mut(channel) {
             route.channel.note_sleep(until);
         }
         self.publish_stats();
@@ -378,7 +354,7 @@ impl<T> Machine for Requests<T> {
     }
 
     fn poll_new_channel(&mut self) -> Option<ChannelId> {
-        self.new_channels.pop_front()
+        self.router.new_channels.pop_front()
     }
 
     fn abandon(&mut self, id: CallId) -> Option<T> {
@@ -386,37 +362,43 @@ impl<T> Machine for Requests<T> {
     }
 
     fn channels(&self) -> impl Iterator<Item = ChannelId> + '_ {
-        self.routes.iter().map(|route| route.id)
+        self.router.iter().map(|route| route.id)
     }
 
     fn needs_driver(&self, channel: ChannelId) -> bool {
-        let Some(route) = self.route(channel) else { return false };
-        let starts_others = channel == ChannelId::MAIN && !self.new_channels.is_empty();
+        let Some(route) = self.router.get(channel) else {
+            return false;
+        };
+        let starts_others = channel == ChannelId::MAIN && !self.router.new_channels.is_empty();
         starts_others || route.channel.needs_driver(self.poll_timeout(channel)) || route.wants_write()
     }
 
     fn wants_read(&self, channel: ChannelId) -> bool {
-        self.route(channel).is_some_and(|route| route.channel.wants_read(true))
+        self.router
+            .get(channel)
+            .is_some_and(|route| route.channel.wants_read(true))
     }
 
     fn wants_write(&self, channel: ChannelId) -> bool {
-        self.route(channel).is_some_and(Route::wants_write)
+        self.router.get(channel).is_some_and(Route::wants_write)
     }
 
     fn has_actions(&self, channel: ChannelId) -> bool {
-        self.route(channel).is_some_and(|route| route.channel.actions() > 0)
+        self.router
+            .get(channel)
+            .is_some_and(|route| route.channel.actions() > 0)
     }
 
     fn in_flight(&self, channel: ChannelId) -> usize {
-        self.route(channel).map_or(0, |route| route.channel.in_flight())
+        self.router.get(channel).map_or(0, |route| route.channel.in_flight())
     }
 
     fn frames_read(&self, channel: ChannelId) -> u64 {
-        self.route(channel).map_or(0, |route| route.channel.frames_read())
+        self.router.get(channel).map_or(0, |route| route.channel.frames_read())
     }
 
     fn is_terminated(&self, channel: ChannelId) -> bool {
-        match self.route(channel) {
+        match self.router.get(channel) {
             Some(route) => {
                 route.channel.is_terminated() && (channel != ChannelId::MAIN || !self.ledger.has_completions())
             }

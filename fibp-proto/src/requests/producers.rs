@@ -30,7 +30,7 @@ impl<T> Requests<T> {
         if producer.0 != CLIENT {
             self.ledger.budgets.close(producer.0);
         }
-        self.flush_queues(now, Some(producer.0));
+        self.router.flush(now, Some(producer.0));
         self.settle_budgets(now);
     }
 
@@ -115,7 +115,7 @@ impl<T> Requests<T> {
         let is_closing = self.ledger.closing.is_some();
         if is_closing || self.ledger.budgets.get(producer.0).is_some_and(|budget| budget.closed) {
             // Nothing more will come that is worth lingering for.
-            self.flush_queues(now, Some(producer.0));
+            self.router.flush(now, Some(producer.0));
         }
         self.settle_budgets(now);
         self.check_closing(now);
@@ -149,21 +149,14 @@ impl<T> Requests<T> {
     pub fn flush(&mut self, now: Instant, producer: ProducerId, timeout: Option<Duration>, token: T) -> CallId {
         let id = self.next_call_id_of(producer);
         let deadline = self.deadline(now, timeout);
-        self.flush_queues(now, Some(producer.0));
+        self.router.flush(now, Some(producer.0));
         self.ledger.flush(producer.0, id, deadline, token);
         id
     }
 
     /// Sends what the producer holds without lingering, and waits for nothing.
     pub fn hurry(&mut self, now: Instant, producer: ProducerId) {
-        self.flush_queues(now, Some(producer.0));
-    }
-
-    /// Lets partial frames of a budget (or of all) go out now, on every route.
-    pub(super) fn flush_queues(&mut self, now: Instant, budget: Option<u32>) {
-        for route in &mut self.routes {
-            route.queues.flush(now, budget);
-        }
+        self.router.flush(now, Some(producer.0));
     }
 }
 

@@ -2,17 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::batch_queue::Policy;
+use super::Requests;
 use super::budget::{Budget, Parked, Submission};
 use super::few::Few;
 use super::run::{Payloads, Run};
 use super::settle::Settle;
 use super::work::{Attempt, CLIENT, Call, Many};
-use super::{MAIN, Requests};
 use crate::config::OnFull;
-use crate::error::{Doing, Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 use crate::event::{Event, State};
-use crate::machine::{CallId, Completion, Reply};
+use crate::machine::{CallId, Reply};
 use crate::message::Message;
 use crate::request::{Op, Request};
 use crate::simulation::Defect;
@@ -116,15 +115,15 @@ impl<T> Requests<T> {
     ) {
         self.latest = self.latest.max(now);
         match self.refusal(now) {
-            Some(error) => self.fail_submission(submission, &error),
+            Some(error) => self.ledger.fail_submission(submission, &error),
             None => match self.ledger.budgets.get(budget) {
                 Some(room) if room.has_room(&submission) => self.admit(now, budget, submission),
                 Some(room) if room.on_full == OnFull::Wait => {
                     let parked = Parked { deadline, submission };
                     self.ledger.budgets.park(budget, id, parked);
                 }
-                Some(_) => self.fail_submission(submission, &full()),
-                None => self.fail_submission(submission, &closed("the producer")),
+                Some(_) => self.ledger.fail_submission(submission, &full()),
+                None => self.ledger.fail_submission(submission, &closed("the producer")),
             },
         }
     }
@@ -139,7 +138,7 @@ impl<T> Requests<T> {
 
     /// The same, also while the client closes.
     pub(super) fn channel_refusal(&mut self, now: Instant) -> Option<Error> {
-        let channel = &mut self.main_mut().channel;
+        let channel = &mut self.router.main_mut().channel;
         let had_given_up = channel.has_given_up();
         let refusal = channel.refusal(now);
         if had_given_up && refusal.is_none() {
@@ -154,7 +153,7 @@ impl<T> Requests<T> {
                 if let Some(room) = self.ledger.budgets.get_mut(budget) {
                     room.charge(true, 0);
                 }
-                self.main_mut().requeue_call(call);
+                self.router.main_mut().requeue_call(call);
             }
             Submission::One(run) => self.admit_run(now, run),
             Submission::Many(many) => self.admit_many(now, many),
@@ -200,17 +199,7 @@ impl<T> Requests<T> {
         run.ticket.epoch = budget.enter(run.len());
         let policy = budget.policy;
         // Room is taken before the route is chosen: a move to another route takes the charge along.
-        match self.leader_elsewhere(&run.payloads) {
-            Some(leader) => self.send_run_to(now, leader, run),
-            None => self.push(now, MAIN, policy, run),
-        }
-    }
-
-    /// Lets a run wait at a route.
-    pub(super) fn push(&mut self, now: Instant, route: usize, policy: Policy, run: Run<T>) {
-        if let Some(route) = self.routes.get_mut(route) {
-            route.queues.push(now, policy, run, &mut self.ledger.places);
-        }
+        self.router.push(now, policy, run, &mut self.ledger);
     }
 
     /// Lets those in line in, as far as there is room; frees the budgets of producers that are done.
@@ -218,35 +207,16 @@ impl<T> Requests<T> {
         while let Some(index) = self.ledger.budgets.next_to_settle() {
             let mut admitted = false;
             while let Some(parked) = self.ledger.budgets.get_mut(index).and_then(Budget::next_admitted) {
-                if !self.hooks.has(Defect::ForgottenCall) {
+                if !self.router.hooks.has(Defect::ForgottenCall) {
                     self.admit(now, index, parked.submission);
                 }
                 admitted = true;
             }
             // Nothing more will come that is worth lingering for.
             if admitted && self.ledger.closing.is_some() {
-                self.flush_queues(now, Some(index));
+                self.router.flush(now, Some(index));
             }
             self.ledger.budgets.remove_done(index);
-        }
-    }
-
-    pub(super) fn fail_submission(&mut self, submission: Submission<T>, error: &Error) {
-        match submission {
-            Submission::Call(call) => {
-                let error = call.attempt.judge(error.clone());
-                let error = error.during(|| Doing::request(&call.request));
-                self.ledger.complete_call(call.token, Err(error));
-            }
-            Submission::One(run) => self.ledger.fail_outside(run, error),
-            Submission::Many(many) => {
-                let Completion { token, reply } = many.fail(error);
-                self.ledger.complete(token, reply);
-            }
-            Submission::Room { token, queue, .. } => {
-                let error = error.clone().during(|| Doing::on_queue(Op::Enqueue, &queue));
-                self.ledger.complete(token, Reply::Room(Err(error)));
-            }
         }
     }
 

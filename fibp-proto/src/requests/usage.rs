@@ -8,8 +8,8 @@ use crate::simulation::{TestHooks, Usage};
 impl<T> Requests<T> {
     /// Sets the test hooks, for this and all later connections.
     pub fn set_test_hooks(&mut self, hooks: TestHooks) {
-        self.hooks = hooks;
-        for route in &mut self.routes {
+        self.router.hooks = hooks;
+        for route in self.router.iter_mut() {
             route.channel.set_test_hooks(hooks);
         }
     }
@@ -28,7 +28,7 @@ impl<T> Requests<T> {
             unclaimed: self.ledger.completions(),
             ..Usage::default()
         };
-        for route in &mut self.routes {
+        for route in self.router.iter_mut() {
             usage.calls += route.calls.len();
             usage.delayed += route.delayed.len();
             usage.queued_items += route.queues.len();
