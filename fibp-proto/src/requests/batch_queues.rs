@@ -3,15 +3,16 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::batch_queue::{Answered, BatchQueue, Peer, Policy};
 use super::places::{Place, Places};
 use super::run::{ReplyTo, Run};
-use super::work::BatchKey;
+use super::work::{BatchKey, BatchKind};
 use crate::earliest_deadline::EarliestDeadline;
 use crate::machine::CallId;
-use crate::message::same_queue;
+use crate::message::{QueueName, same_queue};
 
 /// Idle queues are kept for reuse as long as there are no more queues than this.
 const KEEP_IDLE: usize = 64;
@@ -22,6 +23,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// With more queues than this, one that becomes idle is given back at once.
 const MAX_QUEUES: usize = 16_384;
 
+/// So many queues are found by the address of their name.
+const KNOWN: usize = 16;
+
 /// All queues of a route.
 #[derive(Debug)]
 pub(super) struct BatchQueues<T> {
@@ -30,6 +34,8 @@ pub(super) struct BatchQueues<T> {
     by_key: HashMap<BatchKey, usize, BuildHasherDefault<DefaultHasher>>,
     /// The queue used last: most clients stay with it.
     latest: usize,
+    /// The queues used last by the address of their name: those who use several mostly share the names.
+    known: [usize; KNOWN],
     /// The queues with items, in no order. What is done to all that waits looks at these only.
     busy: Vec<usize>,
     /// The queues that may be idle, those that became so first in front.
@@ -53,6 +59,7 @@ impl<T> BatchQueues<T> {
             free: Vec::new(),
             by_key: HashMap::default(),
             latest: 0,
+            known: [0; KNOWN],
             busy: Vec::new(),
             idle: VecDeque::new(),
             sweep_at: EarliestDeadline::default(),
@@ -293,22 +300,44 @@ impl<T> BatchQueues<T> {
     }
 
     fn find(&mut self, key: &BatchKey) -> Option<usize> {
-        let latest = self.queues.get(self.latest).and_then(Option::as_ref);
-        if latest.is_none_or(|queue| !queue.key.is(key)) {
-            self.latest = *self.by_key.get(key)?;
+        if let Some(index) = self.find_known(key.budget, key.kind, &key.queue) {
+            return Some(index);
         }
-        Some(self.latest)
+        let index = *self.by_key.get(key)?;
+        self.note_used(index, &key.queue);
+        Some(index)
+    }
+
+    /// A queue that was used lately.
+    fn find_known(&mut self, budget: u32, kind: BatchKind, name: &QueueName) -> Option<usize> {
+        let is_it = |index: &usize| {
+            let queue = self.queues.get(*index).and_then(Option::as_ref);
+            queue.is_some_and(|queue| {
+                (queue.key.budget, queue.key.kind) == (budget, kind) && same_queue(&queue.key.queue, name)
+            })
+        };
+        let known = self.known.get(place_of_name(name)).copied();
+        let index = [known.unwrap_or_default(), self.latest].into_iter().find(is_it)?;
+        self.latest = index;
+        Some(index)
+    }
+
+    fn note_used(&mut self, index: usize, name: &QueueName) {
+        self.latest = index;
+        if let Some(known) = self.known.get_mut(place_of_name(name)) {
+            *known = index;
+        }
     }
 
     /// The queue that a run belongs to.
     fn queue_of(&mut self, run: &Run<T>, policy: Policy) -> usize {
         let (budget, kind, name) = (run.ticket.call.budget, run.payloads.kind(), run.payloads.queue());
-        if let Some(queue) = self.queues.get_mut(self.latest).and_then(Option::as_mut)
-            && (queue.key.budget, queue.key.kind) == (budget, kind)
-            && same_queue(&queue.key.queue, name)
-        {
-            queue.policy = policy;
-            return self.latest;
+        if let Some(index) = self.find_known(budget, kind, name) {
+            // The budget may belong to another producer than when the queue was made.
+            if let Some(queue) = self.queue_mut(index) {
+                queue.policy = policy;
+            }
+            return index;
         }
         let queue = name.clone();
         self.queue_index(BatchKey { budget, kind, queue }, policy)
@@ -316,7 +345,7 @@ impl<T> BatchQueues<T> {
 
     fn queue_index(&mut self, key: BatchKey, policy: Policy) -> usize {
         if let Some(index) = self.find(&key) {
-            // The budget may belong to another producer than when the queue was made.
+            // As above.
             if let Some(queue) = self.queue_mut(index) {
                 queue.policy = policy;
             }
@@ -335,6 +364,7 @@ impl<T> BatchQueues<T> {
                 self.queues.len() - 1
             }
         };
+        self.note_used(index, &key.queue);
         self.by_key.insert(key, index);
         index
     }
@@ -452,6 +482,13 @@ impl<T> BatchQueues<T> {
     }
 }
 
+/// Where a queue of this name is known, if it is.
+fn place_of_name(name: &QueueName) -> usize {
+    // Neighbours in memory are not at the same place; the lowest bits are always the same.
+    let address = Arc::as_ptr(name).addr();
+    (address >> 4) % KNOWN
+}
+
 /// The place of what waits in the queue with this index.
 fn place_of(index: usize) -> Place {
     // As many queues as would not fit it fit into no memory.
@@ -526,6 +563,39 @@ mod tests {
         for (key, taken) in sent {
             queues.answered(now, &key, taken, Answered::Finally);
         }
+    }
+
+    #[test]
+    fn a_queue_is_found_however_its_name_is_held() {
+        let now = crate::tests_epoch();
+        let mut queues = BatchQueues::new();
+        let names: Vec<QueueName> = (0..3 * KNOWN).map(|n| format!("queue-{n}").into()).collect();
+        for round in 0..4 {
+            for name in &names {
+                // The same name, and one that only reads the same.
+                for name in [name.clone(), QueueName::from(&**name)] {
+                    for budget in [0, 7] {
+                        let call = CallId { number: round, budget };
+                        let item = Run::alone(call, Attempt::new(None), (), Message::new(name.clone(), "x"));
+                        queues.push(now, auto(), item, &mut Places::default());
+                    }
+                }
+            }
+        }
+        assert_eq!(queues.by_key.len(), 2 * names.len());
+        for name in &names {
+            for budget in [0, 7] {
+                let queue = QueueName::from(&**name);
+                let kind = BatchKind::Enqueue;
+                let key = BatchKey { budget, kind, queue };
+                let index = queues.find(&key).unwrap();
+                let found = queues.queue_mut(index).unwrap();
+                assert_eq!((&found.key, found.runs()), (&key, 8));
+            }
+        }
+        let kind = BatchKind::Ack;
+        let queue = names[0].clone();
+        assert_eq!(queues.find(&BatchKey { budget: 0, kind, queue }), None);
     }
 
     #[test]

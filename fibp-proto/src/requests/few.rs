@@ -33,7 +33,7 @@ impl<P> Few<P> {
 
     /// All of them, in two parts.
     #[inline]
-    pub(super) fn as_slices(&self) -> (&[P], &[P]) {
+    fn as_slices(&self) -> (&[P], &[P]) {
         match self {
             Self::One(one) => (std::slice::from_ref(one), &[]),
             Self::Many(many) => many.as_slices(),

@@ -334,6 +334,13 @@ impl Payloads {
     #[inline]
     pub(super) fn append(&mut self, others: Self, more: usize) {
         match (self, others) {
+            (Self::Messages(Few::Many(messages)), Self::Messages(Few::One(other))) => messages.push_back(other),
+            (payloads, others) => payloads.append_others(others, more),
+        }
+    }
+
+    fn append_others(&mut self, others: Self, more: usize) {
+        match (self, others) {
             (Self::Messages(messages), Self::Messages(others)) => messages.append(others, more),
             (Self::Settles(settles), Self::Settles(others)) => settles.append(others, more),
             // Invariant: a batch queue holds either messages or settles.

@@ -6,7 +6,7 @@ use super::few::Few;
 use super::run::{Payloads, Run, Ticket};
 use crate::error::{Error, Outcome};
 use crate::machine::{CallId, Completion};
-use crate::message::{QueueName, same_queue};
+use crate::message::QueueName;
 use crate::request::{Op, Request};
 
 /// The client's own budget.
@@ -78,13 +78,6 @@ pub(super) struct BatchKey {
     pub(super) budget: u32,
     pub(super) kind: BatchKind,
     pub(super) queue: QueueName,
-}
-
-impl BatchKey {
-    /// Whether they are the same.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        (self.budget, self.kind) == (other.budget, other.kind) && same_queue(&self.queue, &other.queue)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
