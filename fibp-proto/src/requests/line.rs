@@ -364,6 +364,8 @@ mod tests {
         line.put_back(replayed);
         line.push(part(2, 0..1));
         line.push(part(2, 2..3));
-        assert_eq!(runs(&line), [(1, 0, 2), (1, 2, 2), (2, 0, 1), (2, 2, 1)]);
+        // Another call, whose places would fit.
+        line.push(part(3, 3..4));
+        assert_eq!(runs(&line), [(1, 0, 2), (1, 2, 2), (2, 0, 1), (2, 2, 1), (3, 3, 1)]);
     }
 }

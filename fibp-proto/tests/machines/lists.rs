@@ -156,6 +156,27 @@ fn a_list_of_several_queues_is_joined_again() {
 }
 
 #[test]
+fn a_list_takes_the_room_of_its_messages_however_it_is_divided() {
+    let queued = |messages: Vec<Message>, answered: usize| {
+        let mut sim = mute(config().batch_max_messages(2), Mode::Whole);
+        sim.enqueue_many(messages);
+        sim.settle();
+        let asked: Vec<_> = sim.asked.drain(..answered).collect();
+        asked.iter().for_each(|asked| oblige(&mut sim, asked));
+        let queued = sim.machine.gauges().queued_bytes;
+        sim.finish();
+        queued
+    };
+    let message = |queue: &str| Message::new(queue, "x".repeat(1_000));
+    let one = queued(vec![message("a")], 0);
+    let of = |queues: &[&str]| queues.iter().map(|queue| message(queue)).collect::<Vec<_>>();
+    assert_eq!(queued(of(&["a"; 6]), 0), 6 * one);
+    assert_eq!(queued(of(&["a", "a", "b", "c", "c", "a"]), 0), 6 * one);
+    assert_eq!(queued(of(&["a"; 6]), 2), 2 * one);
+    assert_eq!(queued(of(&["a", "a", "b", "b", "b", "a"]), 1), 4 * one);
+}
+
+#[test]
 fn without_batching_a_list_shares_no_frame() {
     in_every_mode(|mode| {
         let mut sim = mute(config().batching(Batching::Disabled).batch_max_messages(4), mode);
