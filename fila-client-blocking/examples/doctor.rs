@@ -68,11 +68,12 @@ fn examine(address: &str) -> Result<(), Unwell> {
             (false, false) => "no: the server answers without it",
         },
     );
-    key(&client)?;
     let url = if tls { urls.last() } else { urls.first() }.map_or("", String::as_str);
-    dialect(&client, &config(url)?);
+    let config = config(url)?;
+    key(&client, &config)?;
+    dialect(&client, &config);
     round_trips(&client)?;
-    for warning in config(url)?.warnings() {
+    for warning in config.warnings() {
         say("warning", warning);
     }
     client.close(Duration::from_secs(1));
@@ -188,8 +189,9 @@ fn explain(error: &Error, tls: bool) -> Unwell {
 }
 
 /// Whether the key is accepted, and what it may do; whether this is a cluster.
-fn key(client: &Client) -> Result<(), Unwell> {
-    let given = std::env::var_os("FILA_API_KEY").is_some();
+fn key(client: &Client, config: &Config) -> Result<(), Unwell> {
+    // From the environment or the URL.
+    let given = config.settings().credentials.key().is_ok_and(|key| key.is_some());
     match client.admin().list_queues() {
         Ok(list) => {
             let may = if given {
@@ -201,6 +203,9 @@ fn key(client: &Client) -> Result<(), Unwell> {
             say("queues", &list.queues.len().to_string());
             match list.cluster_node_count {
                 0 | 1 => say("cluster", "no, a single node"),
+                nodes if config.settings().endpoints.len() as u64 >= u64::from(nodes) => {
+                    say("cluster", &format!("yes, {nodes} nodes, all of them in the URL"));
+                }
                 nodes => say(
                     "cluster",
                     &format!("yes, {nodes} nodes: name all of them in the URL (docs/guides/clusters.md)"),
