@@ -186,7 +186,10 @@ impl<T> Requests<T> {
                 if let Some((route, ledger)) = self.route_and_ledger(channel) {
                     match result {
                         Ok(()) => route.release_admin_calls(),
-                        Err(error) => route.fail_admin_calls(&error, ledger),
+                        Err(error) => {
+                            let error = route.channel.place(error);
+                            route.fail_admin_calls(&error, ledger);
+                        }
                     }
                 }
             }

@@ -192,7 +192,11 @@ pub(crate) async fn keys(env: &Env, report: &mut Report) {
         let places = [(&*addr, "broker:5555")];
         let error = match env.connect(config(&addr)).await {
             // A preamble server says so only when it is asked for something.
-            Ok(client) => client.enqueue(message("orders")).await.expect_err("no key").error,
+            Ok(client) => {
+                let error = client.list_queues().await.expect_err("no key");
+                report.add(&format!("No API key, for administration ({dialect})"), &places, &error);
+                client.enqueue(message("orders")).await.expect_err("no key").error
+            }
             Err(error) => error,
         };
         report.add(&format!("No API key ({dialect})"), &places, &error);
