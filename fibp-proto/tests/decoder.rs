@@ -171,7 +171,7 @@ fn lengths_stop_at_the_limits() {
 #[test]
 fn an_oversized_frame_is_passed_over_without_being_stored() {
     let mut decoder = Decoder::new(Layout::FlagsFirst, LIMITS);
-    let length = 32 * DEFAULT_MAX_LENGTH;
+    let length = if cfg!(miri) { 1 << 18 } else { 32 * DEFAULT_MAX_LENGTH };
     decoder.feed(&length.to_be_bytes());
     assert_eq!(decoder.next_item(), Ok(None), "the header says whose it is");
     decoder.feed(&[4, 1, 0, 0, 0, 9]);
