@@ -122,13 +122,11 @@ impl Consumer {
     /// The deliveries that were received, `max` at most, without waiting: perhaps none.
     pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery> {
         let Self { caller, deliveries, .. } = self;
-        let mut leases = Vec::new();
-        deliveries.take_many(Instant::now, max, &mut leases);
         let delivery = |lease| Delivery {
             lease,
             caller: caller.clone(),
         };
-        leases.into_iter().map(delivery).collect()
+        deliveries.take_many(Instant::now, max, delivery)
     }
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
@@ -155,18 +153,21 @@ impl Consumer {
             cell,
             deliveries,
         } = self;
-        let next = match deliveries.take() {
-            Some(lease) => Some(Ok(lease)),
-            None => wait_until(caller.handle.clients(), cell, Input::Push, until, |cx| {
-                deliveries.poll(Instant::now, cx)
-            })?,
+        // Most are there. The caller is cloned first, as a delivery is large and would be moved once more to wait for it.
+        if deliveries.has_taken() {
+            let caller = caller.clone();
+            if let Some(lease) = deliveries.take() {
+                return Some(Some(Ok(Delivery { lease, caller })));
+            }
+        }
+        let next = wait_until(caller.handle.clients(), cell, Input::Push, until, |cx| {
+            deliveries.poll(Instant::now, cx)
+        })?;
+        let delivery = |lease| Delivery {
+            lease,
+            caller: caller.clone(),
         };
-        Some(next.map(|lease| {
-            lease.map(|lease| Delivery {
-                lease,
-                caller: caller.clone(),
-            })
-        }))
+        Some(next.map(|lease| lease.map(delivery)))
     }
 }
 

@@ -244,23 +244,26 @@ impl<W> Channel<W> {
     }
 
     /// What happened, one thing at a time. `queue`: the consumer's, which names deliveries where the wire does not; none
-    /// where nothing is consumed. `room`: whether there is room for what arrives.
+    /// where nothing is consumed. `room`: for how many deliveries there is room.
     pub(crate) fn poll_event(
         &mut self,
         now: Instant,
         queue: Option<&QueueName>,
-        room: bool,
+        room: usize,
     ) -> Option<ChannelEvent<W>> {
         // Without room nothing is decoded: what was read stays in the decoder, and the socket fills up behind it.
-        while room && self.ending.is_none() {
+        while room > 0 && self.ending.is_none() {
             let arrival = match (&mut self.connection, queue) {
-                (Some(connection), Some(queue)) => connection.next_arrival(now, queue),
-                (Some(connection), None) => connection.next_arrival(now, &QueueName::default()),
+                (Some(connection), Some(queue)) => connection.next_arrival(now, queue, room),
+                (Some(connection), None) => connection.next_arrival(now, &QueueName::default(), room),
                 (None, _) => Ok(None),
             };
             match arrival {
                 Ok(Some(arrival)) => {
-                    self.traffic.frames_received += 1;
+                    self.traffic.frames_received += match &arrival {
+                        Arrival::Push { frames, .. } => *frames,
+                        _ => 1,
+                    };
                     if let Some(event) = self.take_arrival(now, arrival) {
                         return Some(event);
                     }
@@ -276,7 +279,7 @@ impl<W> Channel<W> {
         if self.ending.is_some() {
             return self.poll_ending(now, queue);
         }
-        self.update_heartbeat(now, room);
+        self.update_heartbeat(now, room > 0);
         None
     }
 
@@ -286,7 +289,7 @@ impl<W> Channel<W> {
             Arrival::AdminRevision(result) => ChannelEvent::AdminRevision(result),
             Arrival::Answer { work, response } => ChannelEvent::Answer { work, response },
             Arrival::Again(work) => ChannelEvent::Again(work),
-            Arrival::Push(push) => ChannelEvent::Push(push),
+            Arrival::Push { push, .. } => ChannelEvent::Push(push),
             Arrival::Goodbye(text) => {
                 let text = if text.is_empty() {
                     "the server says goodbye".to_owned()
@@ -316,8 +319,8 @@ impl<W> Channel<W> {
     pub(crate) fn poll_last_push(&mut self, now: Instant, queue: &QueueName) -> Option<Push> {
         while let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_ready()) {
             let pending = connection.decoder().pending().len();
-            match connection.next_arrival(now, queue) {
-                Ok(Some(Arrival::Push(push))) => return Some(push),
+            match connection.next_arrival(now, queue, 1) {
+                Ok(Some(Arrival::Push { push, .. })) => return Some(push),
                 Ok(Some(_)) => {}
                 // One that cannot be decoded does not hide the next.
                 Err(_) if connection.decoder().pending().len() < pending => {}

@@ -1,6 +1,5 @@
 //! The lock around a machine.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,7 +14,7 @@ use super::locked::Locked;
 use super::sync::{Mutex, MutexGuard};
 use super::waiter::{Answer, Wait, Waiter, answer, complete};
 use crate::config::Endpoint;
-use crate::consumer::{Consumer, Lease, LeaseGuard, ReleaseDelivery};
+use crate::consumer::{Consumer, LeaseGuard, Leases, ReleaseDelivery};
 use crate::dialect::Dialect;
 use crate::error::{Error, SendError};
 use crate::fault::Fault;
@@ -350,9 +349,9 @@ impl<S> RequestsCell<S> {
 
 impl<S: Send + Sync + 'static> ConsumerCell<S> {
     /// Takes up to `max` deliveries, or begins to wait for some.
-    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> Taken<S> {
-        let taken = self.with(|consumer| {
-            if consumer.take_deliveries(now, consumer.worth_taking(max), into) > 0 {
+    pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut Leases) -> Taken<S> {
+        self.with(|consumer| {
+            if consumer.take_leases(now, consumer.worth_taking(max), into) > 0 {
                 return Taken::Some;
             }
             if let Some(end) = consumer.poll_end() {
@@ -361,25 +360,18 @@ impl<S: Send + Sync + 'static> ConsumerCell<S> {
             let (waiter, wait) = Waiter::pair::<answer::Ready>();
             let id = consumer.wait_delivery(now, waiter);
             Taken::Later(self.under_way(id, wait, CallSpan::none()))
-        });
-        self.guard(into);
-        taken
+        })
     }
 
     /// Takes up to `max` deliveries that are to be handed out at once, if there are any.
-    pub(super) fn take_ready(self: &Arc<Self>, now: Instant, max: usize, into: &mut VecDeque<Lease>) {
-        self.with(|consumer| consumer.take_deliveries(now, max, into));
-        self.guard(into);
+    pub(super) fn take_ready(self: &Arc<Self>, now: Instant, max: usize, into: &mut Leases) {
+        self.with(|consumer| consumer.take_leases(now, max, into));
     }
 
-    fn guard(self: &Arc<Self>, leases: &mut VecDeque<Lease>) {
-        for lease in leases
-            .iter_mut()
-            .filter(|lease| lease.is_counted && lease.guard.is_none())
-        {
-            let cell = Arc::clone(self);
-            lease.guard = Some(LeaseGuard::new(lease.sequence, cell));
-        }
+    /// The guard of a delivery that is handed out and counted.
+    pub(super) fn guard(self: &Arc<Self>, sequence: u64) -> LeaseGuard {
+        let cell = Arc::clone(self);
+        LeaseGuard::new(sequence, cell)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The deliveries of one consumer, polled.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,7 +7,7 @@ use std::time::Instant;
 
 use super::cell::{Call, ConsumerCell, Taken};
 use super::waiter::{Waiter, answer};
-use crate::consumer::{Consumer, Lease};
+use crate::consumer::{Consumer, Lease, Leases};
 use crate::error::Error;
 
 /// What a consumer's machine received, taken from it in batches: most deliveries cost no lock. Fused.
@@ -17,7 +16,7 @@ pub struct Deliveries<S> {
     cell: Arc<ConsumerCell<S>>,
     /// How many are taken at a time.
     batch: usize,
-    taken: VecDeque<Lease>,
+    taken: Leases,
     waiting: Option<Call<Consumer<Waiter>, S, answer::Ready>>,
     ended: bool,
 }
@@ -29,15 +28,23 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
         Self {
             cell,
             batch: prefetch.div_ceil(2),
-            taken: VecDeque::new(),
+            taken: Leases::new(),
             waiting: None,
             ended: false,
         }
     }
 
+    /// Whether a delivery was taken from the machine already.
+    #[must_use]
+    pub fn has_taken(&self) -> bool {
+        !self.taken.is_empty()
+    }
+
     /// The next delivery, if one was taken from the machine already.
+    #[inline]
     pub fn take(&mut self) -> Option<Lease> {
-        self.taken.pop_front()
+        let cell = &self.cell;
+        self.taken.next_guarded(|sequence| Some(cell.guard(sequence)))
     }
 
     /// The next delivery, or the error that ended the consumer, then `None`. `now` is asked only if the machine is.
@@ -64,31 +71,46 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
         }
     }
 
-    /// The next deliveries, `max` at most and one at least; otherwise as [`poll`](Self::poll).
-    pub fn poll_many(
+    /// The next deliveries, `max` at most and one at least, each as `make` makes of it; otherwise as [`poll`](Self::poll).
+    pub fn poll_many<D>(
         &mut self,
         now: fn() -> Instant,
         max: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Vec<Lease>, Error>>> {
+        mut make: impl FnMut(Lease) -> D,
+    ) -> Poll<Option<Result<Vec<D>, Error>>> {
         let first = match ready!(self.poll(now, cx)) {
-            Some(Ok(lease)) => lease,
+            Some(Ok(lease)) => make(lease),
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => return Poll::Ready(None),
         };
-        let mut leases = vec![first];
-        self.take_many(now, max.max(1) - 1, &mut leases);
-        Poll::Ready(Some(Ok(leases)))
+        Poll::Ready(Some(Ok(self.collect(now, max.max(1) - 1, Some(first), make))))
     }
 
-    /// Moves up to `max` of the deliveries that are there to the back of `into`, without waiting. The lock is taken once.
-    pub fn take_many(&mut self, now: fn() -> Instant, max: usize, into: &mut Vec<Lease>) {
+    /// Up to `max` of the deliveries that are there, without waiting, each as `make` makes of it. The lock is taken once.
+    pub fn take_many<D>(&mut self, now: fn() -> Instant, max: usize, make: impl FnMut(Lease) -> D) -> Vec<D> {
+        self.collect(now, max, None, make)
+    }
+
+    fn collect<D>(
+        &mut self,
+        now: fn() -> Instant,
+        max: usize,
+        first: Option<D>,
+        mut make: impl FnMut(Lease) -> D,
+    ) -> Vec<D> {
         let missing = max.saturating_sub(self.taken.len());
         if missing > 0 && !self.ended {
             self.cell.take_ready(now(), missing, &mut self.taken);
         }
-        let n = max.min(self.taken.len());
-        into.extend(self.taken.drain(..n));
+        let more = max.min(self.taken.len());
+        let mut all = Vec::with_capacity(more + usize::from(first.is_some()));
+        all.extend(first);
+        for _ in 0..more {
+            let Some(lease) = self.take() else { break };
+            all.push(make(lease));
+        }
+        all
     }
 
     /// Whether only `None` follows.

@@ -145,12 +145,12 @@ impl ClientConnection {
         }
         self.connection.decoder().give_buffer(buffer);
         while !self.over {
-            match self.connection.next_arrival(now, &self.queue) {
+            match self.connection.next_arrival(now, &self.queue, 1) {
                 Ok(Some(Arrival::Ready)) => self.events.push_back(ClientEvent::Opened),
                 Ok(Some(Arrival::Answer { work: id, response })) => {
                     self.events.push_back(ClientEvent::Answer { id, response });
                 }
-                Ok(Some(Arrival::Push(push))) => self.events.push_back(ClientEvent::Push(push)),
+                Ok(Some(Arrival::Push { push, .. })) => self.events.push_back(ClientEvent::Push(push)),
                 Ok(Some(Arrival::Goodbye(text))) => {
                     let text = format!("the server says goodbye: {text}");
                     self.end(Error::new(ErrorKind::Disconnected, text));

@@ -5,15 +5,17 @@
 
 mod client;
 mod heartbeat;
+mod pushes;
 mod table;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::dialect::contents::Arena;
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
 use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules, framed};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::frame::{Decoder, Frame, FrameHeader, Item, Layout, Limits, OutBuf, Oversize, Reassembler};
+use crate::frame::{Decoder, Found, Frame, FrameHeader, FrameRef, Layout, Limits, OutBuf, Oversize, Reassembler};
 use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::response::{Push, Response};
@@ -61,6 +63,8 @@ pub(crate) struct Connection<W> {
     decoder: Decoder,
     /// Joins continued frames, in dialects that have them.
     reassembler: Option<Reassembler>,
+    /// Where parts of deliveries are copied to; empty while nothing is being read.
+    arena: Arena,
     pub(crate) out: OutBuf,
     /// Bytes encoded, bytes handed to the writer, and bytes that the transport took, since the connection began.
     encoded: u64,
@@ -106,6 +110,14 @@ enum Admin {
     Known,
 }
 
+/// Where a frame lies.
+enum Place {
+    /// At the front of the read buffer, so long with its prefix.
+    InBuffer(usize),
+    /// By itself.
+    Own(Frame),
+}
+
 /// Who waits for an answer.
 #[derive(Debug)]
 enum Ticket<W> {
@@ -126,8 +138,8 @@ pub(crate) enum Arrival<W> {
     Answer { work: W, response: Result<Response, Error> },
     /// The server did not know the request's opcode, so that it had no effect, and taught its own: send it again.
     Again(W),
-    /// Deliveries.
-    Push(Push),
+    /// Deliveries that arrived together, in so many frames.
+    Push { push: Push, frames: u64 },
     /// The server is leaving.
     Goodbye(String),
 }
@@ -195,6 +207,7 @@ impl<W> Connection<W> {
             node_id: 0,
             reassembler: rules.continuation.then(|| Reassembler::new(limits.receive as usize)),
             decoder: Decoder::new(codec.layout(), limits).oversize(Oversize::Skip),
+            arena: Arena::default(),
             encoded: out.len() as u64,
             out,
             handed: 0,
@@ -347,8 +360,13 @@ impl<W> Connection<W> {
     }
 
     /// The next thing that arrived; `None` when more bytes are needed. `queue` names deliveries where the wire
-    /// does not.
-    pub(crate) fn next_arrival(&mut self, now: Instant, queue: &QueueName) -> Result<Option<Arrival<W>>, Broken> {
+    /// does not. Frames of deliveries are passed on together while there is `room` for more deliveries.
+    pub(crate) fn next_arrival(
+        &mut self,
+        now: Instant,
+        queue: &QueueName,
+        room: usize,
+    ) -> Result<Option<Arrival<W>>, Broken> {
         if self.phase == Phase::Opening {
             if !self.greet()? {
                 return Ok(None);
@@ -367,27 +385,39 @@ impl<W> Connection<W> {
             {
                 return Err(Broken::protocol("the server sent its preamble twice"));
             }
-            let item = match self.decoder.next_item() {
-                Ok(Some(item)) => item,
+            let found = match self.decoder.look() {
+                Ok(Some(found)) => found,
                 Ok(None) => {
                     self.delivering |= self.is_push(self.decoder.next_header());
+                    // What is left of it would be held while nothing arrives.
+                    self.arena.clear();
                     return Ok(None);
                 }
                 Err(error) => return Err(Broken::protocol(error.to_string())),
             };
             self.frames = self.frames.wrapping_add(1);
-            let arrival = match item {
-                Item::Frame(frame) => {
-                    let header = frame.header;
+            let arrival = match found {
+                Found::Frame { header, wire_len } if self.is_in_place(header, wire_len) => {
+                    if self.is_push(Some(header)) {
+                        Some(self.take_pushes(header, wire_len, queue, room)?)
+                    } else {
+                        let arrival = self.take_frame(header, &Place::InBuffer(wire_len));
+                        self.decoder.pass(wire_len);
+                        arrival?
+                    }
+                }
+                Found::Frame { header, wire_len } => {
+                    let frame = self.decoder.take_frame(header, wire_len);
                     match self.join(frame)? {
-                        Some(frame) => self.take_frame(&frame, queue)?,
+                        Some(frame) if self.is_push(Some(frame.header)) => Some(self.take_push(&frame, queue)?),
+                        Some(frame) => self.take_frame(frame.header, &Place::Own(frame))?,
                         None => {
                             self.delivering |= self.is_push(Some(header));
                             None
                         }
                     }
                 }
-                Item::Oversized { header, length } => self.take_oversized(header, length)?,
+                Found::Oversized { header, length } => self.take_oversized(header, length)?,
             };
             // Until then the deadline of the attempt watches over the peer.
             if self.is_ready() {
@@ -472,16 +502,20 @@ impl<W> Connection<W> {
         }
     }
 
-    fn take_frame(&mut self, frame: &Frame, queue: &QueueName) -> Result<Option<Arrival<W>>, Broken> {
-        let header = frame.header;
+    fn frame_at<'a>(&'a self, header: FrameHeader, place: &'a Place) -> FrameRef<'a> {
+        match place {
+            Place::InBuffer(wire_len) => self.decoder.frame(header, *wire_len),
+            Place::Own(frame) => frame.as_frame_ref(),
+        }
+    }
+
+    /// Reads a frame that is no push.
+    fn take_frame(&mut self, header: FrameHeader, place: &Place) -> Result<Option<Arrival<W>>, Broken> {
         match self.codec.classify(header) {
-            Incoming::Push => {
-                let push = self.codec.decode_push(queue, frame).map_err(|error| {
-                    Broken::protocol(format!("a delivery from queue \"{queue}\" cannot be decoded: {error}"))
-                })?;
-                Ok(Some(Arrival::Push(push)))
+            Incoming::Goodbye => {
+                let text = self.codec.decode_goodbye(self.frame_at(header, place));
+                Ok(Some(Arrival::Goodbye(text)))
             }
-            Incoming::Goodbye => Ok(Some(Arrival::Goodbye(self.codec.decode_goodbye(frame)))),
             Incoming::Ping => {
                 self.answer_heartbeat(header.id);
                 Ok(None)
@@ -501,13 +535,14 @@ impl<W> Connection<W> {
                 }
                 Ok(None)
             }
-            Incoming::Unknown => Ok(None),
+            Incoming::Push | Incoming::Unknown => Ok(None),
             Incoming::Answer | Incoming::Heartbeat => {
                 // Answers to unknown ids are answers to nobody: there is no one to tell.
                 let Some(entry) = self.answered(header.id) else {
                     return Ok(None);
                 };
-                self.learn_numbers(entry.op, frame);
+                self.learn_numbers(entry.op, header, place);
+                let frame = self.frame_at(header, place);
                 let again = self.has_unknown_number(&entry, frame);
                 let ticket = match entry.work {
                     Some(Ticket::User(work)) if again => return Ok(Some(Arrival::Again(work))),
@@ -528,9 +563,9 @@ impl<W> Connection<W> {
 
     /// Two answers are certain signs of F1: its ConsumeOk, whose number answers no Consume on F2, and the refusal of
     /// F2's numbers of Ack and Nack.
-    fn learn_numbers(&mut self, op: Op, frame: &Frame) {
+    fn learn_numbers(&mut self, op: Op, header: FrameHeader, place: &Place) {
         if self.numbers == Numbers::Assumed
-            && framed::is_answer_of_f1(op, frame)
+            && framed::is_answer_of_f1(op, self.frame_at(header, place))
             && let Some(codec) = Dialect::HandshakeEarly.codec()
         {
             self.codec = codec;
@@ -539,7 +574,7 @@ impl<W> Connection<W> {
     }
 
     /// Whether the answer refuses the number of a request that was encoded before F1 was learned.
-    fn has_unknown_number<T>(&self, entry: &Entry<T>, frame: &Frame) -> bool {
+    fn has_unknown_number<T>(&self, entry: &Entry<T>, frame: FrameRef<'_>) -> bool {
         matches!(self.numbers, Numbers::Learned { at } if entry.end <= at) && framed::refuses_f2_number(entry.op, frame)
     }
 

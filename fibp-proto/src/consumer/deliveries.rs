@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::credit::CreditLedger;
 use super::expired::Pace;
+use super::leases::{Leases, Terms};
 use super::{Consumer, Lease};
 use crate::error::Error;
 use crate::event::Stats;
@@ -16,7 +17,7 @@ use crate::simulation::Defect;
 /// What was received and not taken, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Deliveries<T> {
-    pub(super) waiting: VecDeque<Lease>,
+    pub(super) waiting: Leases,
     /// Handed to the consumer in its last take: it has not asked for more yet.
     lent: usize,
     sequence: u64,
@@ -43,7 +44,7 @@ enum End {
 impl<T> Deliveries<T> {
     pub(super) fn new() -> Self {
         Self {
-            waiting: VecDeque::new(),
+            waiting: Leases::new(),
             lent: 0,
             sequence: 0,
             credit: CreditLedger::None,
@@ -73,8 +74,9 @@ impl<T> Deliveries<T> {
         Some(self.drained.swap_remove(place).1)
     }
 
-    pub(super) fn has_room(&self, prefetch: usize) -> bool {
-        self.waiting.len() + self.lent < prefetch.max(1)
+    /// For how many deliveries there is room.
+    pub(super) fn room(&self, prefetch: usize) -> usize {
+        prefetch.max(1).saturating_sub(self.waiting.len() + self.lent)
     }
 
     /// Whether somebody waits for a delivery.
@@ -113,11 +115,18 @@ impl<T> Consumer<T> {
 
     /// Takes up to `max` received deliveries, oldest first. Frees room, so the driver may have to read again.
     pub fn take_deliveries(&mut self, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> usize {
+        let mut leases = Leases::new();
+        let n = self.take_leases(now, max, &mut leases);
+        into.extend(leases);
+        n
+    }
+
+    /// As [`take_deliveries`](Self::take_deliveries), at a cost for each burst instead of each delivery.
+    pub fn take_leases(&mut self, now: Instant, max: usize, into: &mut Leases) -> usize {
         // Before anything is taken: only the step from full to not full is news for the driver.
         let was_full = !self.has_delivery_room();
         let skipped = self.deliveries.skip_expired(now, &self.settings);
-        let n = max.min(self.deliveries.waiting.len());
-        into.extend(self.deliveries.waiting.drain(..n));
+        let n = self.deliveries.waiting.move_to(max, into);
         // What was lent before is used up, or the consumer would not ask for more.
         self.deliveries.lent = n;
         self.deliveries.pace.handed_out(now, n);
@@ -173,12 +182,22 @@ impl<T> Consumer<T> {
     }
 
     fn has_delivery_room(&self) -> bool {
-        self.deliveries.has_room(self.settings.prefetch)
+        self.deliveries.room(self.settings.prefetch) > 0
     }
 
-    /// Whether what arrives now has room. Before a connection is ready nothing is delivered on it.
+    /// For how many deliveries there is room. Before a connection is ready nothing is delivered on it.
+    pub(super) fn room(&self) -> usize {
+        let room = self.deliveries.room(self.settings.prefetch);
+        if self.channel.is_delivering() {
+            room
+        } else {
+            room.max(1)
+        }
+    }
+
+    /// Whether what arrives now has room.
     pub(super) fn has_room(&self) -> bool {
-        self.has_delivery_room() || !self.channel.is_delivering()
+        self.room() > 0
     }
 
     /// Deliveries may have room again.
@@ -196,21 +215,17 @@ impl<T> Consumer<T> {
         let began = self.channel.burst_began();
         let deadline = began.and_then(|at| at.checked_add(self.settings.lease()));
         let n = push.deliveries.len();
-        for received in push.deliveries {
-            self.deliveries.sequence += 1;
-            let sequence = self.deliveries.sequence;
-            let is_counted = self.deliveries.credit.is_window();
-            if is_counted {
-                self.deliveries.unsettled.insert(sequence);
-            }
-            self.deliveries.waiting.push_back(Lease {
-                received,
-                deadline,
-                sequence,
-                is_counted,
-                guard: None,
-            });
+        let terms = Terms {
+            deadline,
+            sequence: self.deliveries.sequence + 1,
+            is_counted: self.deliveries.credit.is_window(),
+        };
+        self.deliveries.sequence += n as u64;
+        if terms.is_counted {
+            let sequences = terms.sequence..=self.deliveries.sequence;
+            self.deliveries.unsettled.extend(sequences);
         }
+        self.deliveries.waiting.push(push.deliveries, terms);
         self.stats.deliveries += n as u64;
         self.rearm_silence(now);
         let grant = self.deliveries.credit.received(n);

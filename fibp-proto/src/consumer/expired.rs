@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Consumer;
 use super::deliveries::Deliveries;
-use super::lease::Lease;
+use super::leases::Chunk;
 use crate::config::ConsumerSettings;
 use crate::event::Event;
 
@@ -51,13 +51,15 @@ impl<T> Deliveries<T> {
         // Only the end of a lease, lest a handler that was slow once is given nothing any more.
         let margin = self.pace.handling.min(settings.lease() / 8);
         let over = now.checked_add(margin).unwrap_or(now);
-        let is_over = |lease: &Lease| lease.deadline.is_some_and(|at| at <= over);
-        while self.waiting.front().is_some_and(is_over)
-            && let Some(lease) = self.waiting.pop_front()
+        let is_over = |chunk: &Chunk| chunk.deadline().is_some_and(|at| at <= over);
+        while self.waiting.front_chunk().is_some_and(is_over)
+            && let Some(chunk) = self.waiting.pop_chunk()
         {
-            skipped.deliveries += 1;
-            skipped.counted += u32::from(self.unsettled.remove(&lease.sequence));
-            skipped.is_news |= std::mem::replace(&mut self.skipped_until, lease.deadline) != lease.deadline;
+            for sequence in chunk.sequences() {
+                skipped.deliveries += 1;
+                skipped.counted += u32::from(self.unsettled.remove(&sequence));
+            }
+            skipped.is_news |= std::mem::replace(&mut self.skipped_until, chunk.deadline()) != chunk.deadline();
         }
         skipped
     }

@@ -24,9 +24,11 @@ mod credit;
 mod deliveries;
 mod expired;
 mod lease;
+mod leases;
 mod subscribe;
 
 pub use lease::{Lease, LeaseGuard, ReleaseDelivery};
+pub use leases::Leases;
 
 use std::time::{Duration, Instant};
 
@@ -193,7 +195,7 @@ impl<T> Consumer<T> {
 
     fn take_events(&mut self, now: Instant) {
         loop {
-            let room = self.has_room();
+            let room = self.room();
             let Some(event) = self.channel.poll_event(now, Some(&self.queue), room) else {
                 break;
             };

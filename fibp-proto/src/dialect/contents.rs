@@ -1,106 +1,147 @@
-//! Headers and payloads of the messages of one frame, moved out of the read buffer.
+//! Headers and payloads of messages, moved out of the read buffer.
 //!
 //! A slice of a frame's body keeps the whole read buffer in memory, and keeps the buffer from being read into again.
-//! Small parts are therefore copied, all of one frame together into one arena of exactly their size; only large
-//! payloads stay slices.
+//! Small parts are therefore copied, those that arrived together into arenas of at most [`ARENA`] bytes; only large
+//! payloads of large frames stay slices. What a kept message holds besides its own bytes is bounded by that.
 
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::records::shared_len;
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, WireHeaders};
-use crate::prelude::*;
 
-/// Payloads from this size on stay slices of the read buffer: they make up a good part of it.
+/// Payloads from this size on stay slices of their frame's body, where that has a place of its own.
 const SLICE_FROM: usize = 64 * 1024;
 
+/// The most bytes of an arena.
+const ARENA: usize = 64 * 1024;
+
+/// What is larger has a place of its own instead of a part of an arena.
+const ALONE_FROM: usize = ARENA / 4;
+
+/// Where small parts of messages are copied to.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    /// Empty, with the room that is left.
+    room: BytesMut,
+    /// About how many bytes arrived behind the body that is being read, of more messages.
+    behind: usize,
+}
+
+/// The bytes that messages are read from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    body: &'a [u8],
+    /// The same bytes, where they can be shared.
+    shared: Option<&'a Bytes>,
+}
+
+impl<'a> Source<'a> {
+    /// A body that lies in a read buffer.
+    pub(crate) fn lent(body: &'a [u8]) -> Self {
+        Self { body, shared: None }
+    }
+
+    /// A body with a place of its own.
+    pub(crate) fn shared(body: &'a Bytes) -> Self {
+        let shared = Some(body);
+        Self { body, shared }
+    }
+
+    pub(crate) fn body(&self) -> &'a [u8] {
+        self.body
+    }
+}
+
+/// Where headers and payload of a message lie in the body.
 #[derive(Debug)]
-struct Parts {
+pub(crate) struct Contents {
     header_count: usize,
     headers: Range<usize>,
     payload: Range<usize>,
 }
 
-/// Where the headers and payloads of a frame's messages lie in its body.
-#[derive(Debug)]
-pub(crate) struct Contents {
-    parts: Vec<Parts>,
-    arena_len: usize,
-}
-
-/// What is kept of each message until all of them are read.
-pub(crate) const PARTS_SIZE: usize = size_of::<Parts>();
-
 impl Contents {
-    /// The memory of the places, [`PARTS_SIZE`] each, is counted by the caller.
-    pub(crate) fn with_capacity(messages: usize) -> Self {
-        Self {
-            parts: Vec::with_capacity(messages),
-            arena_len: 0,
-        }
-    }
-
-    /// Reads `header_count` pairs of `str16`, then a payload of `bytes32`: one message's.
-    pub(crate) fn read(&mut self, header_count: usize, body: &mut Reader<'_>) -> Result<(), DecodeError> {
+    /// Reads `header_count` pairs of `str16`, then a payload of `bytes32`. The copy of them is counted.
+    pub(crate) fn read(header_count: usize, body: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let headers = body.str16_pairs(header_count)?;
         let payload = body.bytes32()?;
-        let mut copied = headers.len();
-        if payload.len() < SLICE_FROM {
-            copied = copied.saturating_add(payload.len());
-        }
-        body.hold(copied)?;
-        self.arena_len = self.arena_len.saturating_add(copied);
-        self.parts.push(Parts {
+        // What is left of an arena when the next message does not fit is lost.
+        body.hold(headers.len().saturating_add(payload.len()).saturating_mul(2))?;
+        Ok(Self {
             header_count,
             headers,
             payload,
-        });
-        Ok(())
-    }
-
-    /// The headers and payloads, in the order of [`read`](Self::read). `body` is what was read from.
-    pub(crate) fn take_from(self, body: &Bytes) -> impl Iterator<Item = (Headers, Bytes)> {
-        let mut arena = Vec::with_capacity(self.arena_len);
-        for parts in &self.parts {
-            arena.extend_from_slice(body.get(parts.headers.clone()).unwrap_or_default());
-            if parts.payload.len() < SLICE_FROM {
-                arena.extend_from_slice(body.get(parts.payload.clone()).unwrap_or_default());
-            }
-        }
-        let mut arena = Bytes::from(arena);
-        self.parts.into_iter().map(move |parts| {
-            let headers = Headers::from_wire(WireHeaders {
-                count: parts.header_count,
-                pairs: take(&mut arena, parts.headers.len()),
-            });
-            let payload = if parts.payload.len() < SLICE_FROM {
-                take(&mut arena, parts.payload.len())
-            } else {
-                body.slice(parts.payload)
-            };
-            (headers, payload)
         })
     }
 }
 
-/// The next `len` bytes; an empty value holds on to nothing.
-fn take(arena: &mut Bytes, len: usize) -> Bytes {
-    match len {
-        0 => Bytes::new(),
-        _ if len >= arena.len() => core::mem::take(arena),
-        _ => arena.split_to(len),
+impl Arena {
+    /// Lets go of the arena. Even without room it would hold what was copied into it.
+    pub(crate) fn clear(&mut self) {
+        self.room = BytesMut::new();
+    }
+
+    /// More messages arrived behind the next body: about so many bytes, which make larger arenas worthwhile.
+    pub(crate) fn expect(&mut self, behind: usize) {
+        self.behind = behind;
+    }
+
+    /// Moves headers and payload of a message out of the body. The message takes up `message` of the body.
+    pub(crate) fn take(&mut self, contents: Contents, message: Range<usize>, from: Source<'_>) -> (Headers, Bytes) {
+        let Contents {
+            header_count,
+            headers,
+            payload,
+        } = contents;
+        let slice = from.shared.filter(|_| payload.len() >= SLICE_FROM);
+        let copied = headers.len() + if slice.is_some() { 0 } else { payload.len() };
+        if copied > self.room.capacity() && copied < ALONE_FROM {
+            // The messages to come are likely to be as this one: so much of them will be copied, too.
+            let left = from
+                .body
+                .len()
+                .saturating_sub(message.start)
+                .saturating_add(self.behind);
+            let like_this = left.saturating_mul(copied) / message.len().max(1);
+            self.room = BytesMut::with_capacity(like_this.clamp(copied, ARENA));
+        }
+        let bytes = |range: Range<usize>| from.body.get(range).unwrap_or_default();
+        let headers = Headers::from_wire(WireHeaders {
+            count: header_count,
+            pairs: self.copy(bytes(headers)),
+        });
+        let payload = match slice {
+            Some(body) => body.slice(payload),
+            None => self.copy(bytes(payload)),
+        };
+        (headers, payload)
+    }
+
+    /// A copy of its own, or a part of the arena. An empty value holds on to nothing.
+    fn copy(&mut self, part: &[u8]) -> Bytes {
+        if part.is_empty() {
+            Bytes::new()
+        } else if part.len() > self.room.capacity() {
+            Bytes::copy_from_slice(part)
+        } else {
+            self.room.put_slice(part);
+            self.room.split().freeze()
+        }
     }
 }
 
 /// The next `str16` as a shared string: the previous message's if it is equal, as it mostly is.
 pub(crate) fn share(previous: Option<&Arc<str>>, body: &mut Reader<'_>) -> Result<Arc<str>, DecodeError> {
-    let text = body.str16()?;
+    let text = body.bytes16()?;
     match previous {
-        Some(previous) if **previous == *text => Ok(Arc::clone(previous)),
+        // What is equal to text is text.
+        Some(previous) if previous.as_bytes() == text => Ok(Arc::clone(previous)),
         _ => {
+            let text = core::str::from_utf8(text)?;
             body.hold(shared_len(text))?;
             Ok(text.into())
         }
@@ -126,13 +167,14 @@ mod tests {
         body.into()
     }
 
-    fn decode(body: &Bytes, counts: &[usize]) -> Result<Vec<(Headers, Bytes)>, DecodeError> {
-        let mut reader = Reader::new(body);
-        let mut contents = Contents::with_capacity(counts.len());
-        for &count in counts {
-            contents.read(count, &mut reader)?;
-        }
-        Ok(contents.take_from(body).collect())
+    fn decode(from: Source<'_>, counts: &[usize], arena: &mut Arena) -> Result<Vec<(Headers, Bytes)>, DecodeError> {
+        let mut reader = Reader::new(from.body());
+        let read = |&count: &usize| {
+            let start = reader.position();
+            let contents = Contents::read(count, &mut reader)?;
+            Ok(arena.take(contents, start..reader.position(), from))
+        };
+        counts.iter().map(read).collect()
     }
 
     fn lies_in(part: &[u8], whole: &[u8]) -> bool {
@@ -148,33 +190,60 @@ mod tests {
             (&[("k", "v")], &large),
             (&[], b"last"),
         ]);
-        let messages = decode(&body, &[2, 0, 1, 0]).unwrap();
-        let payloads: Vec<_> = messages.iter().map(|(_, payload)| &payload[..]).collect();
-        assert_eq!(payloads, [&b"hello"[..], b"", &large, b"last"]);
-        assert_eq!(messages[0].0.get("tenant"), Some("acme"));
-        assert_eq!(messages[0].0.get("a"), Some(""));
-        assert_eq!(messages[2].0.get("k"), Some("v"));
-        assert!(messages[1].0.is_empty());
+        for from in [Source::shared(&body), Source::lent(&body)] {
+            let messages = decode(from, &[2, 0, 1, 0], &mut Arena::default()).unwrap();
+            let payloads: Vec<_> = messages.iter().map(|(_, payload)| &payload[..]).collect();
+            assert_eq!(payloads, [&b"hello"[..], b"", &large, b"last"]);
+            assert_eq!(messages[0].0.get("tenant"), Some("acme"));
+            assert_eq!(messages[0].0.get("a"), Some(""));
+            assert_eq!(messages[2].0.get("k"), Some("v"));
+            assert!(messages[1].0.is_empty());
 
-        assert!(!lies_in(&messages[0].1, &body));
-        assert!(!lies_in(&messages[3].1, &body));
-        assert!(lies_in(&messages[2].1, &body));
-        let first = messages[0].1.as_ptr_range().start;
-        let last = messages[3].1.as_ptr_range().end;
-        assert!(
-            (last as usize) - (first as usize) < 64,
-            "small parts lie together in one arena"
-        );
+            assert!(!lies_in(&messages[0].1, &body));
+            assert!(!lies_in(&messages[3].1, &body));
+            assert_eq!(lies_in(&messages[2].1, &body), from.shared.is_some());
+            let first = messages[0].1.as_ptr_range().start;
+            let last = messages[3].1.as_ptr_range().end;
+            assert!(
+                (last as usize) - (first as usize) < 64,
+                "small parts lie together in one arena"
+            );
+        }
+    }
+
+    #[test]
+    fn an_arena_is_as_large_as_what_is_copied_and_no_larger_than_it_may_be() {
+        let body = body(&[(&[("tenant", "acme")][..], &[7; 1000][..]); 100]);
+        let mut arena = Arena::default();
+        let messages = decode(Source::lent(&body), &[1; 100], &mut arena).unwrap();
+        let starts: Vec<usize> = messages.iter().map(|(_, payload)| payload.as_ptr() as usize).collect();
+        let step = 1000 + 14;
+        let arenas = starts.windows(2).filter(|pair| pair[1] != pair[0] + step).count() + 1;
+        assert_eq!(arenas, (100 * step).div_ceil(ARENA));
+        assert!(arena.room.capacity() < step, "{} bytes are left", arena.room.capacity());
+
+        // One that is kept holds no more than its arena.
+        let kept = messages[50].1.clone();
+        drop(messages);
+        assert!(kept.try_into_mut().is_ok_and(|kept| kept.capacity() <= ARENA));
+
+        // With more behind it, one message has an arena that the others fit, too.
+        let one = body.slice(..4 + step + 4);
+        arena.expect(9 * one.len());
+        decode(Source::lent(&one), &[1], &mut arena).unwrap();
+        let room = arena.room.capacity();
+        assert!((9 * step..10 * step).contains(&room), "{room} bytes");
     }
 
     #[test]
     fn bad_text_is_refused() {
+        let decode = |body, count| decode(Source::lent(body), &[count], &mut Arena::default());
         assert!(matches!(
-            decode(&Bytes::from_static(b"\0\x01\xff\0\0\0\0\0\0"), &[1]),
+            decode(b"\0\x01\xff\0\0\0\0\0\0", 1),
             Err(DecodeError::Utf8(_))
         ));
         assert!(matches!(
-            decode(&Bytes::from_static(b"\xff\xff\xff\xff"), &[0]),
+            decode(b"\xff\xff\xff\xff", 0),
             Err(DecodeError::UnexpectedEnd { .. })
         ));
     }
@@ -187,5 +256,9 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &share(Some(&first), &mut body).unwrap()));
         assert_eq!(&*share(Some(&first), &mut body).unwrap(), "other");
         assert!(share(Some(&first), &mut body).is_err());
+        assert!(matches!(
+            share(Some(&first), &mut Reader::new(b"\0\x01\xff")),
+            Err(DecodeError::Utf8(_))
+        ));
     }
 }

@@ -67,13 +67,18 @@ pub(crate) trait Encoder {
 
     /// `u16` length and UTF-8.
     fn str16(&mut self, field: &'static str, text: &str) -> Result<(), EncodeError> {
+        self.text16(field, text.as_bytes())
+    }
+
+    /// As [`str16`](Self::str16), of the bytes of a text.
+    fn text16(&mut self, field: &'static str, text: &[u8]) -> Result<(), EncodeError> {
         let len = u16::try_from(text.len()).map_err(|_| EncodeError::StringTooLong {
             field,
             len: text.len(),
             limit: u16::MAX.into(),
         })?;
         self.u16(len);
-        self.write(text.as_bytes());
+        self.write(text);
         Ok(())
     }
 

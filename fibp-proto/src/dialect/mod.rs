@@ -27,11 +27,12 @@ use core::fmt;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind};
-use crate::frame::{CONTINUATION, DecodeError, Frame, FrameHeader, Layout, Limits, OutBuf};
-use crate::message::{Message, QueueName};
+use crate::frame::{CONTINUATION, DecodeError, Frame, FrameHeader, FrameRef, Layout, Limits, OutBuf};
+use crate::message::{Message, MessageId, QueueName, Received};
 use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
+use contents::{Arena, Source};
 
 /// Which dialect to speak. docs/protocol/revisions.md says which servers speak which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -287,22 +288,30 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// As for [`enqueue_item_len`](Self::enqueue_item_len).
-    fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError>;
+    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError>;
 
     /// What a frame from the server is.
     fn classify(&self, header: FrameHeader) -> Incoming;
 
     /// Reads the answer to `op`; refusals are [`Response::Error`]. Text in answers becomes typed here.
-    fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError>;
+    fn decode_response(&self, op: Op, frame: FrameRef<'_>) -> Result<Response, DecodeError>;
 
-    /// Reads deliveries. `queue` names them where the wire does not.
-    fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError>;
+    /// Reads deliveries to the back of `into`, all of them or, on an error, perhaps some. `queue` names them where the
+    /// wire does not.
+    fn decode_push(
+        &self,
+        queue: &QueueName,
+        header: FrameHeader,
+        from: Source<'_>,
+        arena: &mut Arena,
+        into: &mut Vec<Received>,
+    ) -> Result<(), DecodeError>;
 
     /// Whether only a node of a cluster refuses like this, for a reason that may pass by itself.
     fn says_not_yet(&self, error: &ServerError) -> bool;
 
     /// The text of a goodbye.
-    fn decode_goodbye(&self, frame: &Frame) -> String;
+    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String;
 
     // ---- server side ----
 
@@ -432,7 +441,7 @@ impl Response {
     /// The body is malformed, or the opcode is not one that answers `op`.
     pub fn decode(dialect: Dialect, op: Op, frame: &Frame) -> Result<Self, DecodeError> {
         match dialect.codec() {
-            Some(codec) => codec.decode_response(op, frame),
+            Some(codec) => codec.decode_response(op, frame.as_frame_ref()),
             None => Err(DecodeError::Invalid("dialect")),
         }
     }
@@ -465,7 +474,11 @@ impl Push {
     /// The body is malformed.
     pub fn decode(dialect: Dialect, queue: &QueueName, frame: &Frame) -> Result<Self, DecodeError> {
         match dialect.codec() {
-            Some(codec) => codec.decode_push(queue, frame),
+            Some(codec) => {
+                let (mut deliveries, from) = (Vec::new(), Source::shared(&frame.body));
+                codec.decode_push(queue, frame.header, from, &mut Arena::default(), &mut deliveries)?;
+                Ok(Self { deliveries })
+            }
             None => Err(DecodeError::Invalid("dialect")),
         }
     }

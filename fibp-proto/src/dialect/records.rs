@@ -62,13 +62,13 @@ impl Record for AckItem {
     const WIRE_LEN: usize = 4;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        encode_settled(to, &self.queue, self.id.as_str(), None)
+        encode_settled(to, &self.queue, &self.id, None)
     }
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             queue: body.str16()?.into(),
-            id: body.str16()?.into(),
+            id: MessageId::read_uncounted(body)?,
         })
     }
 
@@ -82,13 +82,13 @@ impl Record for NackItem {
     const WIRE_LEN: usize = 6;
 
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        encode_settled(to, &self.queue, self.id.as_str(), Some(&self.error))
+        encode_settled(to, &self.queue, &self.id, Some(&self.error))
     }
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             queue: body.str16()?.into(),
-            id: body.str16()?.into(),
+            id: MessageId::read_uncounted(body)?,
             error: body.str16()?.to_owned(),
         })
     }
@@ -104,11 +104,11 @@ impl Record for NackItem {
 pub(crate) fn encode_settled<E: Encoder>(
     to: &mut E,
     queue: &str,
-    id: &str,
+    id: &MessageId,
     error: Option<&str>,
 ) -> Result<(), EncodeError> {
     to.str16("queue name", queue)?;
-    to.str16("message id", id)?;
+    to.text16("message id", id.as_bytes())?;
     error.map_or(Ok(()), |error| to.str16("error text", error))
 }
 

@@ -6,7 +6,7 @@ use core::fmt;
 use std::io::IoSlice;
 
 use crate::prelude::*;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Payloads from this size on are passed on as shared slices; smaller ones are copied into one
 /// contiguous buffer, which is cheaper than a slice each.
@@ -24,6 +24,9 @@ const KEEP_CAPACITY: usize = 256 * 1024;
 pub struct ReadBuffer {
     /// Initialised to its whole length.
     pub(super) storage: BytesMut,
+    /// What is before it was decoded where it lies, and is free once the rest has moved there.
+    pub(super) start: usize,
+    /// Not before `start`.
     pub(super) filled: usize,
     /// How much was filled when the buffer was handed out.
     handed_out: usize,
@@ -59,15 +62,54 @@ impl ReadBuffer {
     /// Sees to it that at least `room` bytes are free.
     pub(crate) fn reserve(&mut self, room: usize) {
         if self.storage.len().saturating_sub(self.filled) < room {
+            self.compact();
+        }
+        if self.storage.len().saturating_sub(self.filled) < room {
             self.storage.resize(self.filled.saturating_add(room), 0);
         }
     }
 
-    /// Forgets the first `n` bytes.
+    /// Forgets the first `n` bytes. Nothing is moved before room is needed.
     pub(crate) fn consume(&mut self, n: usize) {
+        self.start = self.start.saturating_add(n).min(self.filled);
+        if self.start == self.filled {
+            (self.start, self.filled) = (0, 0);
+        }
+    }
+
+    /// Moves what is left to the front.
+    pub(super) fn compact(&mut self) {
+        if self.start > 0 {
+            self.storage.copy_within(self.start..self.filled, 0);
+            self.filled -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Moves what is left to a place of `size` bytes: the one before, if nobody holds on to frames that were taken out.
+    pub(super) fn replace(&mut self, size: usize) {
+        self.compact();
+        self.storage.truncate(self.filled);
+        let more = size.saturating_sub(self.filled);
+        if self.storage.try_reclaim(more) {
+            self.storage.resize(size, 0);
+            return;
+        }
+        let mut larger = BytesMut::zeroed(size);
+        if let (Some(to), Some(from)) = (larger.get_mut(..self.filled), self.storage.get(..self.filled)) {
+            to.copy_from_slice(from);
+        }
+        self.storage = larger;
+    }
+
+    /// Takes the first `n` bytes out, as far as they are there. Their place is no longer the buffer's.
+    pub(super) fn split_off(&mut self, n: usize) -> BytesMut {
+        self.storage.advance(self.start);
+        self.filled -= self.start;
+        self.start = 0;
         let n = n.min(self.filled);
-        self.storage.copy_within(n..self.filled, 0);
         self.filled -= n;
+        self.storage.split_to(n)
     }
 
     /// The free part. Never empty in a buffer that was just handed out.
@@ -84,7 +126,7 @@ impl ReadBuffer {
     /// The bytes that arrived and are not decoded yet.
     #[must_use]
     pub fn filled(&self) -> &[u8] {
-        self.storage.get(..self.filled).unwrap_or_default()
+        self.storage.get(self.start..self.filled).unwrap_or_default()
     }
 }
 
@@ -313,7 +355,7 @@ impl Transmit {
 impl fmt::Debug for ReadBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadBuffer")
-            .field("filled", &self.filled)
+            .field("filled", &self.filled().len())
             .field("capacity", &self.storage.len())
             .finish_non_exhaustive()
     }

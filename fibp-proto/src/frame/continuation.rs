@@ -78,6 +78,11 @@ impl Reassembler {
         }
     }
 
+    /// Whether a frame is part of a continued one.
+    pub(crate) fn concerns(&self, header: FrameHeader) -> bool {
+        header.flags & CONTINUATION != 0 || (!self.sequences.is_empty() && self.sequences.contains_key(&header.id))
+    }
+
     /// Takes a frame; returns it whole once it is complete, `None` while it goes on. Other flag bits are kept
     /// as the last frame had them.
     ///

@@ -3,19 +3,22 @@
 use bytes::{Buf, BytesMut};
 
 use super::buffer::ReadBuffer;
-use super::{Frame, FrameHeader, HEADER_LEN, Layout, Limits, PREFIX_LEN};
+use super::{Frame, FrameHeader, FrameRef, HEADER_LEN, Layout, Limits, PREFIX_LEN};
 
 /// The read buffer of a quiet connection.
 const SMALL_BUFFER: usize = 16 * 1024;
 
-/// The read buffer of a busy connection.
-const LARGE_BUFFER: usize = 256 * 1024;
+/// The read buffer of a busy connection: what many of them hold is bounded by it, and more would hardly save a read.
+const LARGE_BUFFER: usize = 64 * 1024;
 
 /// The least that is reserved inside a large frame.
 const RESERVED: usize = 64 * 1024;
 
 /// A read buffer with less free space is replaced.
 const MIN_SPARE: usize = 2 * 1024;
+
+/// What a larger frame needs is rounded up to a multiple of this.
+const STEP: usize = 4 * 1024;
 
 /// Why the byte stream cannot be cut into frames any further. Fatal for the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +63,19 @@ pub enum Item {
     },
 }
 
+/// What [`Decoder::look`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A whole frame: [`Decoder::frame`] shows it, [`Decoder::pass`] or [`Decoder::take_frame`] go on to the next.
+    Frame {
+        header: FrameHeader,
+        /// Prefix and header included.
+        wire_len: usize,
+    },
+    /// As [`Item::Oversized`].
+    Oversized { header: FrameHeader, length: u32 },
+}
+
 /// Cuts a byte stream into frames.
 ///
 /// Either hand it buffers ([`take_buffer`](Self::take_buffer), read into it, [`give_buffer`](Self::give_buffer)),
@@ -79,6 +95,8 @@ pub struct Decoder {
     /// Bytes of the stream before those that are pending.
     decoded: u64,
     buffer: ReadBuffer,
+    /// How large its place was made. Frames that are taken out take their part of it along.
+    place_len: usize,
     taken: bool,
     /// Bytes of an oversized frame that are still to be passed over.
     skip: u64,
@@ -99,6 +117,7 @@ impl Decoder {
             decoded: 0,
             oversize: Oversize::Skip,
             buffer: ReadBuffer::default(),
+            place_len: 0,
             taken: false,
             skip: 0,
             busy: false,
@@ -145,9 +164,8 @@ impl Decoder {
 
     /// Passes over `n` pending bytes that are not a frame (a preamble).
     pub fn consume(&mut self, n: usize) {
-        let n = n.min(self.buffer.filled);
-        self.buffer.storage.advance(n);
-        self.buffer.filled -= n;
+        let n = n.min(self.pending().len());
+        self.buffer.consume(n);
         self.decoded = self.decoded.saturating_add(n as u64);
     }
 
@@ -169,7 +187,7 @@ impl Decoder {
     pub fn give_buffer(&mut self, buffer: ReadBuffer) {
         self.taken = false;
         self.busy = buffer.filled == buffer.storage.len();
-        if self.buffer.filled == 0 {
+        if self.pending().is_empty() {
             self.buffer = buffer;
         } else {
             // Bytes were fed while the buffer was out: those arrived later.
@@ -200,6 +218,14 @@ impl Decoder {
     ///
     /// The stream cannot be decoded any further; every later call returns the same error.
     pub fn next_item(&mut self) -> Result<Option<Item>, FrameError> {
+        Ok(self.look()?.map(|found| match found {
+            Found::Frame { header, wire_len } => Item::Frame(self.take_frame(header, wire_len)),
+            Found::Oversized { header, length } => Item::Oversized { header, length },
+        }))
+    }
+
+    /// As [`next_item`](Self::next_item), but leaves the frame where it is.
+    pub(crate) fn look(&mut self) -> Result<Option<Found>, FrameError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -228,24 +254,52 @@ impl Decoder {
         if too_long {
             self.skip = PREFIX_LEN as u64 + u64::from(length);
             self.pass_over();
-            return Ok(Some(Item::Oversized { header, length }));
+            return Ok(Some(Found::Oversized { header, length }));
         }
-        let Some(total) = complete(length, self.buffer.filled) else {
+        let arrived = self.pending().len();
+        let Some(wire_len) = complete(length, arrived) else {
             let limit = holdable(usize::BITS);
-            if self.buffer.filled >= limit as usize {
+            if arrived >= limit as usize {
                 let length = length.into();
                 return Err(self.fail(FrameError::TooLong { length, limit }));
             }
             return Ok(None);
         };
-        let mut frame = self.buffer.storage.split_to(total);
-        self.buffer.filled -= total;
-        self.decoded = self.decoded.saturating_add(total as u64);
-        frame.advance(PREFIX_LEN + HEADER_LEN);
-        Ok(Some(Item::Frame(Frame {
+        Ok(Some(Found::Frame { header, wire_len }))
+    }
+
+    /// The next frame, if it is whole and not too long: what [`look`](Self::look) would find.
+    pub(crate) fn next_whole(&self) -> Option<(FrameHeader, usize)> {
+        let length = u32::from_be_bytes(*self.pending().first_chunk::<PREFIX_LEN>()?);
+        let is_sound =
+            self.failed.is_none() && (HEADER_LEN..=self.limits.receive as usize).contains(&(length as usize));
+        let wire_len = complete(length, self.pending().len()).filter(|_| is_sound)?;
+        Some((self.next_header()?, wire_len))
+    }
+
+    /// The frame that [`look`](Self::look) found.
+    pub(crate) fn frame(&self, header: FrameHeader, wire_len: usize) -> FrameRef<'_> {
+        let body = self
+            .pending()
+            .get(PREFIX_LEN + HEADER_LEN..wire_len)
+            .unwrap_or_default();
+        FrameRef { header, body }
+    }
+
+    /// Goes on to the next frame. The place of the one that [`look`](Self::look) found serves again.
+    pub(crate) fn pass(&mut self, wire_len: usize) {
+        self.consume(wire_len);
+    }
+
+    /// Takes out the frame that [`look`](Self::look) found. Its place stays with its body.
+    pub(crate) fn take_frame(&mut self, header: FrameHeader, wire_len: usize) -> Frame {
+        let mut frame = self.buffer.split_off(wire_len);
+        self.decoded = self.decoded.saturating_add(wire_len as u64);
+        frame.advance((PREFIX_LEN + HEADER_LEN).min(frame.len()));
+        Frame {
             header,
             body: frame.freeze(),
-        })))
+        }
     }
 
     /// Whether the bytes to come belong to a frame that is too long.
@@ -267,7 +321,9 @@ impl Decoder {
     fn pass_over(&mut self) {
         // What was fed while the buffer is out comes after what it brings.
         if self.skip > 0 && !self.taken {
-            let n = usize::try_from(self.skip).unwrap_or(usize::MAX).min(self.buffer.filled);
+            let n = usize::try_from(self.skip)
+                .unwrap_or(usize::MAX)
+                .min(self.pending().len());
             self.consume(n);
             self.skip -= n as u64;
         }
@@ -275,35 +331,39 @@ impl Decoder {
 
     /// Sees to it that some of the buffer is free.
     fn make_room(&mut self) {
-        let filled = self.buffer.filled;
-        if core::mem::take(&mut self.quiet) && filled == 0 {
+        let pending = self.pending().len();
+        if core::mem::take(&mut self.quiet) && pending == 0 {
             self.buffer.storage = BytesMut::new();
+            self.place_len = 0;
         }
-        let spare = self.buffer.storage.len() - filled;
         // What the frame under way still needs, if that is known.
         let missing = self
             .pending()
             .first_chunk::<PREFIX_LEN>()
             .map(|prefix| u32::from_be_bytes(*prefix))
             .filter(|length| *length <= self.limits.receive)
-            .map_or(0, |length| missing(length, filled));
+            .map_or(0, |length| missing(length, pending));
         let enough = MIN_SPARE.max(missing.min(RESERVED));
-        if spare >= enough {
-            return;
-        }
         let base = if self.busy { LARGE_BUFFER } else { SMALL_BUFFER };
-        let want = missing.min(RESERVED.max(filled.saturating_mul(4))).max(base);
-        self.buffer.storage.truncate(filled);
-        // Where nobody holds on to the frames before, their place serves again.
-        if self.buffer.storage.try_reclaim(want) {
-            self.buffer.storage.resize(filled.saturating_add(want), 0);
-            return;
+        if self.place_len >= base {
+            let len = self.buffer.storage.len();
+            if len - self.buffer.filled >= enough {
+                return;
+            }
+            // Frames that were decoded where they lay have left room: what follows them is part of one frame at most,
+            // unless it was fed, so that no byte moves twice.
+            if len - pending >= enough {
+                return self.buffer.compact();
+            }
         }
-        let mut larger = BytesMut::zeroed(filled.saturating_add(want));
-        if let (Some(to), Some(from)) = (larger.get_mut(..filled), self.buffer.storage.get(..filled)) {
-            to.copy_from_slice(from);
-        }
-        self.buffer.storage = larger;
+        // Frames that were fed and wait: as much again, or they would be moved again and again.
+        let more = if missing == 0 { pending / 2 } else { 0 };
+        let most = RESERVED.max(pending.saturating_mul(4));
+        // A little more than it needs: the next frame may be a little larger.
+        let want = missing.checked_next_multiple_of(STEP).unwrap_or(missing);
+        let want = want.max(more).clamp(MIN_SPARE, most.max(more));
+        self.place_len = pending.saturating_add(want).max(base);
+        self.buffer.replace(self.place_len);
     }
 }
 
@@ -375,12 +435,12 @@ mod tests {
         let mut left = &stream[..];
         while !left.is_empty() {
             left = &left[read(&mut decoder, left)..];
-            places.push(decoder.pending().as_ptr() as usize / LARGE_BUFFER);
+            places.push(decoder.buffer.storage.as_ptr() as usize / LARGE_BUFFER);
         }
-        assert!(places.len() < 60, "{} reads for 11 MB", places.len());
+        assert!(places.len() < 180, "{} reads for 11 MB", places.len());
         places.dedup();
-        assert!(places.len() < 10, "the place is used again: {places:?}");
-        assert!(decoder.capacity() > SMALL_BUFFER);
+        assert!(places.len() < 4, "the place is used again: {places:?}");
+        assert_eq!(decoder.place_len, LARGE_BUFFER);
         decoder.shrink();
         read(&mut decoder, &frame);
         assert!(decoder.capacity() <= SMALL_BUFFER);

@@ -16,6 +16,7 @@ mod reader;
 pub use buffer::{OutBuf, ReadBuffer, Transmit};
 pub use continuation::{CONTINUATION, Reassembler, ReassemblyError};
 pub(crate) use continuation::{MAX_REASSEMBLED, Splitter, max_body};
+pub(crate) use decoder::Found;
 pub use decoder::{Decoder, FrameError, Item, Oversize};
 #[cfg(feature = "protobuf")]
 pub(crate) use reader::Budget;
@@ -116,6 +117,16 @@ pub struct Frame {
     pub header: FrameHeader,
     /// Its body.
     pub body: Bytes,
+}
+
+impl Frame {
+    /// The frame as it would lie in a buffer.
+    pub(crate) fn as_frame_ref(&self) -> FrameRef<'_> {
+        FrameRef {
+            header: self.header,
+            body: &self.body,
+        }
+    }
 }
 
 impl fmt::Debug for Frame {

@@ -1,7 +1,6 @@
 //! Bounds-checked reading of frame bodies.
 
 use crate::prelude::*;
-use bytes::Bytes;
 
 /// Why a body could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,18 +82,23 @@ impl Budget {
 /// A cursor over a body. Every read is checked; nothing is allocated for announced lengths.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
-    body: &'a Bytes,
+    body: &'a [u8],
     at: usize,
     budget: Budget,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(body: &'a Bytes) -> Self {
+    pub(crate) fn new(body: &'a [u8]) -> Self {
         Self {
             body,
             at: 0,
             budget: Budget::of(body),
         }
+    }
+
+    /// How far it is.
+    pub(crate) fn position(&self) -> usize {
+        self.at
     }
 
     pub(crate) fn remaining(&self) -> usize {
@@ -154,16 +158,31 @@ impl<'a> Reader<'a> {
 
     /// `u16` length and UTF-8.
     pub(crate) fn str16(&mut self) -> Result<&'a str, DecodeError> {
+        Ok(core::str::from_utf8(self.bytes16()?)?)
+    }
+
+    /// `u16` length and UTF-8, as bytes.
+    pub(crate) fn text16(&mut self) -> Result<&'a [u8], DecodeError> {
+        let text = self.bytes16()?;
+        // Most text is ASCII, which is seen sooner.
+        if !text.is_ascii() {
+            core::str::from_utf8(text)?;
+        }
+        Ok(text)
+    }
+
+    /// As [`str16`](Self::str16), whose caller looks whether it is UTF-8.
+    pub(crate) fn bytes16(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = usize::from(self.u16()?);
-        Ok(core::str::from_utf8(self.take("string", len)?)?)
+        self.take("string", len)
     }
 
     /// `count` pairs of `str16`, validated, as a range of the body.
     pub(crate) fn str16_pairs(&mut self, count: usize) -> Result<core::ops::Range<usize>, DecodeError> {
         let start = self.at;
         for _ in 0..count {
-            self.str16()?;
-            self.str16()?;
+            self.text16()?;
+            self.text16()?;
         }
         Ok(start..self.at)
     }
@@ -195,6 +214,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn a_count_alone_reserves_nothing() {

@@ -155,6 +155,13 @@ impl Headers {
         }
     }
 
+    /// Holds its own bytes only from now on.
+    pub(crate) fn detach(&mut self) {
+        if let Repr::Wire(headers) = &mut self.0 {
+            headers.pairs = Bytes::copy_from_slice(&headers.pairs);
+        }
+    }
+
     /// Bytes of all keys and values.
     #[inline]
     pub(crate) fn content_len(&self) -> usize {

@@ -1,5 +1,7 @@
 //! Message ids.
 
+use crate::dialect::records::id_len;
+use crate::frame::{DecodeError, Reader};
 use crate::prelude::*;
 use alloc::sync::Arc;
 use core::convert::Infallible;
@@ -9,6 +11,9 @@ use core::str::FromStr;
 
 /// Ids of real servers are hyphenated UUIDs of 36 bytes; those need no allocation.
 const INLINE: usize = 38;
+
+/// The length of those.
+const UUID: usize = 36;
 
 /// The server's id of a message: an opaque string of at most 65 535 bytes, in practice a UUIDv7.
 #[derive(Clone)]
@@ -36,22 +41,62 @@ impl MessageId {
 }
 
 impl MessageId {
+    /// The id as the text's bytes, which were validated once.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Inline { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Repr::Shared(id) => id.as_bytes(),
+        }
+    }
+
+    /// The next `str16` of a body. What it holds is counted.
+    pub(crate) fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let id = Self::read_uncounted(body)?;
+        body.hold(id_len(&id))?;
+        Ok(id)
+    }
+
+    /// The next `str16` of a body.
+    pub(crate) fn read_uncounted(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let text = body.bytes16()?;
+        // As most are. That each of so many bytes is ASCII is seen sooner than that some bytes are text.
+        if let Ok(uuid) = <&[u8; UUID]>::try_from(text)
+            && uuid.iter().fold(0, |all, byte| all | byte).is_ascii()
+        {
+            return Ok(Self(Repr::uuid(uuid)));
+        }
+        Ok(Self::from(core::str::from_utf8(text)?))
+    }
+
     /// Whether it holds no memory besides itself.
     pub(crate) fn is_inline(&self) -> bool {
         matches!(self.0, Repr::Inline { .. })
     }
 }
 
+impl Repr {
+    /// A text that needs no allocation.
+    fn inline(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; INLINE];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        let len = u8::try_from(text.len()).ok()?;
+        Some(Self::Inline { len, bytes })
+    }
+
+    /// A text of this length.
+    fn uuid(text: &[u8; UUID]) -> Self {
+        let mut bytes = [0; INLINE];
+        if let Some((place, _)) = bytes.split_first_chunk_mut() {
+            *place = *text;
+        }
+        let len = UUID as u8;
+        Self::Inline { len, bytes }
+    }
+}
+
 impl From<&str> for MessageId {
     fn from(id: &str) -> Self {
-        let mut bytes = [0; INLINE];
-        match (bytes.get_mut(..id.len()), u8::try_from(id.len())) {
-            (Some(place), Ok(len)) => {
-                place.copy_from_slice(id.as_bytes());
-                Self(Repr::Inline { len, bytes })
-            }
-            _ => Self(Repr::Shared(id.into())),
-        }
+        Self(Repr::inline(id.as_bytes()).unwrap_or_else(|| Repr::Shared(id.into())))
     }
 }
 
@@ -72,19 +117,19 @@ impl FromStr for MessageId {
 
 impl PartialEq<str> for MessageId {
     fn eq(&self, other: &str) -> bool {
-        self.as_str() == other
+        self.as_bytes() == other.as_bytes()
     }
 }
 
 impl PartialEq<&str> for MessageId {
     fn eq(&self, other: &&str) -> bool {
-        self.as_str() == *other
+        self.as_bytes() == other.as_bytes()
     }
 }
 
 impl PartialEq<MessageId> for str {
     fn eq(&self, other: &MessageId) -> bool {
-        self == other.as_str()
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -111,7 +156,7 @@ impl AsRef<str> for MessageId {
 
 impl PartialEq for MessageId {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -125,13 +170,13 @@ impl PartialOrd for MessageId {
 
 impl Ord for MessageId {
     fn cmp(&self, other: &Self) -> core::cmp::Ordering {
-        self.as_str().cmp(other.as_str())
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
 impl Hash for MessageId {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
+        self.as_bytes().hash(state);
     }
 }
 

@@ -81,6 +81,10 @@ impl fmt::Debug for Message {
 }
 
 /// A message as a consumer received it.
+///
+/// Small messages that arrive together lie together: one that is kept holds up to 64 KiB besides its own bytes, until all
+/// its neighbours are gone, too. A payload of 64 KiB or more may hold the frame that it came in. Copy what is to be kept
+/// for long: [`detach`](Self::detach).
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
@@ -129,6 +133,21 @@ impl Received {
             leased_at_ms: None,
         }
     }
+
+    /// The message with copies of its headers and payload, so that keeping it holds nothing of what arrived with it.
+    ///
+    /// ```
+    /// # use fibp_proto::message::Received;
+    /// # fn example(received: Received, cache: &mut Vec<Received>) {
+    /// cache.push(received.detach());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn detach(mut self) -> Self {
+        self.headers.detach();
+        self.payload = Bytes::copy_from_slice(&self.payload);
+        self
+    }
 }
 
 impl fmt::Debug for Received {
@@ -141,5 +160,25 @@ impl fmt::Debug for Received {
             .field("fairness_key", &self.fairness_key)
             .field("attempt_count", &self.attempt_count)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_detached_holds_its_own_bytes_only() {
+        let shared = Bytes::from(b"\0\x01a\0\x011payload".repeat(100));
+        let headers = Headers::from_wire(WireHeaders {
+            count: 1,
+            pairs: shared.slice(..6),
+        });
+        let received = Received::new("id".into(), "q", headers, shared.slice(6..13), "default", 0);
+        let detached = received.clone().detach();
+        assert_eq!(detached, received);
+        drop(received);
+        assert!(shared.is_unique());
+        assert!(detached.payload.try_into_mut().is_ok_and(|own| own.capacity() < 100));
     }
 }

@@ -445,7 +445,7 @@ impl Conversation {
                 },
             },
             Incoming::Goodbye => Event::Goodbye {
-                text: codec.decode_goodbye(frame),
+                text: codec.decode_goodbye(frame.as_frame_ref()),
             },
             Incoming::Ping => self.server_heartbeat(id),
             Incoming::Heartbeat if self.asked_op(id) != Some(Op::Heartbeat) => self.server_heartbeat(id),
@@ -552,7 +552,7 @@ impl Conversation {
         let Some(op) = self.asked_op(frame.header.id) else {
             return;
         };
-        if framed::is_answer_of_f1(op, frame) {
+        if framed::is_answer_of_f1(op, frame.as_frame_ref()) {
             self.learn(Side::Server, at, Dialect::HandshakeEarly, true);
         } else if op == Op::Consume && frame.header.opcode == 0x13 {
             self.learn(Side::Server, at, Dialect::Handshake, true);

@@ -289,7 +289,7 @@ impl FrameRoom {
         match payloads {
             Payloads::Messages(messages) => self.take_each(messages, |message| codec.enqueue_item_len(message)),
             Payloads::Settles(settles) => self.take_each(settles, |settle| {
-                codec.settle_item_len(&settle.queue, settle.id.as_str(), settle.nack.as_deref())
+                codec.settle_item_len(&settle.queue, &settle.id, settle.nack.as_deref())
             }),
         }
     }

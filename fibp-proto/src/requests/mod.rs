@@ -164,7 +164,7 @@ impl<T> Requests<T> {
         while let Some(event) = self
             .router
             .get_mut(channel)
-            .and_then(|route| route.channel.poll_event(now, None, true))
+            .and_then(|route| route.channel.poll_event(now, None, usize::MAX))
         {
             self.handle_event(now, channel, event);
         }

@@ -225,12 +225,14 @@ fn a_delivery_that_cannot_be_decoded_ends_the_consumer_and_loses_no_other() {
         assert_eq!(sim.dials.len(), 1, "it would come again and again");
         sim.finish();
     }
-    // What had arrived after it is there too.
+    // What arrived with it, before it and after it, is there too.
     let mut sim = subscribed(prefetch(10), P1, Mode::Whole);
+    sim.push(&["1", "2"]);
+    sim.push(&["3"]);
     sim.socket().say(b"\0\0\0\x0b\x04\x02\0\0\0\0\0\x01\0\x01\xff");
     sim.push(&["after"]);
     sim.settle();
-    assert_eq!(sim.payloads(10), ["after"]);
+    assert_eq!(sim.payloads(10), ["1", "2", "3", "after"]);
     assert!(matches!(sim.machine.poll_end(), Some(Some(_))));
     sim.finish();
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::{Batching, Config, ConsumerSettings, ProducerSettings};
-use fibp_proto::consumer::{Consumer, Lease};
+use fibp_proto::consumer::{Consumer, Lease, Leases};
 use fibp_proto::frame::Transmit;
 pub use fibp_proto::machine::CallId;
 use fibp_proto::machine::{Action, ChannelId, Completion, Machine as _};
@@ -327,7 +327,10 @@ impl Machine {
     /// Takes all deliveries there are.
     pub fn take(&mut self, probe: &mut dyn Probe, into: &mut VecDeque<Lease>) {
         probe.run(Stage::Take, &mut || {
-            while self.core.consumer().take_deliveries(self.now, 64, into) > 0 {}
+            let mut taken = Leases::new();
+            while self.core.consumer().take_leases(self.now, 64, &mut taken) > 0 {
+                into.extend(taken.by_ref());
+            }
         });
     }
 

@@ -112,16 +112,13 @@ impl<R: Runtime> Consumer<R> {
     /// Dropping the future loses nothing.
     pub async fn next_many(&mut self, max: usize) -> Option<Result<Vec<Delivery<R>>, Error>> {
         let Self { caller, deliveries } = self;
-        let leases = poll_fn(|cx| deliveries.poll_many(R::now, max, cx)).await?;
-        Some(leases.map(|leases| leases.into_iter().map(|lease| delivery(caller, lease)).collect()))
+        poll_fn(|cx| deliveries.poll_many(R::now, max, cx, |lease| delivery(caller, lease))).await
     }
 
     /// The deliveries that are there, `max` at most, without waiting: perhaps none.
     pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery<R>> {
         let Self { caller, deliveries } = self;
-        let mut leases = Vec::new();
-        deliveries.take_many(R::now, max, &mut leases);
-        leases.into_iter().map(|lease| delivery(caller, lease)).collect()
+        deliveries.take_many(R::now, max, |lease| delivery(caller, lease))
     }
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
@@ -144,8 +141,16 @@ impl<R: Runtime> Consumer<R> {
         self.deliveries.drain(R::now()).await;
     }
 
+    #[inline]
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<R>, Error>>> {
         let Self { caller, deliveries } = self;
+        // Most are there. The caller is cloned first, as a delivery is large and would be moved once more to wait for it.
+        if deliveries.has_taken() {
+            let caller = caller.clone();
+            if let Some(lease) = deliveries.take() {
+                return Poll::Ready(Some(Ok(Delivery { lease, caller })));
+            }
+        }
         deliveries.poll(R::now, cx).map_ok(|lease| delivery(caller, lease))
     }
 }

@@ -1,13 +1,11 @@
 //! Bodies of the data operations: enqueue, consume, ack, nack and deliveries (docs/protocol/framed.md 3).
 
-use bytes::Bytes;
-
 use super::errors::{self, item_code, item_text};
 use crate::dialect::EncodeError;
-use crate::dialect::contents::{Contents, PARTS_SIZE, share};
+use crate::dialect::contents::{Arena, Contents, Source, share};
 use crate::dialect::encode::Encoder;
-use crate::dialect::records::{Record, id_len, read_items};
-use crate::frame::{DecodeError, Frame, Reader};
+use crate::dialect::records::{Record, read_items};
+use crate::frame::{DecodeError, Frame, FrameRef, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
 use crate::prelude::*;
 use crate::response::{ItemResult, Push, ServerError};
@@ -59,25 +57,21 @@ pub(super) fn encode_message<E: Encoder>(to: &mut E, message: &Message) -> Resul
 pub(super) fn read_enqueue(frame: &Frame) -> Result<Vec<Message>, DecodeError> {
     let mut body = Reader::new(&frame.body);
     let count = read_count(&mut body)?;
-    let size = size_of::<QueueName>() + size_of::<Message>() + PARTS_SIZE;
-    let capacity = body.reserve(count, MESSAGE_LEN, size)?;
-    let mut queues: Vec<QueueName> = Vec::with_capacity(capacity);
-    let mut contents = Contents::with_capacity(capacity);
+    let mut messages: Vec<Message> = Vec::with_capacity(body.reserve(count, MESSAGE_LEN, size_of::<Message>())?);
+    let (mut arena, from) = (Arena::default(), Source::shared(&frame.body));
     for _ in 0..count {
-        let queue = share(queues.last(), &mut body)?;
-        queues.push(queue);
+        let start = body.position();
+        let queue = share(messages.last().map(|message| &message.queue), &mut body)?;
         let header_count = usize::from(body.u16()?);
-        contents.read(header_count, &mut body)?;
-    }
-    let messages = queues
-        .into_iter()
-        .zip(contents.take_from(&frame.body))
-        .map(|(queue, (headers, payload))| Message {
+        let contents = Contents::read(header_count, &mut body)?;
+        let (headers, payload) = arena.take(contents, start..body.position(), from);
+        messages.push(Message {
             queue,
             headers,
             payload,
         });
-    Ok(messages.collect())
+    }
+    Ok(messages)
 }
 
 /// Writes acks or nacks.
@@ -102,31 +96,29 @@ pub(super) fn encode_enqueue_results<E: Encoder>(
     to.count32("results", results.len(), MAX_ITEMS)?;
     for result in results {
         let (code, text) = match result {
-            Ok(id) => (errors::OK, id.as_str()),
-            Err(error) => (item_code(error), item_text(error)),
+            Ok(id) => (errors::OK, id.as_bytes()),
+            Err(error) => (item_code(error), item_text(error).as_bytes()),
         };
         to.u8(code);
-        to.str16("message id", text)?;
+        to.text16("message id", text)?;
     }
     Ok(())
 }
 
-pub(super) fn read_enqueue_results(frame: &Frame) -> Result<Vec<ItemResult<MessageId>>, DecodeError> {
-    let mut body = Reader::new(&frame.body);
+pub(super) fn read_enqueue_results(frame: FrameRef<'_>) -> Result<Vec<ItemResult<MessageId>>, DecodeError> {
+    let mut body = Reader::new(frame.body);
     let count = read_count(&mut body)?;
     let capacity = body.reserve(count, RESULT_LEN, size_of::<ItemResult<MessageId>>())?;
     let mut results = Vec::with_capacity(capacity);
     let mut refusals = Refusals::default();
     for _ in 0..count {
         let code = body.u8()?;
-        let id = body.str16()?;
         results.push(match code {
-            errors::OK => {
-                let id = MessageId::from(id);
-                body.hold(id_len(&id))?;
-                Ok(id)
+            errors::OK => Ok(MessageId::read(&mut body)?),
+            code => {
+                let text = body.str16()?;
+                Err(refusals.read(code, text, &mut body)?)
             }
-            code => Err(refusals.read(code, id, &mut body)?),
         });
     }
     Ok(results)
@@ -140,8 +132,8 @@ pub(super) fn encode_settle_results<E: Encoder>(to: &mut E, results: &[ItemResul
     Ok(())
 }
 
-pub(super) fn read_settle_results(frame: &Frame) -> Result<Vec<ItemResult<()>>, DecodeError> {
-    let mut body = Reader::new(&frame.body);
+pub(super) fn read_settle_results(frame: FrameRef<'_>) -> Result<Vec<ItemResult<()>>, DecodeError> {
+    let mut body = Reader::new(frame.body);
     let count = read_count(&mut body)?;
     let capacity = body.reserve(count, 1, size_of::<ItemResult<()>>())?;
     let mut results = Vec::with_capacity(capacity);
@@ -180,7 +172,7 @@ impl Refusals {
 pub(super) fn encode_deliveries<E: Encoder>(to: &mut E, push: &Push) -> Result<(), EncodeError> {
     to.count32("deliveries", push.deliveries.len(), MAX_ITEMS)?;
     for delivery in &push.deliveries {
-        to.str16("message id", delivery.id.as_str())?;
+        to.text16("message id", delivery.id.as_bytes())?;
         to.str16("queue name", &delivery.queue)?;
         encode_headers(to, &delivery.headers)?;
         to.bytes32("payload", &delivery.payload)?;
@@ -196,30 +188,35 @@ pub(super) fn encode_deliveries<E: Encoder>(to: &mut E, push: &Push) -> Result<(
     Ok(())
 }
 
-/// Reads deliveries. `queue` is what they are expected to belong to, so that its name need not be copied.
-pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-    let mut body = Reader::new(&frame.body);
+/// Reads deliveries to the back of `into`, all of them or, on an error, perhaps some. `queue` is what they are expected to
+/// belong to, so that its name need not be copied.
+pub(super) fn read_deliveries(
+    queue: &QueueName,
+    from: Source<'_>,
+    arena: &mut Arena,
+    into: &mut Vec<Received>,
+) -> Result<(), DecodeError> {
+    let mut body = Reader::new(from.body());
     let count = read_count(&mut body)?;
-    let capacity = body.reserve(count, DELIVERY_LEN, size_of::<Received>() + PARTS_SIZE)?;
-    let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
-    let mut contents = Contents::with_capacity(capacity);
+    into.reserve(body.reserve(count, DELIVERY_LEN, size_of::<Received>())?);
     for _ in 0..count {
-        let previous = deliveries.last();
-        let id = body.str16()?.into();
-        body.hold(id_len(&id))?;
+        let start = body.position();
+        let previous = into.last();
+        let id = MessageId::read(&mut body)?;
         let queue = share(Some(previous.map_or(queue, |delivery| &delivery.queue)), &mut body)?;
         let header_count = usize::from(body.u16()?);
-        contents.read(header_count, &mut body)?;
+        let contents = Contents::read(header_count, &mut body)?;
         let fairness_key = share(previous.map(|delivery| &delivery.fairness_key), &mut body)?;
         let weight = body.u32()?;
         let throttle_keys = read_strings(&mut body)?;
         let attempt_count = body.u32()?;
         let (enqueued_at, leased_at) = (body.u64()?, body.u64()?);
-        deliveries.push(Received {
+        let (headers, payload) = arena.take(contents, start..body.position(), from);
+        into.push(Received {
             id,
             queue,
-            headers: Headers::new(),
-            payload: Bytes::new(),
+            headers,
+            payload,
             fairness_key,
             attempt_count,
             weight: Some(weight),
@@ -229,11 +226,7 @@ pub(super) fn read_deliveries(queue: &QueueName, frame: &Frame) -> Result<Push, 
             leased_at_ms: Some(leased_at).filter(|at| *at != 0),
         });
     }
-    for (delivery, (headers, payload)) in deliveries.iter_mut().zip(contents.take_from(&frame.body)) {
-        delivery.headers = headers;
-        delivery.payload = payload;
-    }
-    Ok(Push { deliveries })
+    Ok(())
 }
 
 fn read_strings(body: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {

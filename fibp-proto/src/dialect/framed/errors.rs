@@ -1,7 +1,5 @@
 //! Error codes and Error frames (docs/protocol/framed.md 4).
 
-use bytes::Bytes;
-
 use crate::dialect::EncodeError;
 use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::read_list16;
@@ -103,7 +101,7 @@ pub(super) fn code_of(error: &ServerError) -> u8 {
 }
 
 /// Reads the body of an Error frame.
-pub(super) fn decode(body: &Bytes) -> Result<ServerError, DecodeError> {
+pub(super) fn decode(body: &[u8]) -> Result<ServerError, DecodeError> {
     let mut body = Reader::new(body);
     let code = body.u8()?;
     let text = body.str16()?;
@@ -184,6 +182,7 @@ pub(super) fn inline_code(op: Op, error: &ServerError) -> Option<u8> {
 mod tests {
     use super::*;
     use crate::frame::OutBuf;
+    use bytes::Bytes;
 
     fn encode(error: &ServerError) -> Bytes {
         let mut out = OutBuf::new();

@@ -11,6 +11,7 @@ mod response;
 pub(crate) use handshake::{FirstFrame, HandshakeOk, read_first_frame};
 pub(crate) use opcode::Numbers;
 
+use super::contents::{Arena, Source};
 use super::encode::{Body, Encoder, Measure, encode_frame, measure_items};
 use super::opening::FRAMED_VERSION;
 use super::records::encode_settled;
@@ -119,7 +120,7 @@ impl Codec for Framed {
         data::COUNT_LEN
     }
 
-    fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
+    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError> {
         Measure::of(|to| encode_settled(to, queue, id, error))
     }
 
@@ -134,16 +135,23 @@ impl Codec for Framed {
         }
     }
 
-    fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
+    fn decode_response(&self, op: Op, frame: FrameRef<'_>) -> Result<Response, DecodeError> {
         response::decode(self.numbers, op, frame)
     }
 
-    fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-        let opcode = frame.header.opcode;
+    fn decode_push(
+        &self,
+        queue: &QueueName,
+        header: FrameHeader,
+        from: Source<'_>,
+        arena: &mut Arena,
+        into: &mut Vec<Received>,
+    ) -> Result<(), DecodeError> {
+        let opcode = header.opcode;
         if opcode != self.numbers.delivery() {
             return Err(DecodeError::UnexpectedOpcode { opcode });
         }
-        data::read_deliveries(queue, frame)
+        data::read_deliveries(queue, from, arena, into)
     }
 
     /// The handshake says whether it is a cluster; no text is needed.
@@ -151,9 +159,9 @@ impl Codec for Framed {
         false
     }
 
-    fn decode_goodbye(&self, frame: &Frame) -> String {
+    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String {
         // Empty by the specification; whatever a later server says is shown.
-        String::from_utf8_lossy(&frame.body).into_owned()
+        String::from_utf8_lossy(frame.body).into_owned()
     }
 
     fn opcode_of(&self, op: Op) -> Option<u8> {
@@ -275,17 +283,17 @@ fn malformed(op: Option<Op>, reason: Malformed, text: String) -> MalformedReques
 }
 
 /// Whether an answer to `op`, asked with the numbers of F2, can only come from a server with those of F1.
-pub(crate) fn is_answer_of_f1(op: Op, frame: &Frame) -> bool {
+pub(crate) fn is_answer_of_f1(op: Op, frame: FrameRef<'_>) -> bool {
     (op == Op::Consume && Numbers::F1.answer(op) == Some(frame.header.opcode)) || refuses_f2_number(op, frame)
 }
 
 /// Whether a server with the numbers of F1 refuses the number that F2 has for `op`.
-pub(crate) fn refuses_f2_number(op: Op, frame: &Frame) -> bool {
+pub(crate) fn refuses_f2_number(op: Op, frame: FrameRef<'_>) -> bool {
     let Some(number) = Numbers::F2.request(op).filter(|_| matches!(op, Op::Ack | Op::Nack)) else {
         return false;
     };
     frame.header.opcode == opcode::ERROR
-        && errors::decode(&frame.body)
+        && errors::decode(frame.body)
             .is_ok_and(|error| error.code() == Some(INVALID_FRAME.into()) && error.text() == unknown_opcode(number))
 }
 

@@ -6,7 +6,7 @@ use super::{admin, data};
 use crate::dialect::EncodeError;
 use crate::dialect::encode::{Body, Encoder};
 use crate::dialect::records::{Record, encode_list16, read_list16};
-use crate::frame::{DecodeError, Frame, Reader};
+use crate::frame::{DecodeError, FrameRef, Reader};
 use crate::prelude::*;
 use crate::request::Op;
 use crate::response::{Response, ServerError};
@@ -98,10 +98,10 @@ fn encode_result<E: Encoder>(to: &mut E, response: &Response) -> Result<(), Enco
 }
 
 /// Reads the answer to `op`.
-pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
+pub(super) fn decode(numbers: Numbers, op: Op, frame: FrameRef<'_>) -> Result<Response, DecodeError> {
     let opcode = frame.header.opcode;
     if opcode == ERROR {
-        return errors::decode(&frame.body).map(|error| Response::Error(error.arrived(false)));
+        return errors::decode(frame.body).map(|error| Response::Error(error.arrived(false)));
     }
     if numbers.answer(op) != Some(opcode) {
         return Err(DecodeError::UnexpectedOpcode { opcode });
@@ -111,7 +111,7 @@ pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response
         Op::Ack => data::read_settle_results(frame).map(Response::Ack),
         Op::Nack => data::read_settle_results(frame).map(Response::Nack),
         Op::Consume => {
-            let consumer_id = Some(Reader::new(&frame.body).str16()?.to_owned());
+            let consumer_id = Some(Reader::new(frame.body).str16()?.to_owned());
             Ok(Response::Consume { consumer_id })
         }
         Op::Heartbeat => Ok(Response::Heartbeat),
@@ -119,8 +119,8 @@ pub(super) fn decode(numbers: Numbers, op: Op, frame: &Frame) -> Result<Response
     }
 }
 
-fn decode_admin(op: Op, frame: &Frame) -> Result<Response, DecodeError> {
-    let mut body = Reader::new(&frame.body);
+fn decode_admin(op: Op, frame: FrameRef<'_>) -> Result<Response, DecodeError> {
+    let mut body = Reader::new(frame.body);
     let code = body.u8()?;
     if code != errors::OK {
         // The name of the queue that exists, or what Lua says; other results have no place for a text.

@@ -1,7 +1,5 @@
 //! Admin bodies of P1 and P2 in a build without the feature `protobuf`: refused by name, in both directions.
 
-use bytes::Bytes;
-
 use crate::dialect::EncodeError;
 use crate::frame::DecodeError;
 use crate::prelude::*;
@@ -16,7 +14,7 @@ pub(super) fn encode_request(_: &Request) -> Result<Vec<u8>, EncodeError> {
     Err(ENCODE)
 }
 
-pub(super) fn decode_request(_: Op, _: &Bytes) -> Result<Request, DecodeError> {
+pub(super) fn decode_request(_: Op, _: &[u8]) -> Result<Request, DecodeError> {
     Err(DECODE)
 }
 
@@ -24,6 +22,6 @@ pub(super) fn encode_response(_: &Response) -> Result<Vec<u8>, EncodeError> {
     Err(ENCODE)
 }
 
-pub(super) fn decode_response(_: Op, _: &Bytes) -> Result<Response, DecodeError> {
+pub(super) fn decode_response(_: Op, _: &[u8]) -> Result<Response, DecodeError> {
     Err(DECODE)
 }

@@ -1,7 +1,5 @@
 //! Admin bodies of P3 (docs/protocol/preamble.md 2.3): no optionals, an empty string is none.
 
-use bytes::Bytes;
-
 use crate::admin::{Acl, QueueList, QueueSpec, QueueStats};
 use crate::dialect::EncodeError;
 use crate::dialect::encode::{Body, Encoder};
@@ -28,7 +26,7 @@ impl Body for RequestBody<'_> {
     }
 }
 
-pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeError> {
+pub(super) fn decode_request(op: Op, body: &[u8]) -> Result<Request, DecodeError> {
     let mut body = Reader::new(body);
     if op != Op::CreateQueue {
         return read_admin_request(op, &mut body);
@@ -81,7 +79,7 @@ impl Body for ResponseBody<'_> {
     }
 }
 
-pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeError> {
+pub(super) fn decode_response(op: Op, body: &[u8]) -> Result<Response, DecodeError> {
     let mut body = Reader::new(body);
     Ok(match op {
         Op::CreateQueue => Response::CreateQueue {

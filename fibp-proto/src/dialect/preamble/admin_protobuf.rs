@@ -1,6 +1,5 @@
 //! Admin bodies of P1 and P2 (docs/protocol/preamble.md 1.10).
 
-use bytes::Bytes;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
@@ -57,8 +56,7 @@ pub(super) fn encode_request(request: &Request) -> Result<Vec<u8>, EncodeError> 
     })
 }
 
-pub(super) fn decode_request(op: Op, body: &Bytes) -> Result<Request, DecodeError> {
-    let body = body.as_ref();
+pub(super) fn decode_request(op: Op, body: &[u8]) -> Result<Request, DecodeError> {
     Ok(match op {
         Op::CreateQueue => Request::CreateQueue(decode::<pb::CreateQueueRequest>(body)?.into()),
         Op::DeleteQueue => Request::DeleteQueue {
@@ -168,8 +166,7 @@ pub(super) fn encode_response(response: &Response) -> Result<Vec<u8>, EncodeErro
     })
 }
 
-pub(super) fn decode_response(op: Op, body: &Bytes) -> Result<Response, DecodeError> {
-    let body = body.as_ref();
+pub(super) fn decode_response(op: Op, body: &[u8]) -> Result<Response, DecodeError> {
     Ok(match op {
         Op::CreateQueue => Response::CreateQueue {
             queue_id: decode::<pb::CreateQueueResponse>(body)?.queue_id,

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::errors;
 use crate::dialect::EncodeError;
-use crate::dialect::contents::{self, Contents, PARTS_SIZE};
+use crate::dialect::contents::{self, Arena, Contents, Source};
 use crate::dialect::encode::{Body, Encoder, measure_items};
-use crate::dialect::records::{encode_list16, id_len, read_list16};
+use crate::dialect::records::{encode_list16, read_list16};
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received, same_queue};
 use crate::prelude::*;
@@ -96,18 +96,20 @@ pub(super) fn decode_enqueue(body: &Bytes) -> Result<Request, DecodeError> {
     if count == 0 && !queue.is_empty() {
         return Ok(Request::EnqueueNone { queue });
     }
-    let capacity = reader.reserve(count, MESSAGE_LEN, size_of::<Message>() + PARTS_SIZE)?;
-    let mut contents = Contents::with_capacity(capacity);
+    let mut messages = Vec::with_capacity(reader.reserve(count, MESSAGE_LEN, size_of::<Message>())?);
+    let (mut arena, from) = (Arena::default(), Source::shared(body));
     for _ in 0..count {
+        let start = reader.position();
         let headers = usize::from(reader.u8()?);
-        contents.read(headers, &mut reader)?;
+        let contents = Contents::read(headers, &mut reader)?;
+        let (headers, payload) = arena.take(contents, start..reader.position(), from);
+        messages.push(Message {
+            queue: queue.clone(),
+            headers,
+            payload,
+        });
     }
-    let messages = contents.take_from(body).map(|(headers, payload)| Message {
-        queue: queue.clone(),
-        headers,
-        payload,
-    });
-    Ok(Request::Enqueue(messages.collect()))
+    Ok(Request::Enqueue(messages))
 }
 
 pub(super) struct ConsumeBody<'a> {
@@ -123,7 +125,7 @@ impl Body for ConsumeBody<'_> {
     }
 }
 
-pub(super) fn decode_consume(body: &Bytes) -> Result<Request, DecodeError> {
+pub(super) fn decode_consume(body: &[u8]) -> Result<Request, DecodeError> {
     let mut body = Reader::new(body);
     Ok(Request::Consume {
         queue: body.str16()?.into(),
@@ -131,7 +133,7 @@ pub(super) fn decode_consume(body: &Bytes) -> Result<Request, DecodeError> {
     })
 }
 
-pub(super) fn decode_flow(body: &Bytes) -> Result<Request, DecodeError> {
+pub(super) fn decode_flow(body: &[u8]) -> Result<Request, DecodeError> {
     Ok(Request::Flow {
         credit: Reader::new(body).u32()?,
     })
@@ -149,11 +151,11 @@ impl Body for [NackItem] {
     }
 }
 
-pub(super) fn decode_ack(body: &Bytes) -> Result<Request, DecodeError> {
+pub(super) fn decode_ack(body: &[u8]) -> Result<Request, DecodeError> {
     Ok(Request::Ack(read_list16(&mut Reader::new(body))?))
 }
 
-pub(super) fn decode_nack(body: &Bytes) -> Result<Request, DecodeError> {
+pub(super) fn decode_nack(body: &[u8]) -> Result<Request, DecodeError> {
     Ok(Request::Nack(read_list16(&mut Reader::new(body))?))
 }
 
@@ -165,13 +167,11 @@ pub(super) trait Outcome: Sized {
 
 impl Outcome for MessageId {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
-        to.str16("message id", self.as_str())
+        to.text16("message id", self.as_bytes())
     }
 
     fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let id = body.str16()?.into();
-        body.hold(id_len(&id))?;
-        Ok(id)
+        Self::read(body)
     }
 }
 
@@ -202,7 +202,7 @@ impl<T: Outcome> Body for [ItemResult<T>] {
     }
 }
 
-pub(super) fn decode_results<T: Outcome>(op: Op, body: &Bytes) -> Result<Vec<ItemResult<T>>, DecodeError> {
+pub(super) fn decode_results<T: Outcome>(op: Op, body: &[u8]) -> Result<Vec<ItemResult<T>>, DecodeError> {
     let mut body = Reader::new(body);
     let count = usize::from(body.u16()?);
     let mut results = Vec::with_capacity(body.reserve(count, 1, size_of::<ItemResult<T>>())?);
@@ -225,7 +225,7 @@ impl Body for Push {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         to.count16("deliveries", self.deliveries.len())?;
         for delivery in &self.deliveries {
-            to.str16("message id", delivery.id.as_str())?;
+            to.text16("message id", delivery.id.as_bytes())?;
             to.str16("fairness key", &delivery.fairness_key)?;
             to.u32(delivery.attempt_count);
             encode_contents(to, &delivery.headers, &delivery.payload)?;
@@ -234,33 +234,37 @@ impl Body for Push {
     }
 }
 
-pub(super) fn decode_push(queue: &QueueName, body: &Bytes) -> Result<Push, DecodeError> {
-    let mut reader = Reader::new(body);
+/// Reads deliveries to the back of `into`, all of them or, on an error, perhaps some.
+pub(super) fn decode_push(
+    queue: &QueueName,
+    from: Source<'_>,
+    arena: &mut Arena,
+    into: &mut Vec<Received>,
+) -> Result<(), DecodeError> {
+    let mut reader = Reader::new(from.body());
     let count = usize::from(reader.u16()?);
-    let capacity = reader.reserve(count, DELIVERY_LEN, size_of::<Received>() + PARTS_SIZE)?;
-    let mut deliveries: Vec<Received> = Vec::with_capacity(capacity);
-    let mut contents = Contents::with_capacity(capacity);
+    into.reserve_exact(reader.reserve(count, DELIVERY_LEN, size_of::<Received>())?);
     for _ in 0..count {
-        let id = reader.str16()?.into();
-        reader.hold(id_len(&id))?;
-        let previous = deliveries.last().map(|delivery| &delivery.fairness_key);
+        let start = reader.position();
+        let id = MessageId::read(&mut reader)?;
+        let previous = into.last().map(|delivery| &delivery.fairness_key);
         let fairness_key = contents::share(previous, &mut reader)?;
         let attempt_count = reader.u32()?;
         let headers = usize::from(reader.u8()?);
-        contents.read(headers, &mut reader)?;
-        // Headers and payload follow once the size of all of them is known.
-        deliveries.push(Received::new(
+        let contents = Contents::read(headers, &mut reader)?;
+        let (headers, payload) = arena.take(contents, start..reader.position(), from);
+        into.push(Received {
             id,
-            queue.clone(),
-            Headers::new(),
-            Bytes::new(),
+            queue: queue.clone(),
+            headers,
+            payload,
             fairness_key,
             attempt_count,
-        ));
+            weight: None,
+            throttle_keys: None,
+            enqueued_at_ms: None,
+            leased_at_ms: None,
+        });
     }
-    for (delivery, (headers, payload)) in deliveries.iter_mut().zip(contents.take_from(body)) {
-        delivery.headers = headers;
-        delivery.payload = payload;
-    }
-    Ok(Push { deliveries })
+    Ok(())
 }

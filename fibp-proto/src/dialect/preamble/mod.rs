@@ -11,12 +11,13 @@ mod protobuf;
 
 use bytes::Bytes;
 
+use super::contents::{Arena, Source};
 use super::encode::{Body, Measure, encode_frame};
 use super::opening::{MAGIC, PREAMBLE_MAJOR};
 use super::records::encode_settled;
 use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Malformed, MalformedRequest, Rules};
-use crate::frame::{self, DecodeError, Frame, FrameHeader, Layout, OutBuf};
-use crate::message::{Message, QueueName, Secret};
+use crate::frame::{self, DecodeError, Frame, FrameHeader, FrameRef, Layout, OutBuf};
+use crate::message::{Message, MessageId, QueueName, Received, Secret};
 use crate::prelude::*;
 use crate::request::{Op, Request};
 use crate::response::{Push, Response, ServerError};
@@ -143,7 +144,7 @@ impl Codec for Preamble {
         data::SETTLE_BASE_LEN
     }
 
-    fn settle_item_len(&self, queue: &str, id: &str, error: Option<&str>) -> Result<usize, EncodeError> {
+    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError> {
         Measure::of(|to| encode_settled(to, queue, id, error))
     }
 
@@ -156,8 +157,8 @@ impl Codec for Preamble {
         }
     }
 
-    fn decode_response(&self, op: Op, frame: &Frame) -> Result<Response, DecodeError> {
-        let body = &frame.body;
+    fn decode_response(&self, op: Op, frame: FrameRef<'_>) -> Result<Response, DecodeError> {
+        let body = frame.body;
         match frame.header.opcode {
             opcode::ERROR => return Ok(Response::Error(errors::refusal(String::from_utf8_lossy(body)))),
             opcode if op == Op::ProbeAdmin || opcode::of(self.0, op) != Some(opcode) => {
@@ -181,16 +182,23 @@ impl Codec for Preamble {
         }
     }
 
-    fn decode_push(&self, queue: &QueueName, frame: &Frame) -> Result<Push, DecodeError> {
-        data::decode_push(queue, &frame.body)
+    fn decode_push(
+        &self,
+        queue: &QueueName,
+        _: FrameHeader,
+        from: Source<'_>,
+        arena: &mut Arena,
+        into: &mut Vec<Received>,
+    ) -> Result<(), DecodeError> {
+        data::decode_push(queue, from, arena, into)
     }
 
     fn says_not_yet(&self, error: &ServerError) -> bool {
         errors::says_not_yet(error)
     }
 
-    fn decode_goodbye(&self, frame: &Frame) -> String {
-        String::from_utf8_lossy(&frame.body).into_owned()
+    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String {
+        String::from_utf8_lossy(frame.body).into_owned()
     }
 
     fn opcode_of(&self, op: Op) -> Option<u8> {
@@ -371,7 +379,7 @@ mod tests {
             id: "id".into(),
             error: "boom".into(),
         };
-        let item_len = |error| codec.settle_item_len("q", "id", error).expect("fits");
+        let item_len = |error| codec.settle_item_len("q", &"id".into(), error).expect("fits");
         assert_eq!(
             codec.settle_base_len() + 2 * item_len(None),
             len(&Request::Ack(vec![ack; 2]))
@@ -398,6 +406,6 @@ mod tests {
             },
             body: Bytes::from_static(b"bye\xff"),
         };
-        assert_eq!(codec.decode_goodbye(&goodbye), "bye\u{fffd}");
+        assert_eq!(codec.decode_goodbye(goodbye.as_frame_ref()), "bye\u{fffd}");
     }
 }
