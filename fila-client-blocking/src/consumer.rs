@@ -248,13 +248,13 @@ impl Delivery {
     /// # }
     /// ```
     pub fn ack_queued(self) -> AckReceipt {
-        let settle = self.lease.settle(None);
+        let (settle, _guard) = self.lease.into_settle(None);
         AckReceipt::new(self.caller, settle)
     }
 
     /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
     pub fn nack_queued(self, why: &str) -> AckReceipt {
-        let settle = self.lease.settle(Some(why));
+        let (settle, _guard) = self.lease.into_settle(Some(why));
         AckReceipt::new(self.caller, settle)
     }
 

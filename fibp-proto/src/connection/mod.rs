@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::frame::{Decoder, Found, Frame, FrameHeader, FrameRef, Layout, Limits, OutBuf, Oversize, Reassembler};
 use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
+use crate::requests::Settle;
 use crate::response::{Push, Response};
 use crate::simulation::TestHooks;
 use heartbeat::{Beat, Heartbeat};
@@ -309,21 +310,30 @@ impl<W> Connection<W> {
 
     /// Encodes a request; [`register`](Self::register) what waits for its answer, if it has one.
     pub(crate) fn encode(&mut self, request: &Request) -> Result<u32, EncodeError> {
-        let id = self.table.next_id();
-        let before = self.out.len();
-        self.codec
-            .encode_request(id, request, self.limits.send, &mut self.out)?;
-        self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
-        Ok(id)
+        let limit = self.limits.send;
+        self.encode_with(|codec, id, out| codec.encode_request(id, request, limit, out))
+    }
+
+    /// As [`encode`](Self::encode), for acks or nacks, which take up so many bytes ([`Codec::settle_item_len`]).
+    pub(crate) fn encode_settles(&mut self, op: Op, settles: &[Settle], items_len: usize) -> Result<u32, EncodeError> {
+        let limit = self.limits.send;
+        self.encode_with(|codec, id, out| codec.encode_settles(id, op, settles, items_len, limit, out))
     }
 
     /// As [`encode`](Self::encode), for an enqueue of these messages, which take up so many bytes
     /// ([`Codec::enqueue_item_len`]).
     pub(crate) fn encode_enqueue(&mut self, messages: &[Message], items_len: usize) -> Result<u32, EncodeError> {
+        let limit = self.limits.send;
+        self.encode_with(|codec, id, out| codec.encode_enqueue(id, messages, Some(items_len), limit, out))
+    }
+
+    fn encode_with(
+        &mut self,
+        encode: impl FnOnce(&dyn Codec, u32, &mut OutBuf) -> Result<(), EncodeError>,
+    ) -> Result<u32, EncodeError> {
         let id = self.table.next_id();
         let before = self.out.len();
-        self.codec
-            .encode_enqueue(id, messages, Some(items_len), self.limits.send, &mut self.out)?;
+        encode(self.codec, id, &mut self.out)?;
         self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
         Ok(id)
     }

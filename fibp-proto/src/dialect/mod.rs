@@ -31,6 +31,8 @@ use crate::frame::{CONTINUATION, DecodeError, Frame, FrameHeader, FrameRef, Layo
 use crate::message::{Message, MessageId, QueueName, Received};
 use crate::prelude::*;
 use crate::request::{Op, Request};
+#[cfg(feature = "std")]
+use crate::requests::Settle;
 use crate::response::{Push, Response, ServerError};
 use contents::{Arena, Source};
 
@@ -266,6 +268,20 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
         id: u32,
         messages: &[Message],
         items_len: Option<usize>,
+        limit: u32,
+        out: &mut OutBuf,
+    ) -> Result<(), EncodeError>;
+
+    /// Writes acks or nacks, as `op` says, from where the client keeps them; otherwise as
+    /// [`encode_request`](Self::encode_request). `items_len`: what [`settle_item_len`](Self::settle_item_len) says of
+    /// them in all.
+    #[cfg(feature = "std")]
+    fn encode_settles(
+        &self,
+        id: u32,
+        op: Op,
+        settles: &[Settle],
+        items_len: usize,
         limit: u32,
         out: &mut OutBuf,
     ) -> Result<(), EncodeError>;

@@ -8,6 +8,8 @@ use crate::frame::{DecodeError, Reader};
 use crate::message::MessageId;
 use crate::prelude::*;
 use crate::request::{AckItem, NackItem, Op, Request};
+#[cfg(feature = "std")]
+use crate::requests::Settle;
 
 /// One item of a list.
 pub(crate) trait Record: Sized {
@@ -110,6 +112,14 @@ pub(crate) fn encode_settled<E: Encoder>(
     to.str16("queue name", queue)?;
     to.text16("message id", id.as_bytes())?;
     error.map_or(Ok(()), |error| to.str16("error text", error))
+}
+
+/// The items of an ack or nack, as the client keeps them.
+#[cfg(feature = "std")]
+pub(crate) fn encode_settles<E: Encoder>(to: &mut E, settles: &[Settle]) -> Result<(), EncodeError> {
+    settles
+        .iter()
+        .try_for_each(|settle| encode_settled(to, &settle.queue, &settle.id, settle.nack.as_deref()))
 }
 
 impl Record for KeyStats {

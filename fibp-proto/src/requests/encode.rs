@@ -9,7 +9,6 @@ use super::ledger::Ledger;
 use super::places::Place;
 use super::route::{Route, has_window};
 use super::run::{Payloads, Run, Ticket};
-use super::settle;
 use super::work::{Batch, BatchKey, BatchKind, Call, InFlight};
 use crate::config::Batching;
 use crate::connection::Connection;
@@ -184,7 +183,7 @@ impl<T> Encoder<'_, T> {
         let kind = key.kind;
         let encoded = match &mut payloads {
             Payloads::Messages(messages) => self.connection.encode_enqueue(messages.as_slice(), len),
-            Payloads::Settles(settles) => self.connection.encode(&settle::request(kind, settles.iter())),
+            Payloads::Settles(settles) => self.connection.encode_settles(kind.op(), settles.as_slice(), len),
         };
         let batch = Box::new(Batch { key, payloads, tickets });
         match encoded {

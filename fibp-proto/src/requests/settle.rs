@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::work::BatchKind;
-use crate::consumer::Lease;
+use crate::consumer::{Lease, LeaseGuard};
 use crate::error::Doing;
 use crate::message::{MessageId, QueueName};
-use crate::request::{AckItem, NackItem, Request};
+use crate::request::{AckItem, NackItem};
 
 /// An ack or a nack.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,33 +69,6 @@ impl Settle {
     }
 }
 
-/// The request of acks or of nacks.
-pub(super) fn request<'a>(kind: BatchKind, settles: impl Iterator<Item = &'a Settle>) -> Request {
-    match kind {
-        BatchKind::Nack => Request::Nack(settles.map(NackItem::from).collect()),
-        BatchKind::Ack | BatchKind::Enqueue => Request::Ack(settles.map(AckItem::from).collect()),
-    }
-}
-
-impl From<&Settle> for AckItem {
-    fn from(settle: &Settle) -> Self {
-        Self {
-            queue: settle.queue.clone(),
-            id: settle.id.clone(),
-        }
-    }
-}
-
-impl From<&Settle> for NackItem {
-    fn from(settle: &Settle) -> Self {
-        Self {
-            queue: settle.queue.clone(),
-            id: settle.id.clone(),
-            error: settle.nack.clone().unwrap_or_default(),
-        }
-    }
-}
-
 impl From<AckItem> for Settle {
     fn from(ack: AckItem) -> Self {
         Self {
@@ -128,5 +101,18 @@ impl Lease {
             nack: nack.map(str::to_owned),
             lease_deadline: self.deadline,
         }
+    }
+
+    /// As [`settle`](Self::settle), of a delivery that is not needed any more. Nothing is copied; drop the guard when the
+    /// settling is on its way.
+    #[must_use]
+    pub fn into_settle(self, nack: Option<&str>) -> (Settle, Option<LeaseGuard>) {
+        let settle = Settle {
+            queue: self.received.queue,
+            id: self.received.id,
+            nack: nack.map(str::to_owned),
+            lease_deadline: self.deadline,
+        };
+        (settle, self.guard)
     }
 }

@@ -3,11 +3,15 @@
 use super::errors::{self, item_code, item_text};
 use crate::dialect::EncodeError;
 use crate::dialect::contents::{Arena, Contents, Source, share};
-use crate::dialect::encode::Encoder;
+use crate::dialect::encode::{Body, Encoder, measure_items};
+#[cfg(feature = "std")]
+use crate::dialect::records::encode_settles;
 use crate::dialect::records::{Record, read_items};
 use crate::frame::{DecodeError, Frame, FrameRef, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received};
 use crate::prelude::*;
+#[cfg(feature = "std")]
+use crate::requests::Settle;
 use crate::response::{ItemResult, Push, ServerError};
 
 /// The most items that a batch may have.
@@ -78,6 +82,27 @@ pub(super) fn read_enqueue(frame: &Frame) -> Result<Vec<Message>, DecodeError> {
 pub(super) fn encode_settlements<E: Encoder, R: Record>(to: &mut E, items: &[R]) -> Result<(), EncodeError> {
     to.count32(R::PLURAL, items.len(), MAX_ITEMS)?;
     items.iter().try_for_each(|item| item.encode(to))
+}
+
+/// Acks or nacks, as the client keeps them.
+#[cfg(feature = "std")]
+pub(super) struct SettlesBody<'a> {
+    pub(super) settles: &'a [Settle],
+    /// Their bytes.
+    pub(super) items_len: usize,
+}
+
+#[cfg(feature = "std")]
+impl Body for SettlesBody<'_> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        to.count32("items", self.settles.len(), MAX_ITEMS)?;
+        encode_settles(to, self.settles)
+    }
+
+    fn measure(&self) -> Result<usize, EncodeError> {
+        let count = self.settles.len();
+        measure_items(self, Some(self.items_len), |to| to.count32("items", count, MAX_ITEMS))
+    }
 }
 
 /// Reads acks or nacks.

@@ -108,6 +108,20 @@ impl Codec for Framed {
         encode_continued(self.request_header(Op::Enqueue, id)?, &body, limit, out)
     }
 
+    #[cfg(feature = "std")]
+    fn encode_settles(
+        &self,
+        id: u32,
+        op: Op,
+        settles: &[Settle],
+        items_len: usize,
+        limit: u32,
+        out: &mut OutBuf,
+    ) -> Result<(), EncodeError> {
+        let body = data::SettlesBody { settles, items_len };
+        encode_continued(self.request_header(op, id)?, &body, limit, out)
+    }
+
     fn enqueue_base_len(&self, _queue: &str) -> usize {
         data::COUNT_LEN
     }

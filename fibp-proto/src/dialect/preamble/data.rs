@@ -6,11 +6,15 @@ use super::errors;
 use crate::dialect::EncodeError;
 use crate::dialect::contents::{self, Arena, Contents, Source};
 use crate::dialect::encode::{Body, Encoder, measure_items};
+#[cfg(feature = "std")]
+use crate::dialect::records::encode_settles;
 use crate::dialect::records::{encode_list16, read_list16};
 use crate::frame::{DecodeError, Reader};
 use crate::message::{Headers, Message, MessageId, QueueName, Received, same_queue};
 use crate::prelude::*;
 use crate::request::{AckItem, NackItem, Op, Request};
+#[cfg(feature = "std")]
+use crate::requests::Settle;
 use crate::response::{ItemResult, Push};
 
 /// Body bytes that an enqueue has before its first message.
@@ -148,6 +152,26 @@ impl Body for [AckItem] {
 impl Body for [NackItem] {
     fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
         encode_list16(to, self)
+    }
+}
+
+/// Acks or nacks, as the client keeps them.
+#[cfg(feature = "std")]
+pub(super) struct SettlesBody<'a> {
+    pub(super) settles: &'a [Settle],
+    /// Their bytes.
+    pub(super) items_len: usize,
+}
+
+#[cfg(feature = "std")]
+impl Body for SettlesBody<'_> {
+    fn encode<E: Encoder>(&self, to: &mut E) -> Result<(), EncodeError> {
+        to.count16("items", self.settles.len())?;
+        encode_settles(to, self.settles)
+    }
+
+    fn measure(&self) -> Result<usize, EncodeError> {
+        measure_items(self, Some(self.items_len), |to| to.count16("items", self.settles.len()))
     }
 }
 

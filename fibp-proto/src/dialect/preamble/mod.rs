@@ -20,6 +20,8 @@ use crate::frame::{self, DecodeError, Frame, FrameHeader, FrameRef, Layout, OutB
 use crate::message::{Message, MessageId, QueueName, Received, Secret};
 use crate::prelude::*;
 use crate::request::{Op, Request};
+#[cfg(feature = "std")]
+use crate::requests::Settle;
 use crate::response::{Push, Response, ServerError};
 
 /// The flag of a push, the only one there is.
@@ -130,6 +132,20 @@ impl Codec for Preamble {
     ) -> Result<(), EncodeError> {
         let opcode = self.opcode(Op::Enqueue)?;
         To { opcode, id, limit, out }.write(&data::EnqueueBody::new(messages, items_len)?)
+    }
+
+    #[cfg(feature = "std")]
+    fn encode_settles(
+        &self,
+        id: u32,
+        op: Op,
+        settles: &[Settle],
+        items_len: usize,
+        limit: u32,
+        out: &mut OutBuf,
+    ) -> Result<(), EncodeError> {
+        let opcode = self.opcode(op)?;
+        To { opcode, id, limit, out }.write(&data::SettlesBody { settles, items_len })
     }
 
     fn enqueue_base_len(&self, queue: &str) -> usize {
