@@ -68,10 +68,11 @@ impl<W> Channel<W> {
     /// Everything encoded was written.
     pub(super) fn note_flushed(&mut self) {
         if let Phase::Leaving { half_closed, .. } = &mut self.dialer.phase {
-            let written = self
-                .connection
-                .as_ref()
-                .is_none_or(|connection| connection.out.is_empty());
+            let written = self.transport.has_said_end()
+                || self
+                    .connection
+                    .as_ref()
+                    .is_none_or(|connection| connection.out.is_empty());
             // The goodbye has to be out first: after the end of the stream nothing follows it.
             if written && !*half_closed && self.transport.finish_output() {
                 *half_closed = true;

@@ -78,7 +78,12 @@ impl Transport {
     pub(super) fn has_output(&self) -> bool {
         self.tls
             .as_ref()
-            .is_some_and(|tls| tls.pipe.wants_write() || !tls.output.is_empty())
+            .is_some_and(|tls| tls.pipe.wants_write() || (!tls.output.is_empty() && !tls.pipe.is_closing()))
+    }
+
+    /// Whether the end of the output was said: what is encoded now is too late to be sent.
+    pub(super) fn has_said_end(&self) -> bool {
+        self.finished || self.tls.as_ref().is_some_and(|tls| tls.pipe.is_closing())
     }
 
     /// Ends the output where TLS has a word for it; true once nothing is left to be written.

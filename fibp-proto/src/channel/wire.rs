@@ -204,11 +204,11 @@ impl<W> Channel<W> {
 
     /// Whether something is encoded and not handed to a writer.
     pub(crate) fn has_output(&self) -> bool {
-        self.transport.has_output()
-            || self
-                .connection
-                .as_ref()
-                .is_some_and(|connection| !connection.out.is_empty())
+        let encoded = |channel: &Self| {
+            let connection = channel.connection.as_ref();
+            connection.is_some_and(|connection| !connection.out.is_empty())
+        };
+        self.transport.has_output() || (!self.transport.has_said_end() && encoded(self))
     }
 
     /// Moves what is encoded into `transmit` and claims the writer slot; false if there is nothing.

@@ -74,6 +74,10 @@ impl TlsPipe {
         match self.0 {}
     }
 
+    pub(crate) fn is_closing(&self) -> bool {
+        match self.0 {}
+    }
+
     pub fn close_notify(&mut self) {
         match self.0 {}
     }

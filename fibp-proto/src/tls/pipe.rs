@@ -178,6 +178,11 @@ impl TlsPipe {
         }
     }
 
+    /// Whether a close_notify was queued: neither side is listened to any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// The socket was read to its end.
     ///
     /// # Errors

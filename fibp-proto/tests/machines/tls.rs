@@ -343,6 +343,35 @@ fn a_goodbye_inside_tls() {
     });
 }
 
+/// After the close_notify nothing is sent: what is encoded then must not keep the driver at it.
+#[test]
+fn nothing_is_written_after_the_end_was_said() {
+    let certificates = Certificates::new();
+    let config = certificates.config().heartbeat(Duration::from_millis(300), 10);
+    let mut sim = Sim::requests(config, Mode::Whole);
+    open(&mut sim, Dialect::Handshake, &certificates.server(&["fila/1"]));
+    assert!(sim.opened().is_ok());
+    // It reads nothing any more.
+    sim.socket().server_closed = true;
+    sim.socket().budget = Some(0);
+    let closing = sim.close(5_000);
+    sim.settle();
+    sim.closed(closing);
+    // The goodbye leaves, the close_notify behind it is stuck until a heartbeat is due.
+    let goodbye = sim.socket().transmit.len();
+    sim.socket().budget = Some(goodbye);
+    sim.settle();
+    assert_eq!(sim.half_closes, 0, "the close_notify is not out");
+    sim.advance_ms(600);
+    sim.socket().budget = None;
+    sim.settle();
+    assert!(!sim.machine.needs_driver(ChannelId::MAIN), "there is nothing to do");
+    assert_eq!(sim.half_closes, 1);
+    sim.advance_secs(1);
+    sim.check_inert();
+    sim.finish();
+}
+
 #[test]
 fn a_damaged_record_ends_the_connection() {
     let certificates = Certificates::new();
