@@ -170,6 +170,12 @@ impl<W> Channel<W> {
         self.dialer.is_closed()
     }
 
+    /// Whether the end was said inside TLS: nothing that arrives is decrypted any more.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.transport.tls.is_some() && self.transport.has_said_end()
+    }
+
     pub(crate) fn connection(&self) -> Option<&Connection<W>> {
         self.connection.as_deref()
     }

@@ -284,6 +284,12 @@ impl<T> Consumer<T> {
         self.channel.set_test_hooks(hooks);
     }
 
+    /// Whether it says goodbye to its connection, and whether what arrives there is decrypted no more.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn leaving(&self) -> (bool, bool) {
+        (self.channel.is_leaving(), self.channel.is_deaf())
+    }
+
     /// What the machine holds right now.
     #[cfg(feature = "simulation")]
     #[must_use]

@@ -72,6 +72,16 @@ impl<T> AnyMachine<T> {
         with!(self, machine => machine.channels().all(|channel| machine.is_terminated(channel)))
     }
 
+    /// Whether it is the machine of a subscription that says goodbye to its connection, and whether its TLS has said the
+    /// end, so that what arrives there is decrypted no more.
+    #[must_use]
+    pub fn leaving(&self) -> (bool, bool) {
+        match self {
+            Self::Requests(_) => (false, false),
+            Self::Consumer(consumer) => consumer.leaving(),
+        }
+    }
+
     /// Closes the machine within `deadline`.
     pub fn close(&mut self, now: Instant, deadline: Duration, token: T) -> CallId {
         with!(self, machine => machine.close(now, deadline, token))

@@ -1,11 +1,12 @@
 //! The broker down to bytes, still without IO: the machine, and the protocol state of its connections.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
+use fibp_proto::dialect::EncodeError;
 use fibp_proto::frame::Transmit;
-use fibp_proto::server::{ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::{Push, Response};
+use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
+use fibp_proto::{Op, Push, Request, Response};
 
 use crate::machine::{BrokerMachine, ConnectionId, Ending, Output};
 
@@ -27,6 +28,57 @@ pub struct BrokerHost {
     wires: BTreeMap<ConnectionId, Wire>,
     last: u64,
     woken: VecDeque<ConnectionId>,
+    /// What happened, if somebody asked for it.
+    trace: Option<VecDeque<TraceEvent>>,
+}
+
+/// What passed between a broker and its connections, for tests that compare it with what clients are told.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum TraceEvent {
+    /// A request arrived.
+    Request {
+        /// Where.
+        connection: ConnectionId,
+        /// Its id on the wire.
+        id: RequestId,
+        /// The request.
+        request: Request,
+    },
+    /// A request arrived that cannot be read.
+    Malformed {
+        /// Where.
+        connection: ConnectionId,
+        /// Its id on the wire.
+        id: u32,
+        /// The operation, as far as the header says.
+        op: Option<Op>,
+    },
+    /// A request was answered; its connection may be gone.
+    Answer {
+        /// Where it had arrived.
+        connection: ConnectionId,
+        /// Its id on the wire.
+        id: RequestId,
+        /// The answer.
+        response: Response,
+    },
+    /// An answer or a push cannot be encoded: the connection is closed.
+    Unencodable {
+        /// Which.
+        connection: ConnectionId,
+        /// What the wire cannot carry.
+        error: EncodeError,
+    },
+    /// Deliveries were encoded.
+    Push {
+        /// Where.
+        connection: ConnectionId,
+        /// The deliveries.
+        push: Push,
+        /// How many bytes the connection has been given to send up to their end.
+        end: u64,
+    },
 }
 
 /// One connection's protocol state.
@@ -40,17 +92,21 @@ struct Wire {
     encoded: usize,
     /// Pushes taken for writing.
     taken: usize,
+    /// Bytes that were written.
+    written: u64,
+    /// The ids of heartbeats that were sent to the client.
+    heartbeats: BTreeSet<u32>,
     /// Pushes stay back until what is encoded is on its way in a segment of its own.
     held: bool,
 }
 
 impl Wire {
-    fn take_transmit(&mut self, transmit: &mut Transmit) -> bool {
+    fn take_transmit(&mut self, transmit: &mut Transmit, mut encoded: impl FnMut(Encoded)) -> bool {
         if !std::mem::take(&mut self.held) {
-            self.encode_pushes();
+            self.encode_pushes(&mut encoded);
         }
         if !self.server.take_transmit(transmit) {
-            self.encode_pushes();
+            self.encode_pushes(&mut encoded);
             if !self.server.take_transmit(transmit) {
                 return false;
             }
@@ -59,18 +115,31 @@ impl Wire {
         true
     }
 
-    fn encode_pushes(&mut self) {
+    fn encode_pushes(&mut self, encoded: &mut impl FnMut(Encoded)) {
         while self.server.buffered() < ENCODE_AHEAD {
             let Some((consume_id, push)) = self.pushes.pop_front() else {
                 return;
             };
             self.encoded += 1;
-            if self.server.push_to(consume_id, &push).is_err() {
-                self.server.close();
+            let before = self.server.buffered();
+            match self.server.push_to(consume_id, &push) {
+                // On a connection that is over nothing is said any more.
+                Ok(()) if self.server.buffered() == before => {}
+                Ok(()) => {
+                    let end = self.written.saturating_add(self.server.buffered() as u64);
+                    encoded(Ok((push, end)));
+                }
+                Err(error) => {
+                    self.server.close();
+                    encoded(Err(error));
+                }
             }
         }
     }
 }
+
+/// A push and where it ends, or why it has none.
+type Encoded = Result<(Push, u64), EncodeError>;
 
 impl BrokerHost {
     /// Serves `machine` to connections with these settings. Set `config.limits.send` to [`u32::MAX`]: the machine
@@ -83,6 +152,24 @@ impl BrokerHost {
             wires: BTreeMap::new(),
             last: 0,
             woken: VecDeque::new(),
+            trace: None,
+        }
+    }
+
+    /// Keeps what happens from now on for [`poll_trace`](Self::poll_trace), which is to be called often.
+    pub fn start_trace(&mut self) {
+        self.trace.get_or_insert_default();
+    }
+
+    /// The next thing that happened.
+    #[must_use]
+    pub fn poll_trace(&mut self) -> Option<TraceEvent> {
+        self.trace.as_mut()?.pop_front()
+    }
+
+    fn note(&mut self, event: impl FnOnce() -> TraceEvent) {
+        if let Some(trace) = &mut self.trace {
+            trace.push_back(event());
         }
     }
 
@@ -118,6 +205,8 @@ impl BrokerHost {
             pushes: VecDeque::new(),
             encoded: 0,
             taken: 0,
+            written: 0,
+            heartbeats: BTreeSet::new(),
             held: false,
         };
         self.wires.insert(connection, wire);
@@ -142,6 +231,14 @@ impl BrokerHost {
         self.wires.get_mut(&connection).map(|wire| &mut wire.server)
     }
 
+    /// Sends a heartbeat with this id (no server does today; clients must answer it).
+    pub fn heartbeat(&mut self, connection: ConnectionId, id: u32) {
+        if let Some(wire) = self.wires.get_mut(&connection) {
+            wire.heartbeats.insert(id);
+            wire.server.heartbeat(id);
+        }
+    }
+
     /// Serves what a connection's client did.
     pub fn process(&mut self, now: Instant, connection: ConnectionId) {
         while let Some(event) = self.connection(connection).and_then(ServerConnection::poll_event) {
@@ -156,8 +253,19 @@ impl BrokerHost {
                         }
                     }
                 }
-                ServerEvent::Request { id, request } => self.machine.handle(now, connection, id, request),
+                ServerEvent::Request { id, request } => {
+                    self.note(|| TraceEvent::Request {
+                        connection,
+                        id,
+                        request: request.clone(),
+                    });
+                    self.machine.handle(now, connection, id, request);
+                }
+                ServerEvent::Malformed { id, op: None, .. } if self.has_beaten(connection, id) => {
+                    // The answer to a heartbeat is no request.
+                }
                 ServerEvent::Malformed { id, op, answer, .. } => {
+                    self.note(|| TraceEvent::Malformed { connection, id, op });
                     self.machine.handle_malformed(connection, id, op, answer);
                 }
                 // What is left to write is written; `is_finished` tells when.
@@ -168,12 +276,26 @@ impl BrokerHost {
         }
     }
 
+    fn has_beaten(&self, connection: ConnectionId, id: u32) -> bool {
+        self.wires
+            .get(&connection)
+            .is_some_and(|wire| wire.heartbeats.contains(&id))
+    }
+
     /// Takes what is to be written to a connection; false if there is nothing, or a write is under way.
     #[must_use]
     pub fn take_transmit(&mut self, connection: ConnectionId, transmit: &mut Transmit) -> bool {
-        self.wires
-            .get_mut(&connection)
-            .is_some_and(|wire| wire.take_transmit(transmit))
+        let Self { wires, trace, .. } = self;
+        wires.get_mut(&connection).is_some_and(|wire| {
+            wire.take_transmit(transmit, |encoded| {
+                if let Some(trace) = trace {
+                    trace.push_back(match encoded {
+                        Ok((push, end)) => TraceEvent::Push { connection, push, end },
+                        Err(error) => TraceEvent::Unencodable { connection, error },
+                    });
+                }
+            })
+        })
     }
 
     /// The first `n` bytes of `transmit` were written.
@@ -181,6 +303,7 @@ impl BrokerHost {
         let Some(wire) = self.wires.get_mut(&connection) else {
             return;
         };
+        wire.written = wire.written.saturating_add(n as u64);
         wire.server.transmitted(transmit, n);
         if transmit.is_empty() && wire.taken > 0 {
             let pushes = std::mem::take(&mut wire.taken);
@@ -269,17 +392,25 @@ impl BrokerHost {
     fn route(&mut self, own: Option<ConnectionId>) {
         while let Some(output) = self.machine.poll_output() {
             let connection = output.connection();
+            if let Output::Answer { request, response, .. } = &output {
+                self.note(|| TraceEvent::Answer {
+                    connection,
+                    id: *request,
+                    response: response.clone(),
+                });
+            }
             let Some(wire) = self.wires.get_mut(&connection) else {
                 continue;
             };
             match output {
                 Output::Answer { request, response, .. } => {
-                    if wire.server.respond(request, &response).is_err() {
-                        // Real servers have no better idea either.
-                        wire.server.close();
-                    }
                     let coalesced = self.machine.settings().faults.consume_ack_coalesced;
                     wire.held |= matches!(response, Response::Consume { .. }) && !coalesced;
+                    if let Err(error) = wire.server.respond(request, &response) {
+                        // Real servers have no better idea either.
+                        wire.server.close();
+                        self.note(|| TraceEvent::Unencodable { connection, error });
+                    }
                 }
                 Output::Refuse { id, error, .. } => wire.server.respond_error(id, &error),
                 Output::Push { consume_id, push, .. } => wire.pushes.push_back((consume_id, push)),

@@ -12,7 +12,7 @@ mod shell;
 pub use clock::ManualClock;
 pub use faults::{Faults, Leadership, UnknownFault};
 pub use fibp_proto::{AdminRevision, Dialect, ErrorKind, Op};
-pub use host::BrokerHost;
+pub use host::{BrokerHost, TraceEvent};
 pub use machine::{BrokerMachine, ConnectionId, Ending, Output, QueueFigures, Settings, Snapshot, StoredMessage};
 #[cfg(feature = "tls")]
 pub use shell::ServerTls;

@@ -2,21 +2,18 @@
 
 mod outages;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use fibp_proto::frame::Transmit;
-use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::{Dialect, Endpoint, MessageId, Op, Push, QueueName, Received, Request, Response, Secret};
-use fila_test_broker::{BrokerMachine, ConnectionId, Ending, Faults, Output, Settings};
+use fibp_proto::server::{RequestId, ServerConfig};
+use fibp_proto::{Dialect, Endpoint, MessageId, Op, QueueName, Received, Request, Response, Secret};
+use fila_test_broker::{BrokerHost, BrokerMachine, ConnectionId, Ending, Faults, Settings, TraceEvent};
 
 use super::network::{End, Pipe, Read, Weather};
 use super::plan::Plan;
 use super::random::Random;
+use super::security::{Plain, Records, Security, Tls};
 use super::truth::{Tag, Truth};
-
-/// Pushes are encoded only while less than this waits to be written.
-const ENCODE_AHEAD: usize = 64 * 1024;
 
 /// The id of heartbeats from servers.
 const BEAT: u32 = 7;
@@ -27,13 +24,31 @@ pub(super) struct Wire {
     pub(super) node: usize,
     pub(super) up: Pipe,
     pub(super) down: Pipe,
-    server: Option<Server>,
+    /// The server's end, while it is there.
+    server: Option<Security>,
+    /// The ids of the client's requests, from their arrival to their answers.
+    unanswered: BTreeSet<u32>,
     /// The client's end is there.
     pub(super) client: bool,
     /// What was pushed, in order.
     pub(super) pushed: Vec<Pushed>,
     /// How much of what was sent the client's channel took in.
     pub(super) reached: u64,
+    /// How much of that must be handed out.
+    pub(super) owed: u64,
+    /// Where in the stream the records end that the client can decrypt.
+    records: Records,
+}
+
+impl Wire {
+    /// The client's channel took in everything that was read so far. Of what arrives inside TLS after a goodbye, only as
+    /// much is handed out as is decrypted before the end is said.
+    pub(super) fn note_reached(&mut self, leaving: bool) {
+        self.reached = self.records.plain(self.down.read);
+        if !(leaving && self.records.is_secure()) {
+            self.owed = self.reached;
+        }
+    }
 }
 
 /// A delivery on its way.
@@ -52,22 +67,12 @@ impl Pushed {
 }
 
 #[derive(Debug)]
-struct Server {
-    connection: ServerConnection,
-    /// The ids of the client's requests, from their arrival to their answers.
-    unanswered: BTreeSet<u32>,
-    pushes: VecDeque<(u32, Push)>,
-    encoded: usize,
-    transmit: Transmit,
-    writing: bool,
-}
-
-#[derive(Debug)]
 pub(super) struct Cluster {
     settings: Settings,
     dialect: Dialect,
     queues: Vec<QueueName>,
-    machine: BrokerMachine,
+    host: BrokerHost,
+    tls: Option<Tls>,
     /// Whether each node is up.
     up: Vec<bool>,
     /// What nodes do wrong now, and what they always do.
@@ -78,14 +83,13 @@ pub(super) struct Cluster {
     /// Whether the order of a producer's messages is certain.
     ordered: bool,
     pub(super) wires: BTreeMap<ConnectionId, Wire>,
-    next_wire: u64,
     weather: Weather,
     /// Dials may fail, too.
     pub(super) stormy: bool,
 }
 
 impl Cluster {
-    pub(super) fn new(plan: &Plan, start: Instant, seed: u64, ordered: bool) -> Self {
+    pub(super) fn new(plan: &Plan, start: Instant, seed: u64, ordered: bool) -> Result<Self, String> {
         let mut settings = Settings::new(start, 1_700_000_000_000);
         settings.seed = seed;
         settings.visibility_timeout = plan.visibility;
@@ -107,8 +111,18 @@ impl Cluster {
         for queue in &queues {
             machine.create_queue(QueueName::clone(queue));
         }
-        Self {
-            machine,
+        let mut config = ServerConfig::new(vec![plan.server]);
+        // The machine bounds pushes itself.
+        config.limits.send = u32::MAX;
+        let mut host = BrokerHost::new(machine, config);
+        host.start_trace();
+        let tls = plan.tls.map(|secure| {
+            let alpn = secure.alpn.then_some(plan.server);
+            Tls::new(alpn, secure.close_notify)
+        });
+        Ok(Self {
+            host,
+            tls: tls.transpose()?,
             up: vec![true; plan.nodes],
             settings,
             dialect: plan.server,
@@ -118,10 +132,9 @@ impl Cluster {
             asked: BTreeMap::new(),
             ordered,
             wires: BTreeMap::new(),
-            next_wire: 0,
             weather: plan.weather,
             stormy: true,
-        }
+        })
     }
 
     pub(super) fn queues(&self) -> &[QueueName] {
@@ -130,7 +143,7 @@ impl Cluster {
 
     /// The messages in a queue, whatever the statistics of its leader count.
     pub(super) fn depth(&self, queue: &QueueName) -> Option<usize> {
-        let figures = self.machine.queue(queue)?;
+        let figures = self.host.machine().queue(queue)?;
         usize::try_from(figures.depth).ok()
     }
 
@@ -146,19 +159,10 @@ impl Cluster {
         if !self.is_up(node) {
             return None;
         }
-        let mut config = ServerConfig::new(vec![self.dialect]);
-        if self.is_cluster() {
-            config.node_id = node_id(node);
-        }
-        self.next_wire += 1;
-        let id = ConnectionId(self.next_wire);
-        let server = Server {
-            connection: ServerConnection::new(config),
-            unanswered: BTreeSet::new(),
-            pushes: VecDeque::new(),
-            encoded: 0,
-            transmit: Transmit::new(),
-            writing: false,
+        let id = self.host.connect_to(node_id(node));
+        let server = match &self.tls {
+            None => Security::Plain(Plain::default()),
+            Some(tls) => Security::Tls(Box::new(tls.accept()?)),
         };
         self.wires.insert(
             id,
@@ -167,9 +171,12 @@ impl Cluster {
                 up: Pipe::new(now, self.weather),
                 down: Pipe::new(now, self.weather),
                 server: Some(server),
+                unanswered: BTreeSet::new(),
                 client: true,
                 pushed: Vec::new(),
                 reached: 0,
+                owed: 0,
+                records: Records::default(),
             },
         );
         Some(id)
@@ -189,7 +196,7 @@ impl Cluster {
             End::Fin => Ending::Clean,
             End::Reset => Ending::Reset,
         };
-        self.machine.disconnect(now, id, ending);
+        self.host.disconnect(now, id, ending);
         self.asked.retain(|(connection, _), _| *connection != id);
     }
 
@@ -203,22 +210,24 @@ impl Cluster {
 
     /// When the servers have to look again.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.machine.poll_timeout().filter(|_| self.up.contains(&true))
+        self.host.poll_timeout().filter(|_| self.up.contains(&true))
     }
 
     /// Lets every node and every connection do what it can.
     pub(super) fn run(&mut self, now: Instant, random: &mut Random, truth: &mut Truth) -> Result<bool, String> {
         let mut progress = false;
         if self.poll_timeout().is_some_and(|at| at <= now) {
-            self.machine.handle_timeout(now);
+            self.host.handle_timeout(now);
             progress = true;
         }
-        self.route(truth)?;
+        self.follow(truth)?;
         let served = self.wires.iter().filter(|(_, wire)| wire.server.is_some());
         let ids: Vec<ConnectionId> = served.map(|(id, _)| *id).collect();
         for id in ids {
             progress |= self.serve(now, id, random, truth)?;
         }
+        // Everybody was served.
+        while self.host.poll_woken().is_some() {}
         Ok(progress)
     }
 
@@ -230,43 +239,28 @@ impl Cluster {
         truth: &mut Truth,
     ) -> Result<bool, String> {
         let mut progress = false;
-        while let Some(wire) = self.wires.get_mut(&id) {
+        loop {
+            let Self { wires, host, .. } = self;
+            let Some(wire) = wires.get_mut(&id) else { break };
             let Some(server) = &mut wire.server else { break };
             let mut again = false;
-            if wire.up.is_readable(now)
-                && let Some(mut buffer) = server.connection.take_read_buffer()
-            {
-                let read = wire.up.read(now, random, buffer.unfilled());
-                match read {
-                    Read::Data(n) => {
-                        buffer.advance(n);
-                        again = true;
-                    }
-                    Read::Nothing => {}
-                    Read::End(End::Fin) => server.connection.handle_eof(),
-                    Read::End(End::Reset) => {
-                        self.leave(now, id, End::Reset);
-                        return Ok(true);
-                    }
+            match server.read(now, random, &mut wire.up, host, id)? {
+                Read::Data(_) => again = true,
+                Read::Nothing | Read::End(End::Fin) => {}
+                Read::End(End::Reset) => {
+                    self.leave(now, id, End::Reset);
+                    return Ok(true);
                 }
-                server.connection.handle_input(buffer);
             }
-            while let Some(event) = self
-                .wires
-                .get_mut(&id)
-                .and_then(|wire| wire.server.as_mut())
-                .and_then(|server| server.connection.poll_event())
-            {
-                self.handle_event(now, id, event, truth)?;
-                again = true;
-            }
-            again |= self.write(now, id, random);
-            self.route(truth)?;
-            let finished = self
-                .wires
-                .get(&id)
-                .and_then(|wire| wire.server.as_ref())
-                .is_some_and(|server| server.connection.is_finished() && !server.writing);
+            host.process(now, id);
+            let Ok(wrote) = server.write(now, random, &mut wire.down, &mut wire.records, host, id) else {
+                self.follow(truth)?;
+                self.leave(now, id, End::Reset);
+                return Ok(true);
+            };
+            again |= wrote;
+            let finished = host.is_finished(id) && !server.is_writing();
+            again |= self.follow(truth)?;
             if finished {
                 self.leave(now, id, End::Fin);
                 again = true;
@@ -279,130 +273,61 @@ impl Cluster {
         Ok(progress)
     }
 
-    fn write(&mut self, now: Instant, id: ConnectionId, random: &mut Random) -> bool {
-        let Some(wire) = self.wires.get_mut(&id) else {
-            return false;
-        };
-        let Some(server) = &mut wire.server else { return false };
-        while server.connection.buffered() < ENCODE_AHEAD {
-            let Some((consume, push)) = server.pushes.pop_front() else {
-                break;
-            };
-            server.encoded += 1;
-            let before = server.connection.buffered();
-            if server.connection.push_to(consume, &push).is_err() {
-                server.connection.close();
-                break;
-            }
-            if server.connection.buffered() == before {
-                // It is closing: nothing is said any more.
-                break;
-            }
-            let end = wire.down.written + server.connection.buffered() as u64;
-            wire.pushed.extend(push.deliveries.into_iter().map(|delivery| Pushed {
-                id: delivery.id,
-                attempt: delivery.attempt_count,
-                end,
-            }));
-        }
-        if !server.writing {
-            server.writing = server.connection.take_transmit(&mut server.transmit);
-        }
+    /// Compares what passed with what must be; true if anything did.
+    fn follow(&mut self, truth: &mut Truth) -> Result<bool, String> {
         let mut progress = false;
-        let mut failed = false;
-        while server.writing {
-            match wire.down.write(now, random, server.transmit.chunk()) {
-                Ok(0) => break,
-                Ok(n) => {
-                    server.connection.transmitted(&mut server.transmit, n);
-                    progress = true;
-                }
-                Err(_) => {
-                    failed = true;
-                    break;
-                }
-            }
-            server.writing = !server.transmit.is_empty();
-        }
-        if failed {
-            self.leave(now, id, End::Reset);
-            return true;
-        }
-        if !server.writing && server.connection.buffered() == 0 && server.encoded > 0 {
-            let pushes = std::mem::take(&mut server.encoded);
-            self.machine.pushes_written(now, id, pushes);
+        while let Some(event) = self.host.poll_trace() {
             progress = true;
-        }
-        progress
-    }
-
-    fn handle_event(
-        &mut self,
-        now: Instant,
-        id: ConnectionId,
-        event: ServerEvent,
-        truth: &mut Truth,
-    ) -> Result<(), String> {
-        let Some(wire) = self.wires.get_mut(&id) else {
-            return Ok(());
-        };
-        let (node, dialect) = (node_id(wire.node), self.dialect);
-        let Some(server) = &mut wire.server else { return Ok(()) };
-        match event {
-            ServerEvent::Opened { dialect, key } => {
-                match self.machine.connect_to(now, node, id, dialect, key.as_ref()) {
-                    Ok(()) => server.connection.accept(),
-                    Err(refusal) => server.connection.refuse(refusal),
+            match event {
+                TraceEvent::Request {
+                    connection,
+                    id,
+                    request,
+                } => {
+                    if let Some(wire) = self.wires.get_mut(&connection) {
+                        check_id(wire, id)?;
+                    }
+                    if let Request::Enqueue(messages) = &request {
+                        let tags = truth.executing(messages, self.ordered)?;
+                        self.asked.insert((connection, id.id), tags);
+                    }
                 }
-            }
-            ServerEvent::Request {
-                id: request,
-                request: body,
-            } => {
-                check_id(server, request)?;
-                if let Request::Enqueue(messages) = &body {
-                    let tags = truth.executing(messages, self.ordered)?;
-                    self.asked.insert((id, request.id), tags);
+                // Other dialects' first bytes are no requests; a client of ours sends nothing else that is malformed.
+                // The probe of the admin revision is malformed on purpose.
+                TraceEvent::Malformed {
+                    op: Some(Op::ProbeAdmin | Op::Redrive),
+                    ..
+                } => {}
+                TraceEvent::Malformed { id, op, .. } => {
+                    return Err(format!("a client sent a malformed {op:?} with id {id}"));
                 }
-                self.machine.handle(now, id, request, body);
-            }
-            // Other dialects' first bytes are no requests; a client of ours sends nothing else that is malformed.
-            // The probe of the admin revision is malformed on purpose.
-            ServerEvent::Malformed {
-                id: request,
-                op: op @ Some(Op::ProbeAdmin | Op::Redrive),
-                answer,
-                ..
-            } => self.machine.handle_malformed(id, request, op, answer),
-            // The answer to a heartbeat, which no server sends today, is no request.
-            ServerEvent::Malformed { op: None, .. } if !matches!(dialect, Dialect::Preamble(_)) => {}
-            ServerEvent::Malformed { id: request, op, .. } => {
-                return Err(format!("a client sent a malformed {op:?} with id {request}"));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Hands the outputs to the connections.
-    fn route(&mut self, truth: &mut Truth) -> Result<(), String> {
-        while let Some(output) = self.machine.poll_output() {
-            let id = output.connection();
-            if let Output::Answer { request, response, .. } = &output {
-                self.note_answer(id, request.id, response, truth);
-            }
-            let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) else {
-                continue;
-            };
-            match output {
-                Output::Answer { request, response, .. } => server.respond(request, &response)?,
-                Output::Refuse { id, error, .. } => server.connection.respond_error(id, &error),
-                Output::Push { consume_id, push, .. } => server.pushes.push_back((consume_id, push)),
-                Output::Close { .. } => server.connection.close(),
-                _ => {}
+                TraceEvent::Answer {
+                    connection,
+                    id,
+                    response,
+                } => {
+                    // A heartbeat may be the answer to one of the server's own, whatever its id is in use for.
+                    if let Some(wire) = self.wires.get_mut(&connection)
+                        && id.op != Op::Heartbeat
+                    {
+                        wire.unanswered.remove(&id.id);
+                    }
+                    self.note_answer(connection, id.id, &response, truth);
+                }
+                TraceEvent::Unencodable { error, .. } => return Err(format!("an answer cannot be encoded: {error}")),
+                TraceEvent::Push { connection, push, end } => {
+                    if let Some(wire) = self.wires.get_mut(&connection) {
+                        wire.pushed.extend(push.deliveries.into_iter().map(|delivery| Pushed {
+                            id: delivery.id,
+                            attempt: delivery.attempt_count,
+                            end,
+                        }));
+                    }
+                }
+                other => return Err(format!("{other:?} is not known here")),
             }
         }
-        Ok(())
+        Ok(progress)
     }
 
     fn note_answer(&mut self, id: ConnectionId, request: u32, response: &Response, truth: &mut Truth) {
@@ -419,20 +344,8 @@ impl Cluster {
     }
 }
 
-impl Server {
-    fn respond(&mut self, request: RequestId, response: &Response) -> Result<(), String> {
-        // A heartbeat may be the answer to one of the server's own, whatever its id is in use for.
-        if request.op != Op::Heartbeat {
-            self.unanswered.remove(&request.id);
-        }
-        self.connection
-            .respond(request, response)
-            .map_err(|error| format!("{response:?} cannot be encoded: {error}"))
-    }
-}
-
 /// A request arrived: its id is one that can be told from all others.
-fn check_id(server: &mut Server, request: RequestId) -> Result<(), String> {
+fn check_id(wire: &mut Wire, request: RequestId) -> Result<(), String> {
     if request.id == 0 {
         return Err(format!("{:?} has the id 0", request.op));
     }
@@ -440,7 +353,7 @@ fn check_id(server: &mut Server, request: RequestId) -> Result<(), String> {
         request.op,
         Op::Heartbeat | Op::Flow | Op::CancelConsume | Op::Goodbye | Op::ProbeAdmin
     );
-    if is_answered && !server.unanswered.insert(request.id) {
+    if is_answered && !wire.unanswered.insert(request.id) {
         return Err(format!(
             "{:?} uses the id {} again before it was answered",
             request.op, request.id

@@ -248,8 +248,9 @@ impl Line {
         if let Read::Data(n) = read {
             buffer.advance(n);
             // It may have left the connection since it gave the buffer out.
-            if turn.machine.wants_read(channel) {
-                wire.reached = wire.down.read;
+            let (is_leaving, is_deaf) = turn.machine.leaving();
+            if turn.machine.wants_read(channel) && !is_deaf {
+                wire.note_reached(is_leaving);
             }
         }
         turn.machine.handle_input(now, channel, buffer);

@@ -23,6 +23,7 @@ mod network;
 mod plan;
 mod port;
 mod random;
+mod security;
 mod tally;
 mod token;
 mod truth;
@@ -86,7 +87,8 @@ impl std::error::Error for Failure {}
 ///
 /// What did not hold.
 pub fn run(seed: u64, defect: Option<Defect>, verbose: bool) -> Result<Report, Failure> {
-    let mut world = World::new(seed, Instant::now(), defect, verbose);
+    let mut world =
+        World::new(seed, Instant::now(), defect, verbose).map_err(|what| Failure { seed, what, steps: 0 })?;
     match world.run() {
         Ok(()) => Ok(Report {
             dialect: world.dialect(),

@@ -6,10 +6,12 @@ use fibp_proto::config::{
     Backoff, Batching, Config, ConsumerSettings, Credit, Expired, OnFull, ProducerSettings, Reconnect, Replay,
 };
 use fibp_proto::simulation::{Defect, TestHooks};
+use fibp_proto::tls::Tls;
 use fibp_proto::{AdminRevision, Dialect, Endpoint};
 
 use super::network::Weather;
 use super::random::Random;
+use super::security;
 
 /// The port of the first node; the others follow.
 const FIRST_PORT: u16 = 6001;
@@ -41,7 +43,17 @@ pub(super) struct Plan {
     pub(super) messages: usize,
     pub(super) largest: usize,
     pub(super) weather: Weather,
+    pub(super) tls: Option<Secure>,
     pub(super) hooks: TestHooks,
+}
+
+/// How servers speak TLS.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Secure {
+    /// They choose the dialect by ALPN.
+    pub(super) alpn: bool,
+    /// They announce the end of a connection.
+    pub(super) close_notify: bool,
 }
 
 impl Plan {
@@ -100,6 +112,10 @@ impl Plan {
                 capacity: random.pick(&[300, 4000, 64_000]).unwrap_or(4000),
                 portion: random.pick(&[7, 200, 3000, 64_000]).unwrap_or(200).max(largest / 100),
             },
+            tls: random.chance(25).then(|| Secure {
+                alpn: random.chance(70),
+                close_notify: random.chance(30),
+            }),
             hooks: match defect {
                 Some(defect) => hooks.defect(defect),
                 None => hooks,
@@ -153,6 +169,9 @@ impl Plan {
         } else {
             config.no_heartbeat()
         };
+        if self.tls.is_some() {
+            config = config.tls(Tls::ca_pem(security::authority().unwrap_or_default()));
+        }
         if random.chance(10) {
             config = config.request_timeout(None);
         }

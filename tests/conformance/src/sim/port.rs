@@ -19,8 +19,8 @@ use super::token::Token;
 /// The room that a busy connection has for one read.
 const LARGEST_READ: usize = 256 * 1024;
 
-/// A turn that does more rounds than this is going in circles.
-const MAX_ROUNDS: usize = 10_000;
+/// A turn that does more rounds than this is going in circles: fewer bytes are under way in a network, read one by one.
+const MAX_ROUNDS: usize = 100_000;
 
 #[derive(Debug)]
 pub(super) struct Port {
@@ -160,7 +160,7 @@ impl Port {
                     self.taken += 1;
                     return Ok(());
                 }
-                Some(skipped) if skipped.end <= wire.reached => {
+                Some(skipped) if skipped.end <= wire.owed => {
                     return Err(format!(
                         "{skipped:?} was read from {id:?} and skipped; {lease:?} came next"
                     ));
@@ -181,7 +181,7 @@ impl Port {
                 return Err("the consumer's connection is forgotten".to_owned());
             };
             match wire.pushed.get(taken) {
-                Some(skipped) if skipped.end <= wire.reached => {
+                Some(skipped) if skipped.end <= wire.owed => {
                     return Err(format!(
                         "{skipped:?} was read from {id:?}; the consumer ended without it"
                     ));

@@ -59,7 +59,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, start: Instant, defect: Option<Defect>, verbose: bool) -> Self {
+    pub(super) fn new(seed: u64, start: Instant, defect: Option<Defect>, verbose: bool) -> Result<Self, String> {
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random, defect);
         let clients: Vec<Client> = (0..plan.clients)
@@ -67,15 +67,18 @@ impl World {
             .collect();
         // Sent again, or sent by way of another node, messages may overtake each other.
         let ordered = plan.nodes == 1 && clients.iter().all(|client| !client.replays_enqueues());
-        let cluster = Cluster::new(&plan, start, random.next(), ordered);
+        let cluster = Cluster::new(&plan, start, random.next(), ordered)?;
         let mut consumers = Vec::new();
         for index in 0..plan.consumers {
             let queue = cluster.queues().get(index % plan.queues).cloned();
             let client = random.below(clients.len());
             consumers.extend(queue.map(|queue| Consumer::new(client, queue, plan.consumer(&mut random), start)));
         }
+        if clients.len() < plan.clients {
+            return Err(format!("no client is configured like this: {plan:?}"));
+        }
         let faulter = Faulter::new(&plan, start, &mut random);
-        Self {
+        Ok(Self {
             now: start,
             start,
             phase: Phase::Storm,
@@ -91,7 +94,7 @@ impl World {
             steps: 0,
             random,
             plan,
-        }
+        })
     }
 
     /// What happens, for those who replay a seed.

@@ -12,7 +12,8 @@ impl Cluster {
     /// Changes what nodes do wrong.
     pub(in crate::sim) fn set_faults(&mut self, change: impl FnOnce(Faults) -> Faults) {
         self.faults = change(std::mem::take(&mut self.faults));
-        self.machine.set_faults(self.faults.clone());
+        let faults = self.faults.clone();
+        self.host.with_machine(|machine| machine.set_faults(faults));
     }
 
     /// Nodes do nothing wrong but what they always do.
@@ -26,7 +27,7 @@ impl Cluster {
         if let Some(up) = self.up.get_mut(node) {
             *up = false;
         }
-        self.machine.kill_node(now, node_id(node));
+        self.host.with_machine(|machine| machine.kill_node(now, node_id(node)));
         let ids: Vec<ConnectionId> = self
             .wires
             .iter()
@@ -45,10 +46,15 @@ impl Cluster {
         };
         *up = true;
         if self.is_cluster() {
-            self.machine.start_node(now, node_id(node));
+            self.host.with_machine(|machine| machine.start_node(now, node_id(node)));
         } else {
-            self.machine = BrokerMachine::from_snapshot(self.settings.clone(), self.machine.snapshot());
-            self.machine.set_faults(self.faults.clone());
+            let Self {
+                host, settings, faults, ..
+            } = self;
+            host.with_machine(|machine| {
+                *machine = BrokerMachine::from_snapshot(settings.clone(), machine.snapshot());
+                machine.set_faults(faults.clone());
+            });
         }
     }
 
@@ -59,14 +65,15 @@ impl Cluster {
     /// The leader of a queue steps down; nobody leads until the next election, or [`elect`](Self::elect).
     pub(in crate::sim) fn step_down(&mut self, now: Instant, queue: usize) {
         if let Some(queue) = self.queues.get(queue) {
-            self.machine.step_down(now, queue);
+            self.host.with_machine(|machine| machine.step_down(now, queue));
         }
     }
 
     /// A node takes over a queue, if it can.
     pub(in crate::sim) fn elect(&mut self, now: Instant, queue: usize, node: usize) {
         if let Some(queue) = self.queues.get(queue) {
-            self.machine.elect(now, queue, node_id(node));
+            self.host
+                .with_machine(|machine| machine.elect(now, queue, node_id(node)));
         }
     }
 
@@ -86,7 +93,7 @@ impl Cluster {
             self.start(now, node);
         }
         for queue in &self.queues {
-            self.machine.step_down(now, queue);
+            self.host.with_machine(|machine| machine.step_down(now, queue));
         }
     }
 
@@ -104,15 +111,13 @@ impl Cluster {
         if end == End::Reset {
             return self.leave(now, id, End::Reset);
         }
-        if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-            server.connection.close();
+        if let Some(server) = self.host.connection(id) {
+            server.close();
         }
     }
 
     /// A sign of life that no server sends today.
     pub(in crate::sim) fn beat(&mut self, id: ConnectionId) {
-        if let Some(server) = self.wires.get_mut(&id).and_then(|wire| wire.server.as_mut()) {
-            server.connection.heartbeat(BEAT);
-        }
+        self.host.heartbeat(id, BEAT);
     }
 }
