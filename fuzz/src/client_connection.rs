@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
 use fibp_proto::consumer::{Consumer, Lease};
-use fibp_proto::frame::Transmit;
 use fibp_proto::machine::{Action, ChannelId, Machine, Reply};
 use fibp_proto::requests::{Requests, Settle};
 use fibp_proto::simulation::AnyMachine;
 use fibp_proto::{Dialect, Fault, FaultKind, Message, Request, Shared};
 
 use crate::input::Input;
+use crate::pair::Driver;
+use crate::stream::Stream;
 use crate::waiters::{Token, Waiters};
 
 /// The channel that the server is at.
@@ -100,26 +101,17 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
     if let Some(requests) = machine.requests() {
         ask(requests, now, &waiters);
     }
-    let mut transmit = Transmit::new();
+    let mut driver = Driver::new(MAIN);
     'connections: for _ in 0..setup.connections {
-        let mut open = false;
-        let mut at = 0;
+        let mut server = Stream::new(stream, &mut portion);
+        server.answer = Some(setup.config().settings().credentials.key());
         loop {
-            while let Some(action) = machine.poll_action(MAIN) {
-                match action {
-                    Action::Dial { id, .. } if !open => {
-                        let key = setup.config().settings().credentials.key();
-                        machine.handle_dialed(now, MAIN, id, key);
-                        open = true;
-                    }
-                    Action::Dial { .. } => continue 'connections,
-                    Action::Hangup => at = stream.len(),
-                    _ => {}
-                }
+            driver.act(now, &mut machine, &mut server);
+            if server.is_left {
+                continue 'connections;
             }
-            if machine.take_transmit(now, MAIN, 4096, &mut transmit) {
-                let n = transmit.len();
-                machine.transmitted(now, MAIN, &mut transmit, n);
+            if driver.claim(now, &mut machine, 4096) {
+                while driver.write(now, &mut machine, &mut server) {}
             }
             visit_nodes(&mut machine, now);
             drain(&mut machine, &mut told);
@@ -144,16 +136,10 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
             if !leases.is_empty() {
                 continue;
             }
-            let Some(mut buffer) = machine.take_read_buffer(MAIN).filter(|_| at < stream.len()) else {
+            if server.is_read() || !driver.listen(&mut machine) {
                 break;
-            };
-            let place = buffer.unfilled();
-            let rest = stream.get(at..).unwrap_or_default();
-            let n = portion(at).clamp(1, rest.len()).min(place.len());
-            place[..n].copy_from_slice(&rest[..n]);
-            buffer.advance(n);
-            at += n;
-            machine.handle_input(now, MAIN, buffer);
+            }
+            driver.read(now, &mut machine, &mut server);
         }
         machine.handle_eof(now, MAIN);
         // Whatever it waits for happens.

@@ -5,7 +5,10 @@
 mod answer;
 mod identity;
 mod input;
+#[path = "../../fibp-proto/tests/pair/mod.rs"]
+mod pair;
 mod reference;
+mod stream;
 mod values;
 mod waiters;
 

@@ -16,6 +16,8 @@ use fibp_proto::{Dialect, Fault, FaultKind, Message, Shared};
 
 use crate::answer::answer;
 use crate::input::Input;
+use crate::pair;
+use crate::stream::Stream;
 use crate::values;
 use crate::waiters::{Token, Waiters};
 
@@ -221,13 +223,13 @@ impl Driver {
         let Some(mut server) = self.servers.remove(&channel) else {
             return;
         };
+        let mut driver = pair::Driver::new(channel);
         for _ in 0..1 + input.below(4) {
-            let mut transmit = Transmit::new();
-            while self.machine.take_transmit(self.now, channel, 4096, &mut transmit) {
-                let bytes = pour(&transmit);
-                let n = transmit.len();
-                self.machine.transmitted(self.now, channel, &mut transmit, n);
-                feed_server(&mut server, &bytes);
+            while driver.claim(self.now, &mut self.machine, 4096) {
+                let mut all = |_| usize::MAX;
+                let mut stream = Stream::new(&[], &mut all);
+                while driver.write(self.now, &mut self.machine, &mut stream) {}
+                feed_server(&mut server, &stream.sent);
             }
             while let Some(event) = server.poll_event() {
                 answer(&mut server, event, input);
@@ -241,20 +243,14 @@ impl Driver {
                 let bytes = pour(&out);
                 let n = out.len();
                 server.transmitted(&mut out, n);
-                self.feed_machine(channel, &bytes);
+                let mut all = |_| usize::MAX;
+                let mut stream = Stream::new(&bytes, &mut all);
+                while !stream.is_read() && driver.listen(&mut self.machine) {
+                    driver.read(self.now, &mut self.machine, &mut stream);
+                }
             }
         }
         self.servers.insert(channel, server);
-    }
-
-    fn feed_machine(&mut self, channel: ChannelId, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let Some(mut buffer) = self.machine.take_read_buffer(channel) else {
-                return;
-            };
-            bytes = fill(&mut buffer, bytes);
-            self.machine.handle_input(self.now, channel, buffer);
-        }
     }
 
     fn take_transmit(&mut self, input: &mut Input<'_>) {

@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 use fibp_fuzz::TARGETS;
 use fibp_fuzz::seeds::seeds;
 
+#[path = "../../fibp-proto/tests/pair/random.rs"]
+mod random;
+
+use random::Random;
+
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
 }
@@ -26,20 +31,16 @@ fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
-/// SplitMix64.
-struct Noise(u64);
+/// Bytes of no meaning.
+struct Noise(Random);
 
 impl Noise {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next()
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
+        self.0.below(bound)
     }
 
     fn bytes(&mut self, n: usize) -> Vec<u8> {
@@ -95,7 +96,7 @@ fn corpora_hold() {
 
 #[test]
 fn damaged_corpora_hold() {
-    let mut noise = Noise(1);
+    let mut noise = Noise(Random::new(1));
     for (target, body) in TARGETS {
         for (path, bytes) in inputs(target) {
             for _ in 0..20 {
@@ -110,7 +111,7 @@ fn damaged_corpora_hold() {
 
 #[test]
 fn noise_holds() {
-    let mut noise = Noise(2);
+    let mut noise = Noise(Random::new(2));
     for (target, body) in TARGETS {
         for _ in 0..300 {
             let n = noise.below(400);

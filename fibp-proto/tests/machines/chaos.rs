@@ -10,8 +10,9 @@ use fibp_proto::response::ServerError;
 use fibp_proto::typed::{GetQueueStats, ListQueues, Redrive};
 use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Response};
 
-use crate::harness::{Mode, Rng, Sim, TestMachine, Token, config};
+use crate::harness::{Mode, Sim, TestMachine, Token, config};
 use crate::host::{Act, End, Host, obliging};
+use crate::pair::random::Random;
 
 const DIALECTS: [Dialect; 3] = [
     Dialect::Preamble(AdminRevision::Protobuf),
@@ -19,7 +20,7 @@ const DIALECTS: [Dialect; 3] = [
     Dialect::Handshake,
 ];
 
-fn any_config(rng: &mut Rng, dialect: Dialect) -> Config {
+fn any_config(rng: &mut Random, dialect: Dialect) -> Config {
     let batching = [
         Batching::Auto,
         Batching::Disabled,
@@ -59,7 +60,7 @@ fn any_config(rng: &mut Rng, dialect: Dialect) -> Config {
 
 /// A server of moods.
 fn moods<M: TestMachine>(sim: &mut Sim<M>, seed: u64, dialect: Dialect) {
-    let mut rng = Rng(seed);
+    let mut rng = Random::new(seed);
     sim.dialed = Box::new(move |_, _| match rng.below(12) {
         0 => Host::Refused(FaultKind::Refused),
         1 => Host::Unreachable,
@@ -67,7 +68,7 @@ fn moods<M: TestMachine>(sim: &mut Sim<M>, seed: u64, dialect: Dialect) {
         3 => Host::Raw(b"FIBP\x01\0\0\0\0\x07\0\x01".to_vec(), None),
         _ => Host::of(dialect),
     });
-    let mut rng = Rng(seed ^ 0xABCD);
+    let mut rng = Random::new(seed ^ 0xABCD);
     sim.serve = Box::new(move |request, _| match rng.below(20) {
         0 => Act::Silence,
         1 => Act::Close(End::Eof),
@@ -79,7 +80,7 @@ fn moods<M: TestMachine>(sim: &mut Sim<M>, seed: u64, dialect: Dialect) {
     });
 }
 
-fn submit(sim: &mut Sim, rng: &mut Rng, calls: &mut Vec<(Token, CallId)>) {
+fn submit(sim: &mut Sim, rng: &mut Random, calls: &mut Vec<(Token, CallId)>) {
     let timeout = [None, Some(50), Some(700)][rng.below(3)];
     let queue = ["orders", "other", "third"][rng.below(3)];
     let size = [1, 20, 600, 5_000][rng.below(4)];
@@ -122,7 +123,7 @@ fn submit(sim: &mut Sim, rng: &mut Rng, calls: &mut Vec<(Token, CallId)>) {
 }
 
 fn requests(seed: u64) {
-    let mut rng = Rng(seed);
+    let mut rng = Random::new(seed);
     let dialect = DIALECTS[rng.below(3)];
     let config = any_config(&mut rng, dialect);
     let mut sim = Sim::requests(config, Mode::Chunks(seed));
@@ -194,7 +195,7 @@ fn requests(seed: u64) {
 }
 
 fn consumer(seed: u64) {
-    let mut rng = Rng(seed);
+    let mut rng = Random::new(seed);
     let dialect = DIALECTS[rng.below(3)];
     let settings = ConsumerSettings::default()
         .prefetch(1 + rng.below(6))

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,16 @@ use fibp_proto::consumer::Consumer;
 use fibp_proto::event::Cursor;
 use fibp_proto::fault::{Fault, FaultKind};
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::machine::{Action, CallId, ChannelId, Machine, Reply};
+use fibp_proto::machine::{CallId, ChannelId, DialId, Machine, Reply};
 use fibp_proto::requests::{ProducerId, Requests};
 use fibp_proto::server::RequestId;
 use fibp_proto::{
     AdminRevision, Config, Dialect, Endpoint, Event, Message, MessageId, Push, Received, Request, Response, Shared,
 };
 
-use crate::host::{Act, End, Host, Socket};
+use crate::host::{Act, End as Ended, Host, Socket};
+use crate::pair::random::Random;
+use crate::pair::{Arrived, Dialed, Driver, Left, Network};
 
 pub(crate) const P1: Dialect = Dialect::Preamble(AdminRevision::Protobuf);
 pub(crate) const P2: Dialect = Dialect::Preamble(AdminRevision::ProtobufRenumbered);
@@ -51,22 +54,8 @@ pub(crate) fn in_every_mode<M: TestMachine>(case: impl Fn(Mode) -> Sim<M>) {
     }
 }
 
-/// SplitMix64.
-#[derive(Debug, Clone)]
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % bound.max(1) as u64).expect("below a usize")
-    }
-}
-
 impl Mode {
-    fn piece(self, rng: &mut Rng, available: usize) -> usize {
+    fn piece(self, rng: &mut Random, available: usize) -> usize {
         match self {
             Self::Whole => available,
             Self::Bytes => 1,
@@ -118,7 +107,7 @@ pub(crate) struct Sender {
     pub(crate) receipt: Token,
 }
 
-type Dialed = Box<dyn FnMut(&Endpoint, usize) -> Host>;
+type DialedHost = Box<dyn FnMut(&Endpoint, usize) -> Host>;
 type Serve = Box<dyn FnMut(&Request, usize) -> Act>;
 type ServeNode = Box<dyn FnMut(&Request, &Endpoint) -> Act>;
 
@@ -177,22 +166,30 @@ pub(crate) struct Sim<M = Requests<Token>> {
     pub(crate) shared: Shared,
     pub(crate) base: Instant,
     pub(crate) now: Instant,
-    mode: Mode,
-    rng: Rng,
     pub(crate) ledger: Rc<RefCell<Ledger>>,
     /// Senders that keep their messages until there is room, by the tokens of these waits.
     pub(crate) senders: BTreeMap<Token, Sender>,
+    drivers: BTreeMap<ChannelId, Driver>,
+    net: Net,
+    cursor: Cursor,
+    pub(crate) events: Vec<Event>,
+    /// Set while a channel to a node or a stalled dial is deliberately left alone.
+    pub(crate) opened: Token,
+}
+
+/// What the channels are connected to.
+pub(crate) struct Net {
+    mode: Mode,
+    rng: Random,
     /// Which host answers which dial: the endpoint and the number of the dial.
-    pub(crate) dialed: Dialed,
+    pub(crate) dialed: DialedHost,
     /// What servers do with a request: the request and the number of the connection.
     pub(crate) serve: Serve,
     pub(crate) socket: Option<Socket>,
-    /// What is read into as soon as something arrives.
-    buffers: BTreeMap<ChannelId, ReadBuffer>,
     /// What the nodes of a cluster do with a request.
     pub(crate) serve_node: ServeNode,
     /// The sockets of further channels, and where they go.
-    pub(crate) nodes: BTreeMap<ChannelId, (Endpoint, Option<Socket>)>,
+    pub(crate) nodes: Nodes,
     connections: usize,
     pub(crate) dials: Vec<(Duration, Endpoint)>,
     pub(crate) hangups: usize,
@@ -204,10 +201,21 @@ pub(crate) struct Sim<M = Requests<Token>> {
     unanswered: Vec<Asked>,
     /// Bytes that new sockets accept before writes stall.
     pub(crate) write_budget: Option<usize>,
-    cursor: Cursor,
-    pub(crate) events: Vec<Event>,
-    /// Set while a channel to a node or a stalled dial is deliberately left alone.
-    pub(crate) opened: Token,
+}
+
+/// Cases look at the network as if it were the case's own.
+impl<M> Deref for Sim<M> {
+    type Target = Net;
+
+    fn deref(&self) -> &Net {
+        &self.net
+    }
+}
+
+impl<M> DerefMut for Sim<M> {
+    fn deref_mut(&mut self) -> &mut Net {
+        &mut self.net
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests need some instant to begin with")]
@@ -246,7 +254,7 @@ impl<M: TestMachine> Sim<M> {
     /// Another machine of the same client.
     fn beside<N: TestMachine>(&self, machine: impl FnOnce(&Shared, Instant, Token) -> N) -> Sim<N> {
         let ledger = Rc::clone(&self.ledger);
-        Sim::around(self.shared.clone(), self.base, self.now, self.mode, ledger, machine)
+        Sim::around(self.shared.clone(), self.base, self.now, self.net.mode, ledger, machine)
     }
 
     /// Another client's requests, with what this one has learned.
@@ -279,24 +287,26 @@ impl<M: TestMachine> Sim<M> {
             shared,
             base,
             now,
-            mode,
-            rng: Rng(seed),
             ledger,
             senders: BTreeMap::new(),
-            dialed: Box::new(|_, _| Host::p1()),
-            serve: Box::new(|request, _| crate::host::obliging(request)),
-            socket: None,
-            buffers: BTreeMap::new(),
-            serve_node: Box::new(|request, _| crate::host::obliging(request)),
-            nodes: BTreeMap::new(),
-            connections: 0,
-            dials: Vec::new(),
-            hangups: 0,
-            half_closes: 0,
-            asked: Vec::new(),
-            asked_nodes: Vec::new(),
-            unanswered: Vec::new(),
-            write_budget: None,
+            drivers: BTreeMap::new(),
+            net: Net {
+                mode,
+                rng: Random::new(seed),
+                dialed: Box::new(|_, _| Host::p1()),
+                serve: Box::new(|request, _| crate::host::obliging(request)),
+                socket: None,
+                serve_node: Box::new(|request, _| crate::host::obliging(request)),
+                nodes: BTreeMap::new(),
+                connections: 0,
+                dials: Vec::new(),
+                hangups: 0,
+                half_closes: 0,
+                asked: Vec::new(),
+                asked_nodes: Vec::new(),
+                unanswered: Vec::new(),
+                write_budget: None,
+            },
             events: Vec::new(),
             opened,
         }
@@ -318,6 +328,7 @@ impl<M: TestMachine> Sim<M> {
             while self.machine.poll_new_channel().is_some() {}
             let channels: Vec<_> = self.machine.channels().collect();
             self.nodes.retain(|channel, _| channels.contains(channel));
+            self.drivers.retain(|channel, _| channels.contains(channel));
             let mut moved = false;
             for channel in channels {
                 moved |= self.act(channel);
@@ -404,74 +415,41 @@ impl<M: TestMachine> Sim<M> {
 
     // ---- the drivers ----
 
+    fn driver(&mut self, channel: ChannelId) -> &mut Driver {
+        self.drivers.entry(channel).or_insert_with(|| Driver::new(channel))
+    }
+
     /// The buffer to read into.
     pub(crate) fn take_buffer(&mut self, channel: ChannelId) -> Option<ReadBuffer> {
-        self.buffers
-            .remove(&channel)
-            .or_else(|| self.machine.take_read_buffer(channel))
+        let kept = self.driver(channel).buffer.take();
+        kept.or_else(|| self.machine.take_read_buffer(channel))
     }
 
-    fn socket_of(&mut self, channel: ChannelId) -> Option<&mut Socket> {
-        if channel == ChannelId::MAIN {
-            return self.socket.as_mut();
-        }
-        self.nodes.get_mut(&channel)?.1.as_mut()
+    /// What is being written on the first channel.
+    pub(crate) fn transmit(&mut self) -> &mut Transmit {
+        &mut self.driver(ChannelId::MAIN).transmit
     }
 
-    fn put_socket(&mut self, channel: ChannelId, endpoint: &Endpoint, socket: Option<Socket>) {
-        if channel == ChannelId::MAIN {
-            self.socket = socket;
-        } else {
-            self.nodes.insert(channel, (endpoint.clone(), socket));
-        }
+    /// Lets a channel's driver do something.
+    fn drive<R>(
+        &mut self,
+        channel: ChannelId,
+        turn: impl FnOnce(&mut Driver, Instant, &mut M, &mut End<'_>) -> R,
+    ) -> R {
+        let (now, at) = (self.now, self.at());
+        let driver = self.drivers.entry(channel).or_insert_with(|| Driver::new(channel));
+        let mut end = End {
+            net: &mut self.net,
+            shared: &self.shared,
+            channel,
+            now,
+            at,
+        };
+        turn(driver, now, &mut self.machine, &mut end)
     }
 
     fn act(&mut self, channel: ChannelId) -> bool {
-        let mut moved = false;
-        while let Some(action) = self.machine.poll_action(channel) {
-            moved = true;
-            match action {
-                Action::Dial { id, endpoint, deadline } => {
-                    assert!(
-                        deadline.is_none_or(|deadline| deadline >= self.now),
-                        "a dial that is late already"
-                    );
-                    self.put_socket(channel, &endpoint, None);
-                    self.buffers.remove(&channel);
-                    self.dials.push((self.at(), endpoint.clone()));
-                    match (self.dialed)(&endpoint, self.dials.len()) {
-                        Host::Refused(kind) => {
-                            let fault = Fault::new(kind, "scripted");
-                            self.machine.handle_dial_failed(self.now, channel, id, fault);
-                        }
-                        Host::Unreachable => {}
-                        host => {
-                            self.connections += 1;
-                            let key = self.shared.config().settings().credentials.key();
-                            self.put_socket(channel, &endpoint, Some(Socket::new(host, self.write_budget)));
-                            self.machine.handle_dialed(self.now, channel, id, key);
-                        }
-                    }
-                }
-                Action::HalfClose => {
-                    self.half_closes += 1;
-                    if let Some(socket) = self.socket_of(channel) {
-                        socket.client_half_closed = true;
-                    }
-                }
-                Action::Hangup => {
-                    self.hangups += 1;
-                    if channel == ChannelId::MAIN {
-                        self.socket = None;
-                    } else if let Some((_, socket)) = self.nodes.get_mut(&channel) {
-                        *socket = None;
-                    }
-                    self.buffers.remove(&channel);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        moved
+        self.drive(channel, |driver, now, machine, end| driver.act(now, machine, end))
     }
 
     fn drain(&mut self) -> bool {
@@ -493,42 +471,16 @@ impl<M: TestMachine> Sim<M> {
     }
 
     fn write(&mut self, channel: ChannelId) -> bool {
-        let Some(socket) = self.socket_of(channel) else {
-            return false;
-        };
-        let mut transmit = std::mem::take(&mut socket.transmit);
-        if transmit.is_empty()
-            && !self
-                .machine
-                .take_transmit(self.now, channel, WRITE_AHEAD, &mut transmit)
-        {
+        if self.net.socket_of(channel).is_none() {
             return false;
         }
-        let (mode, mut rng) = (self.mode, self.rng.clone());
-        let now = self.now;
-        let Some(socket) = self.socket_of(channel) else {
-            return false;
-        };
-        let room = socket.budget.unwrap_or(usize::MAX).min(transmit.chunk().len());
-        let n = mode.piece(&mut rng, room).min(room);
-        if n == 0 {
-            socket.transmit = transmit;
-            return false;
-        }
-        assert!(!socket.client_half_closed, "bytes after the half-close");
-        socket.to_server.extend(&transmit.chunk()[..n]);
-        socket.sent += n;
-        socket.budget = socket.budget.map(|budget| budget - n);
-        self.rng = rng;
-        self.machine.transmitted(now, channel, &mut transmit, n);
-        if let Some(socket) = self.socket_of(channel) {
-            socket.transmit = transmit;
-        }
-        true
+        self.drive(channel, |driver, now, machine, end| {
+            driver.claim(now, machine, WRITE_AHEAD) && driver.write(now, machine, end)
+        })
     }
 
     fn run_host(&mut self, channel: ChannelId) -> bool {
-        let Self {
+        let Net {
             socket,
             nodes,
             asked,
@@ -538,7 +490,7 @@ impl<M: TestMachine> Sim<M> {
             serve_node,
             connections,
             ..
-        } = self;
+        } = &mut self.net;
         let connection = *connections;
         let (endpoint, socket) = match nodes.get_mut(&channel) {
             Some((endpoint, socket)) => (Some(endpoint), socket),
@@ -564,59 +516,12 @@ impl<M: TestMachine> Sim<M> {
     }
 
     fn read(&mut self, channel: ChannelId) -> bool {
-        let Some(socket) = self.socket_of(channel) else {
+        if self.net.socket_of(channel).is_none() {
             return false;
-        };
-        if socket.cut_at == Some(socket.received) {
-            socket.to_client.clear();
-            socket.end = Some(socket.cut_end);
         }
-        if (socket.to_client.is_empty() || socket.arrivals == Some(0)) && socket.end.is_none() {
-            // A reader that finds nothing says so where that is wanted, and sleeps.
-            let Some(buffer) = self.take_buffer(channel) else {
-                return false;
-            };
-            if !buffer.reports_empty() {
-                self.buffers.insert(channel, buffer);
-                return false;
-            }
-            self.machine.handle_input(self.now, channel, buffer);
-            return true;
-        }
-        let Some(mut buffer) = self.take_buffer(channel) else {
-            return false;
-        };
-        assert!(!buffer.unfilled().is_empty(), "a buffer without room");
-        let (mode, mut rng) = (self.mode, self.rng.clone());
-        let now = self.now;
-        let Some(socket) = self.socket_of(channel) else {
-            return false;
-        };
-        if socket.to_client.is_empty() {
-            let end = socket.end.take();
-            self.machine.handle_input(now, channel, buffer);
-            match end {
-                Some(End::Eof) => self.machine.handle_eof(now, channel),
-                _ => {
-                    let fault = Fault::new(FaultKind::Reset, "reset by the script");
-                    self.machine.handle_transport_error(now, channel, fault);
-                }
-            }
-            return true;
-        }
-        let left = socket.cut_at.map_or(usize::MAX, |at| at - socket.received);
-        let left = left.min(socket.arrivals.unwrap_or(usize::MAX));
-        let available = socket.to_client.len().min(buffer.unfilled().len()).min(left);
-        let n = mode.piece(&mut rng, available).min(available);
-        for (place, byte) in buffer.unfilled().iter_mut().zip(socket.to_client.drain(..n)) {
-            *place = byte;
-        }
-        buffer.advance(n);
-        socket.received += n;
-        socket.arrivals = socket.arrivals.map(|arrivals| arrivals - n);
-        self.rng = rng;
-        self.machine.handle_input(now, channel, buffer);
-        true
+        self.drive(channel, |driver, now, machine, end| {
+            driver.listen(machine) && driver.read(now, machine, end)
+        })
     }
 
     // ---- the server's side ----
@@ -697,6 +602,133 @@ impl<M: TestMachine> Sim<M> {
         );
         M::ask_late(self);
         assert!(self.is_terminated());
+    }
+}
+
+impl Net {
+    fn socket_of(&mut self, channel: ChannelId) -> Option<&mut Socket> {
+        socket_at(&mut self.socket, &mut self.nodes, channel)
+    }
+
+    fn put_socket(&mut self, channel: ChannelId, endpoint: &Endpoint, socket: Option<Socket>) {
+        if channel == ChannelId::MAIN {
+            self.socket = socket;
+        } else {
+            self.nodes.insert(channel, (endpoint.clone(), socket));
+        }
+    }
+}
+
+type Nodes = BTreeMap<ChannelId, (Endpoint, Option<Socket>)>;
+
+fn socket_at<'a>(main: &'a mut Option<Socket>, nodes: &'a mut Nodes, channel: ChannelId) -> Option<&'a mut Socket> {
+    if channel == ChannelId::MAIN {
+        return main.as_mut();
+    }
+    nodes.get_mut(&channel)?.1.as_mut()
+}
+
+/// The other end of a channel's socket.
+struct End<'a> {
+    net: &'a mut Net,
+    shared: &'a Shared,
+    channel: ChannelId,
+    now: Instant,
+    at: Duration,
+}
+
+impl<M: Machine> Network<M> for End<'_> {
+    fn dial(&mut self, _: DialId, endpoint: &Endpoint, deadline: Option<Instant>) -> Dialed {
+        let is_late = deadline.is_some_and(|deadline| deadline < self.now);
+        assert!(!is_late, "a dial that is late already");
+        let net = &mut *self.net;
+        net.put_socket(self.channel, endpoint, None);
+        net.dials.push((self.at, endpoint.clone()));
+        match (net.dialed)(endpoint, net.dials.len()) {
+            Host::Refused(kind) => Dialed::Failed(Fault::new(kind, "scripted")),
+            Host::Unreachable => Dialed::Pending,
+            host => {
+                net.connections += 1;
+                let socket = Socket::new(host, net.write_budget);
+                net.put_socket(self.channel, endpoint, Some(socket));
+                Dialed::Open(self.shared.config().settings().credentials.key())
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        let Net {
+            mode,
+            ref mut rng,
+            ref mut socket,
+            ref mut nodes,
+            ..
+        } = *self.net;
+        let Some(socket) = socket_at(socket, nodes, self.channel) else {
+            return Ok(0);
+        };
+        let room = socket.budget.unwrap_or(usize::MAX).min(bytes.len());
+        if room == 0 {
+            return Ok(0);
+        }
+        let n = mode.piece(rng, room).min(room);
+        assert!(!socket.client_half_closed, "bytes after the half-close");
+        socket.to_server.extend(&bytes[..n]);
+        socket.sent += n;
+        socket.budget = socket.budget.map(|budget| budget - n);
+        Ok(n)
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Arrived {
+        let Net {
+            mode,
+            ref mut rng,
+            ref mut socket,
+            ref mut nodes,
+            ..
+        } = *self.net;
+        let Some(socket) = socket_at(socket, nodes, self.channel) else {
+            return Arrived::Nothing;
+        };
+        if socket.cut_at == Some(socket.received) {
+            socket.to_client.clear();
+            socket.end = Some(socket.cut_end);
+        }
+        if (socket.to_client.is_empty() || socket.arrivals == Some(0)) && socket.end.is_none() {
+            return Arrived::Nothing;
+        }
+        if socket.to_client.is_empty() {
+            return match socket.end.take() {
+                Some(Ended::Eof) => Arrived::End(None),
+                _ => Arrived::End(Some(Fault::new(FaultKind::Reset, "reset by the script"))),
+            };
+        }
+        let left = socket.cut_at.map_or(usize::MAX, |at| at - socket.received);
+        let left = left.min(socket.arrivals.unwrap_or(usize::MAX));
+        let available = socket.to_client.len().min(into.len()).min(left);
+        let n = mode.piece(rng, available).min(available);
+        for (place, byte) in into.iter_mut().zip(socket.to_client.drain(..n)) {
+            *place = byte;
+        }
+        socket.received += n;
+        socket.arrivals = socket.arrivals.map(|arrivals| arrivals - n);
+        Arrived::Data(n)
+    }
+
+    fn half_close(&mut self) {
+        self.net.half_closes += 1;
+        if let Some(socket) = self.net.socket_of(self.channel) {
+            socket.client_half_closed = true;
+        }
+    }
+
+    fn hang_up(&mut self, _: &mut M, _: Left) {
+        self.net.hangups += 1;
+        if self.channel == ChannelId::MAIN {
+            self.net.socket = None;
+        } else if let Some((_, socket)) = self.net.nodes.get_mut(&self.channel) {
+            *socket = None;
+        }
     }
 }
 

@@ -116,8 +116,6 @@ pub(crate) struct Socket {
     /// Bytes that the client wrote and read so far.
     pub(crate) sent: usize,
     pub(crate) received: usize,
-    /// What the client is writing.
-    pub(crate) transmit: Transmit,
     /// Bytes that the client may still write before its writes stall.
     pub(crate) budget: Option<usize>,
     /// Bytes that the network still lets the client read.
@@ -159,7 +157,6 @@ impl Socket {
             to_client: VecDeque::new(),
             sent: 0,
             received: 0,
-            transmit: Transmit::new(),
             budget,
             arrivals: None,
             cut_at: None,

@@ -26,7 +26,7 @@ fn a_late_report_of_an_earlier_connection_frees_no_writer_slot() {
     assert_eq!(sim.dials.len(), 2);
     let stuck = sim.enqueue("orders", "stuck");
     sim.settle();
-    assert!(!sim.socket().transmit.is_empty());
+    assert!(!sim.transmit().is_empty());
     let behind = sim.enqueue("orders", "behind");
     let sent = sim.shared.stats().bytes_sent;
 
@@ -68,7 +68,7 @@ fn what_was_written_counts_before_it_is_answered() {
     sim.settle();
     assert_eq!(sim.shared.stats().bytes_sent - after.bytes_sent, 100);
     sim.socket().budget = Some(50);
-    let mut transmit = std::mem::replace(&mut sim.socket().transmit, Transmit::new());
+    let mut transmit = std::mem::take(sim.transmit());
     sim.machine.transmitted(sim.now, ChannelId::MAIN, &mut transmit, 50);
     assert_eq!(
         sim.shared.stats().bytes_sent - after.bytes_sent,

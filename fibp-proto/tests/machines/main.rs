@@ -24,6 +24,8 @@ mod liveness;
 mod numbers;
 mod opening;
 mod order;
+#[path = "../pair/mod.rs"]
+mod pair;
 mod producers;
 mod reconnect;
 mod redirects;

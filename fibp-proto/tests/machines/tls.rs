@@ -358,7 +358,7 @@ fn nothing_is_written_after_the_end_was_said() {
     sim.settle();
     sim.closed(closing);
     // The goodbye leaves, the close_notify behind it is stuck until a heartbeat is due.
-    let goodbye = sim.socket().transmit.len();
+    let goodbye = sim.transmit().len();
     sim.socket().budget = Some(goodbye);
     sim.settle();
     assert_eq!(sim.half_closes, 0, "the close_notify is not out");

@@ -10,8 +10,8 @@ use fibp_proto::{Dialect, Endpoint, MessageId, Op, QueueName, Received, Request,
 use fila_test_broker::{BrokerHost, BrokerMachine, ConnectionId, Ending, Faults, Settings, TraceEvent};
 
 use super::network::{End, Pipe, Read, Weather};
+use super::pair::random::Random;
 use super::plan::Plan;
-use super::random::Random;
 use super::security::{Plain, Records, Security, Tls};
 use super::truth::{Tag, Truth};
 

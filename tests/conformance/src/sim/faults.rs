@@ -6,8 +6,8 @@ use fibp_proto::Op;
 use fila_test_broker::{ConnectionId, Faults};
 
 use super::network::{End, Weather};
+use super::pair::random::Random;
 use super::plan::Plan;
-use super::random::Random;
 use super::world::{Phase, World};
 
 /// The operations that answers are held back for.

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use fibp_proto::config::{Credentials, Endpoint};
 use fibp_proto::frame::{ReadBuffer, Transmit};
-use fibp_proto::machine::{Action, ChannelId, Completion, DialId, Machine};
+use fibp_proto::machine::{ChannelId, Completion, DialId, Machine};
 use fibp_proto::simulation::AnyMachine;
 use fibp_proto::{Fault, FaultKind};
 use fila_test_broker::ConnectionId;
 
-use super::broker::Cluster;
+use super::broker::{Cluster, Wire};
 use super::network::{End, Read};
-use super::random::Random;
+use super::pair::random::Random;
+use super::pair::{Arrived, Dialed, Driver, Left, Network};
 use super::token::Token;
 
 /// About how much is encoded for one write.
@@ -42,8 +43,7 @@ pub(super) struct Line {
     pub(super) channel: ChannelId,
     wire: Option<ConnectionId>,
     dialing: Option<Dialing>,
-    buffer: Option<ReadBuffer>,
-    transmit: Transmit,
+    driver: Driver,
     sleep: Option<Instant>,
     /// How many timeouts there were at the instant of the last.
     timeouts: (Option<Instant>, usize),
@@ -80,8 +80,7 @@ impl Line {
             channel,
             wire: None,
             dialing: None,
-            buffer: None,
-            transmit: Transmit::new(),
+            driver: Driver::new(channel),
             sleep: None,
             timeouts: (None, 0),
             stale: Vec::new(),
@@ -120,7 +119,7 @@ impl Line {
     /// When bytes arrive that the channel wants.
     pub(super) fn readable_at(&self, cluster: &Cluster) -> Option<Instant> {
         let wire = cluster.wires.get(&self.wire?)?;
-        self.buffer.as_ref()?;
+        self.driver.buffer.as_ref()?;
         wire.down.readable_at()
     }
 
@@ -139,7 +138,7 @@ impl Line {
         let (now, channel) = (turn.now, self.channel);
         // What was read in the same turn is not lost to what time does.
         let mut news = self.feed_dial(turn);
-        news |= self.feed_read(turn);
+        news |= self.feed_read(turn)?;
         news |= self.feed_written(turn)?;
         if self.sleep.is_some_and(|at| at <= now) {
             turn.machine.handle_timeout(now);
@@ -210,81 +209,64 @@ impl Line {
         true
     }
 
-    fn feed_written(&mut self, turn: &mut Turn<'_>) -> Result<bool, String> {
-        let (now, channel) = (turn.now, self.channel);
-        let Some(wire) = self.wire.and_then(|id| turn.cluster.wires.get_mut(&id)) else {
-            return Ok(false);
+    /// Lets the driver do something to the socket; `Err` if that is something that no driver does.
+    fn drive_socket(
+        &mut self,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Driver, Instant, &mut AnyMachine<Token>, &mut Socket<'_>) -> bool,
+    ) -> Result<bool, String> {
+        let mut socket = Socket {
+            now: turn.now,
+            channel: self.channel,
+            cluster: turn.cluster,
+            random: turn.random,
+            wire: &mut self.wire,
+            dialing: &mut self.dialing,
+            stale: &mut self.stale,
+            wrote_late: false,
         };
-        let mut news = false;
-        while !self.transmit.is_empty() {
-            match wire.up.write(now, turn.random, self.transmit.chunk()) {
-                Ok(0) => break,
-                Ok(n) => turn.machine.transmitted(now, channel, &mut self.transmit, n),
-                Err(End::Fin) => return Err(format!("{channel:?} writes after it closed its side")),
-                Err(End::Reset) => {
-                    let fault = Fault::new(FaultKind::Reset, "writing failed");
-                    let transmit = std::mem::take(&mut self.transmit);
-                    turn.machine.transmit_failed(now, channel, transmit, fault);
-                    return Ok(true);
-                }
-            }
-            news = true;
+        let moved = act(&mut self.driver, turn.now, turn.machine, &mut socket);
+        if socket.wrote_late {
+            return Err(format!("{:?} writes after it closed its side", self.channel));
         }
-        Ok(news)
+        Ok(moved)
     }
 
-    fn feed_read(&mut self, turn: &mut Turn<'_>) -> bool {
-        let (now, channel) = (turn.now, self.channel);
-        let Some(wire) = self.wire.and_then(|id| turn.cluster.wires.get_mut(&id)) else {
-            return false;
-        };
-        if !wire.down.is_readable(now) {
-            return false;
-        }
-        let Some(mut buffer) = self.buffer.take() else {
-            return false;
-        };
-        let read = wire.down.read(now, turn.random, buffer.unfilled());
-        if let Read::Data(n) = read {
-            buffer.advance(n);
-            // It may have left the connection since it gave the buffer out.
-            let (is_leaving, is_deaf) = turn.machine.leaving();
-            if turn.machine.wants_read(channel) && !is_deaf {
-                wire.note_reached(is_leaving);
+    fn feed_written(&mut self, turn: &mut Turn<'_>) -> Result<bool, String> {
+        self.drive_socket(turn, |driver, now, machine, socket| {
+            let mut news = false;
+            while driver.write(now, machine, socket) {
+                news = true;
             }
+            news
+        })
+    }
+
+    fn feed_read(&mut self, turn: &mut Turn<'_>) -> Result<bool, String> {
+        let id = self.wire;
+        let wire = |turn: &Turn<'_>| id.and_then(|id| turn.cluster.wires.get(&id)).map(|wire| wire.down.read);
+        let before = wire(turn);
+        // It may have left the connection since it gave the buffer out.
+        let wants_read = turn.machine.wants_read(self.channel);
+        let (is_leaving, is_deaf) = turn.machine.leaving();
+        let news = self.drive_socket(turn, |driver, now, machine, socket| driver.read(now, machine, socket))?;
+        if let Some(wire) = id.and_then(|id| turn.cluster.wires.get_mut(&id))
+            && wants_read
+            && !is_deaf
+            && Some(wire.down.read) > before
+        {
+            wire.note_reached(is_leaving);
         }
-        turn.machine.handle_input(now, channel, buffer);
-        match read {
-            Read::Data(_) | Read::Nothing => {}
-            Read::End(End::Fin) => turn.machine.handle_eof(now, channel),
-            Read::End(End::Reset) => {
-                let fault = Fault::new(FaultKind::Reset, "connection reset");
-                turn.machine.handle_transport_error(now, channel, fault);
-            }
-        }
-        true
+        Ok(news)
     }
 
     /// Takes what the machine wants done, and ends the turn.
     fn take(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
         let (now, channel) = (turn.now, self.channel);
-        while let Some(action) = turn.machine.poll_action(channel) {
-            match action {
-                Action::Dial { id, endpoint, deadline } => self.dial(turn, id, endpoint, deadline),
-                Action::HalfClose => {
-                    if let Some(wire) = self.wire.and_then(|id| turn.cluster.wires.get_mut(&id)) {
-                        wire.up.end(now, End::Fin);
-                    }
-                }
-                Action::Hangup => self.hang_up(turn),
-                other => return Err(format!("{other:?} is not known here")),
-            }
-        }
-        if self.transmit.is_empty() && self.wire.is_some() {
-            let _ = turn.machine.take_transmit(now, channel, WRITE_SIZE, &mut self.transmit);
-        }
-        if self.buffer.is_none() && self.wire.is_some() {
-            self.buffer = turn.machine.take_read_buffer(channel);
+        self.drive_socket(turn, |driver, now, machine, socket| driver.act(now, machine, socket))?;
+        if self.wire.is_some() {
+            let _ = self.driver.claim(now, turn.machine, WRITE_SIZE);
+            let _ = self.driver.listen(turn.machine);
         }
         turn.machine.drain_completions(&mut turn.out.completions);
         while let Some(channel) = turn.machine.poll_new_channel() {
@@ -298,11 +280,32 @@ impl Line {
         }
         Ok(())
     }
+}
 
-    fn dial(&mut self, turn: &mut Turn<'_>, id: DialId, endpoint: Endpoint, deadline: Option<Instant>) {
-        let now = turn.now;
-        let fault = if turn.cluster.stormy && turn.random.chance(15) {
-            turn.random
+/// A channel's socket, and the network behind it.
+struct Socket<'a> {
+    now: Instant,
+    channel: ChannelId,
+    cluster: &'a mut Cluster,
+    random: &'a mut Random,
+    wire: &'a mut Option<ConnectionId>,
+    dialing: &'a mut Option<Dialing>,
+    stale: &'a mut Vec<(Instant, Stale)>,
+    wrote_late: bool,
+}
+
+impl Socket<'_> {
+    fn open(&mut self) -> Option<(&mut Wire, &mut Random)> {
+        let wire = self.cluster.wires.get_mut(self.wire.as_ref()?)?;
+        Some((wire, self.random))
+    }
+}
+
+impl Network<AnyMachine<Token>> for Socket<'_> {
+    fn dial(&mut self, id: DialId, endpoint: &Endpoint, deadline: Option<Instant>) -> Dialed {
+        let now = self.now;
+        let fault = if self.cluster.stormy && self.random.chance(15) {
+            self.random
                 .pick(&[FaultKind::Refused, FaultKind::TimedOut, FaultKind::Unreachable])
         } else {
             None
@@ -310,36 +313,67 @@ impl Line {
         let at = match fault {
             Some(FaultKind::TimedOut) => deadline.unwrap_or(now),
             _ => {
-                let at = now + turn.random.millis(0, 40);
+                let at = now + self.random.millis(0, 40);
                 deadline.map_or(at, |deadline| at.min(deadline))
             }
         };
-        self.dialing = Some(Dialing {
+        *self.dialing = Some(Dialing {
             id,
-            endpoint,
+            endpoint: endpoint.clone(),
             at,
             fault,
         });
+        Dialed::Pending
     }
 
-    fn hang_up(&mut self, turn: &mut Turn<'_>) {
-        let now = turn.now;
-        self.dialing = None;
-        let later = now + turn.random.millis(0, 300);
-        if let Some(buffer) = self.buffer.take() {
-            match turn.random.below(3) {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        let now = self.now;
+        let Some((wire, random)) = self.open() else {
+            return Ok(0);
+        };
+        wire.up.write(now, random, bytes).map_err(|end| {
+            self.wrote_late |= end == End::Fin;
+            Fault::new(FaultKind::Reset, "writing failed")
+        })
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Arrived {
+        let now = self.now;
+        let Some((wire, random)) = self.open() else {
+            return Arrived::Nothing;
+        };
+        match wire.down.read(now, random, into) {
+            Read::Data(n) => Arrived::Data(n),
+            Read::Nothing => Arrived::Nothing,
+            Read::End(End::Fin) => Arrived::End(None),
+            Read::End(End::Reset) => Arrived::End(Some(Fault::new(FaultKind::Reset, "connection reset"))),
+        }
+    }
+
+    fn half_close(&mut self) {
+        let now = self.now;
+        if let Some((wire, _)) = self.open() {
+            wire.up.end(now, End::Fin);
+        }
+    }
+
+    fn hang_up(&mut self, machine: &mut AnyMachine<Token>, left: Left) {
+        let now = self.now;
+        *self.dialing = None;
+        let later = now + self.random.millis(0, 300);
+        if let Some(buffer) = left.buffer {
+            match self.random.below(3) {
                 0 => self.stale.push((later, Stale::Buffer(buffer))),
-                1 => turn.machine.handle_input(now, self.channel, buffer),
+                1 => machine.handle_input(now, self.channel, buffer),
                 _ => {}
             }
         }
-        let transmit = std::mem::take(&mut self.transmit);
-        if !transmit.is_empty() && turn.random.chance(50) {
-            self.stale.push((later, Stale::Transmit(transmit)));
+        if !left.transmit.is_empty() && self.random.chance(50) {
+            self.stale.push((later, Stale::Transmit(left.transmit)));
         }
         let Some(id) = self.wire.take() else { return };
-        let rude = turn.cluster.stormy && turn.random.chance(50);
-        if let Some(wire) = turn.cluster.wires.get_mut(&id) {
+        let rude = self.cluster.stormy && self.random.chance(50);
+        if let Some(wire) = self.cluster.wires.get_mut(&id) {
             wire.client = false;
             wire.up.end(now, if rude { End::Reset } else { End::Fin });
             // What arrives now meets a closed socket.

@@ -20,9 +20,10 @@ mod consumers;
 mod faults;
 mod line;
 mod network;
+#[path = "../../../../fibp-proto/tests/pair/mod.rs"]
+mod pair;
 mod plan;
 mod port;
-mod random;
 mod security;
 mod tally;
 mod token;

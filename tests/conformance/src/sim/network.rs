@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::random::Random;
+use super::pair::random::Random;
 
 /// How long bytes travel, and in what portions.
 #[derive(Debug, Clone, Copy)]

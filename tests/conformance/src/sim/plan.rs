@@ -10,7 +10,7 @@ use fibp_proto::tls::Tls;
 use fibp_proto::{AdminRevision, Dialect, Endpoint};
 
 use super::network::Weather;
-use super::random::Random;
+use super::pair::random::Random;
 use super::security;
 
 /// The port of the first node; the others follow.

@@ -11,8 +11,8 @@ use fila_test_broker::ConnectionId;
 
 use super::broker::Cluster;
 use super::line::{Line, Turn, WRITE_SIZE, Yield};
+use super::pair::random::Random;
 use super::plan::Plan;
-use super::random::Random;
 use super::tally::Tally;
 use super::token::Token;
 

@@ -16,7 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::network::{End, Pipe, Read};
-use super::random::Random;
+use super::pair::random::Random;
 
 /// The most that goes into one record.
 const RECORD: usize = 16 * 1024;

@@ -10,9 +10,9 @@ use fibp_proto::machine::{CallId, Machine};
 use fibp_proto::requests::{ProducerId, Requests};
 use fibp_proto::{Error, ErrorKind, Event, Message, Outcome, QueueName, Request, Shared, State};
 
+use super::pair::random::Random;
 use super::plan::Plan;
 use super::port::Port;
-use super::random::Random;
 use super::truth::{Awaits, Tag};
 use super::world::{Phase, World};
 
