@@ -41,8 +41,8 @@ fn certificate(problem: &CertificateError, name: &str) -> String {
             names(presented)
         ),
         CertificateError::UnknownIssuer => {
-            "the server's certificate is signed by no trusted CA, or by itself: set the CA's certificate with ca_pem \
-             or FILA_CA_FILE"
+            "the server's certificate is signed by no trusted CA, or by itself: set the CA's certificate with ca_file, \
+             ca_pem or FILA_CA_FILE"
                 .to_owned()
         }
         CertificateError::Expired => expired(""),
