@@ -195,6 +195,8 @@ pub(crate) async fn keys(env: &Env, report: &mut Report) {
             Ok(client) => {
                 let error = client.list_queues().await.expect_err("no key");
                 report.add(&format!("No API key, for administration ({dialect})"), &places, &error);
+                // That refusal ends the connection, which the next call of the same client may learn too late.
+                let client = env.connect(config(&addr)).await.expect("a client");
                 client.enqueue(message("orders")).await.expect_err("no key").error
             }
             Err(error) => error,
