@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fibp_proto::Endpoint;
-use fibp_proto::client::{Job, News, SLICE, fault};
+use fibp_proto::client::{Job, News, SLICE};
 use fibp_proto::config::Settings;
 use fibp_proto::dial::AddressRace;
 use fibp_proto::fault::{Fault, FaultKind};
@@ -24,7 +24,7 @@ const MAX_SLICES: usize = 32;
 /// Starts a thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Fault> {
     let thread = thread::Builder::new().name(name.to_owned());
-    thread.spawn(body).map(drop).map_err(fault)
+    thread.spawn(body).map(drop).map_err(Fault::from)
 }
 
 /// Opens a connection. Addresses have until `deadline`, if there is one; names have no limit here, as the machine itself gives up then, and
@@ -78,7 +78,7 @@ fn connect_to(
         };
         match arrival {
             Some((_, Ok(stream))) => return Ok(stream),
-            Some((address, Err(error))) => race.handle_failed(Instant::now(), address, fault(error)),
+            Some((address, Err(error))) => race.handle_failed(Instant::now(), address, error.into()),
             None => {}
         }
     }
@@ -178,7 +178,7 @@ impl Stream {
             many => (&self.tcp).write_vectored(many),
         })?;
         match taken {
-            Some(0) => Err(fault(io::ErrorKind::WriteZero.into())),
+            Some(0) => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             taken => Ok(taken.unwrap_or(0)),
         }
     }
@@ -192,7 +192,7 @@ fn in_time(mut call: impl FnMut() -> io::Result<usize>) -> Result<Option<usize>,
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Ok(None),
-                _ => return Err(fault(error)),
+                _ => return Err(error.into()),
             },
         }
     }

@@ -312,15 +312,9 @@ impl<S> RequestsCell<S> {
         room: CallId,
         message: Message,
     ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
-        let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
-        let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
-        match span.in_scope(|| self.with(|requests| requests.send_reserved(now, producer, room, message, receipt))) {
-            Ok(id) => Ok(self.under_way(id, confirmation, span)),
-            Err((failed, _receipt)) => {
-                self.finish(&span, Some(&failed.error));
-                Err(failed)
-            }
-        }
+        self.hand_over(message, |requests, message, receipt| {
+            requests.send_reserved(now, producer, room, message, receipt)
+        })
     }
 
     /// Hands a message to a producer that has room: the wait for its confirmation.
@@ -335,9 +329,19 @@ impl<S> RequestsCell<S> {
         message: Message,
         timeout: Option<Duration>,
     ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+        self.hand_over(message, |requests, message, receipt| {
+            requests.try_send(now, producer, message, timeout, receipt)
+        })
+    }
+
+    fn hand_over(
+        self: &Arc<Self>,
+        message: Message,
+        send: impl FnOnce(&mut Requests<Waiter>, Message, Waiter) -> Result<CallId, (SendError, Waiter)>,
+    ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
         let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
         let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
-        match span.in_scope(|| self.with(|requests| requests.try_send(now, producer, message, timeout, receipt))) {
+        match span.in_scope(|| self.with(|requests| send(requests, message, receipt))) {
             Ok(id) => Ok(self.under_way(id, confirmation, span)),
             Err((failed, _receipt)) => {
                 self.finish(&span, Some(&failed.error));

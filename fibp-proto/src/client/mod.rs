@@ -48,7 +48,7 @@ pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell
 pub use clients::{Clients, Driven, Drivers, Handle, Opening, Sources, StartDriver};
 pub use deliveries::Deliveries;
 pub use locked::Locked;
-pub use transport::{fault, presented_key};
+pub use transport::presented_key;
 pub use waiter::{Answer, Slot, Wait, Waiter, answer, complete};
 pub use watchers::{StateWatch, Subscription, Watchers};
 pub use worker::{Dialed, Input, Job, News, SLICE, Worker};

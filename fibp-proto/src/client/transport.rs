@@ -1,19 +1,12 @@
 //! What adapters know of sockets, without touching one.
 
 use std::any::Any;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::config::Settings;
 use crate::error::Error;
 use crate::fault::{Fault, FaultKind};
 use crate::message::Secret;
-
-/// What an operating system's error means to the core.
-#[must_use]
-pub fn fault(error: io::Error) -> Fault {
-    Fault::from(error)
-}
 
 /// The API key to present on the next connection. Runs the user's closure: call it with no lock held.
 ///

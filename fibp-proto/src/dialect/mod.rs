@@ -35,6 +35,8 @@ use crate::request::{Op, Request};
 use crate::requests::Settle;
 use crate::response::{Push, Response, ServerError};
 use contents::{Arena, Source};
+use encode::Measure;
+use records::encode_settled;
 
 /// Which dialect to speak. docs/protocol/revisions.md says which servers speak which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -304,7 +306,9 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// As for [`enqueue_item_len`](Self::enqueue_item_len).
-    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError>;
+    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError> {
+        Measure::of(|to| encode_settled(to, queue, id, error))
+    }
 
     /// What a frame from the server is.
     fn classify(&self, header: FrameHeader) -> Incoming;
@@ -326,8 +330,10 @@ pub(crate) trait Codec: fmt::Debug + Send + Sync {
     /// Whether only a node of a cluster refuses like this, for a reason that may pass by itself.
     fn says_not_yet(&self, error: &ServerError) -> bool;
 
-    /// The text of a goodbye.
-    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String;
+    /// The text of a goodbye. Some have none by the specification; whatever a later server says is shown.
+    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String {
+        String::from_utf8_lossy(frame.body).into_owned()
+    }
 
     // ---- server side ----
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::runtime::{Runtime, SocketOptions};
 use crate::client::race::race;
-use crate::client::transport::{fault, presented_key};
+use crate::client::transport::presented_key;
 use crate::config::{Config, Endpoint};
 use crate::dial::AddressRace;
 use crate::error::Error;
@@ -43,7 +43,7 @@ pub(super) fn dial<R: Runtime>(
         let addresses = resolve(&runtime, &endpoint, deadline).await?;
         let addresses = AddressRace::new(R::now(), addresses, settings.happy_eyeballs_delay, deadline);
         let runtime = &runtime;
-        let open = |address| async move { runtime.dial(address, options).await.map_err(fault) };
+        let open = |address| async move { runtime.dial(address, options).await.map_err(Fault::from) };
         let (reader, writer) = race(addresses, R::now, open, |until| runtime.timer(until)).await?;
         Ok(Dialed { reader, writer, key })
     })

@@ -12,7 +12,6 @@ use crate::client::attention::Attention;
 use crate::client::cell::{CallerWrites, Cell};
 use crate::client::clients::{Clients, Driven, Drivers, StartDriver};
 use crate::client::locked::Locked;
-use crate::client::transport::fault;
 use crate::client::waiter::{Waiter, complete};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
@@ -172,7 +171,7 @@ impl<R: Runtime, M: Driven> Driver<R, M> {
         }
         if let (Some(reader), Some(buffer)) = (&mut self.reader, &mut self.buffer) {
             news.read = match R::poll_read(reader, cx, buffer.unfilled()) {
-                Poll::Ready(result) => Some(result.map_err(fault).inspect(|n| buffer.advance(*n)).map(Some)),
+                Poll::Ready(result) => Some(result.map_err(Fault::from).inspect(|n| buffer.advance(*n)).map(Some)),
                 Poll::Pending => buffer.reports_empty().then_some(Ok(None)),
             };
         }
@@ -338,7 +337,7 @@ fn written(
         write(transmit.slices(&mut slices))
     };
     result.map(|result| match result {
-        Ok(0) => Err(fault(io::ErrorKind::WriteZero.into())),
-        result => result.map_err(fault),
+        Ok(0) => Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+        result => result.map_err(Fault::from),
     })
 }

@@ -14,7 +14,6 @@ pub(crate) use opcode::Numbers;
 use super::contents::{Arena, Source};
 use super::encode::{Body, Encoder, Measure, encode_frame, measure_items};
 use super::opening::FRAMED_VERSION;
-use super::records::encode_settled;
 use super::*;
 use crate::frame::{HEADER_LEN, MAX_REASSEMBLED, Splitter, max_body};
 use crate::prelude::*;
@@ -134,10 +133,6 @@ impl Codec for Framed {
         data::COUNT_LEN
     }
 
-    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError> {
-        Measure::of(|to| encode_settled(to, queue, id, error))
-    }
-
     fn classify(&self, header: FrameHeader) -> Incoming {
         match header.opcode {
             opcode if opcode == self.numbers.delivery() => Incoming::Push,
@@ -171,11 +166,6 @@ impl Codec for Framed {
     /// The handshake says whether it is a cluster; no text is needed.
     fn says_not_yet(&self, _: &ServerError) -> bool {
         false
-    }
-
-    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String {
-        // Empty by the specification; whatever a later server says is shown.
-        String::from_utf8_lossy(frame.body).into_owned()
     }
 
     fn opcode_of(&self, op: Op) -> Option<u8> {

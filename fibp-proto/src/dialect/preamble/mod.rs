@@ -14,10 +14,9 @@ use bytes::Bytes;
 use super::contents::{Arena, Source};
 use super::encode::{Body, Measure, encode_frame};
 use super::opening::{MAGIC, PREAMBLE_MAJOR};
-use super::records::encode_settled;
 use super::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Malformed, MalformedRequest, Rules};
 use crate::frame::{self, DecodeError, Frame, FrameHeader, FrameRef, Layout, OutBuf};
-use crate::message::{Message, MessageId, QueueName, Received, Secret};
+use crate::message::{Message, QueueName, Received, Secret};
 use crate::prelude::*;
 use crate::request::{Op, Request};
 #[cfg(feature = "std")]
@@ -160,10 +159,6 @@ impl Codec for Preamble {
         data::SETTLE_BASE_LEN
     }
 
-    fn settle_item_len(&self, queue: &str, id: &MessageId, error: Option<&str>) -> Result<usize, EncodeError> {
-        Measure::of(|to| encode_settled(to, queue, id, error))
-    }
-
     fn classify(&self, header: FrameHeader) -> Incoming {
         match header.opcode {
             opcode::CONSUME if header.flags & PUSH != 0 => Incoming::Push,
@@ -211,10 +206,6 @@ impl Codec for Preamble {
 
     fn says_not_yet(&self, error: &ServerError) -> bool {
         errors::says_not_yet(error)
-    }
-
-    fn decode_goodbye(&self, frame: FrameRef<'_>) -> String {
-        String::from_utf8_lossy(frame.body).into_owned()
     }
 
     fn opcode_of(&self, op: Op) -> Option<u8> {

@@ -408,7 +408,7 @@ impl World {
             let back = self.requests(port).and_then(|requests| requests.abandon(room));
             return match back {
                 None => Ok(()),
-                Some(token) => Err(format!("{token:?} came back although it was told of room")),
+                Some(token) => Err(format!("{token:?} came back although its caller had room")),
             };
         }
         self.take_place(name, tag);
