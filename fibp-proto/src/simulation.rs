@@ -85,7 +85,7 @@ impl TestHooks {
 pub struct Usage {
     /// Calls that are not encoded.
     pub calls: usize,
-    /// Calls that wait for an instant or for the admin revision.
+    /// Calls that wait for an instant or for the admin revision, and settles that wait for word of a cluster.
     pub delayed: usize,
     /// Items of batches that are not encoded.
     pub queued_items: usize,

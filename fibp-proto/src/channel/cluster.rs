@@ -21,11 +21,27 @@ impl<W> Channel<W> {
         })
     }
 
-    /// Learns from an answer that the peer is a node of a cluster.
-    pub(crate) fn note_cluster(&self, response: &Result<Response, Error>) {
+    /// The same, for sure: `None` if only the server can tell, which is asked then, once per connection, and while there
+    /// is no connection.
+    pub(crate) fn learn_cluster(&mut self) -> Option<bool> {
+        if self.is_in_cluster() {
+            return Some(true);
+        }
+        let ready = self.is_ready();
+        let connection = self.connection_mut().filter(|_| ready)?;
+        (!connection.hides_cluster() || connection.ask_cluster()).then_some(false)
+    }
+
+    /// Learns from an answer whether the peer is a node of a cluster.
+    pub(crate) fn note_cluster(&mut self, response: &Result<Response, Error>) {
         match response {
             Err(error) => self.note_cluster_error(error),
             Ok(Response::ListQueues(list)) if list.cluster_node_count > 1 => self.shared.note_cluster(),
+            Ok(Response::ListQueues(_)) => {
+                if let Some(connection) = self.connection_mut() {
+                    connection.note_cluster_told();
+                }
+            }
             Ok(_) => {}
         }
     }

@@ -294,6 +294,10 @@ impl<W> Channel<W> {
             Arrival::Ready => return self.note_ready(now).then_some(ChannelEvent::Ready),
             Arrival::AdminRevision(result) => ChannelEvent::AdminRevision(result),
             Arrival::Answer { work, response } => ChannelEvent::Answer { work, response },
+            Arrival::Cluster(response) => {
+                self.note_cluster(&response);
+                return None;
+            }
             Arrival::Again(work) => ChannelEvent::Again(work),
             Arrival::Push { push, .. } => ChannelEvent::Push(push),
             Arrival::Goodbye(text) => {

@@ -155,8 +155,8 @@ impl ClientConnection {
                     let text = format!("the server says goodbye: {text}");
                     self.end(Error::new(ErrorKind::Disconnected, text));
                 }
-                // Neither is asked for: the dialect is given.
-                Ok(Some(Arrival::AdminRevision(_) | Arrival::Again(_))) => {}
+                // None is asked for: the dialect is given, and this is one connection.
+                Ok(Some(Arrival::AdminRevision(_) | Arrival::Cluster(_) | Arrival::Again(_))) => {}
                 Ok(None) => break,
                 Err(broken) => self.end(broken.error),
             }

@@ -5,6 +5,7 @@
 
 mod client;
 mod heartbeat;
+mod own;
 mod pushes;
 mod table;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::dialect::contents::Arena;
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
-use crate::dialect::{AdminRevision, Codec, Dialect, EncodeError, Incoming, Rules, framed};
+use crate::dialect::{Codec, Dialect, EncodeError, Incoming, Rules, framed};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::frame::{Decoder, Found, Frame, FrameHeader, FrameRef, Layout, Limits, OutBuf, Oversize, Reassembler};
 use crate::message::{Message, QueueName, Secret};
@@ -22,6 +23,7 @@ use crate::requests::Settle;
 use crate::response::{Push, Response};
 use crate::simulation::TestHooks;
 use heartbeat::{Beat, Heartbeat};
+use own::{Admin, Cluster, Own};
 use table::{Entry, Table};
 
 pub use client::{ClientConfig, ClientConnection, ClientEvent};
@@ -57,6 +59,7 @@ pub(crate) struct Connection<W> {
     codec: &'static dyn Codec,
     numbers: Numbers,
     admin: Admin,
+    cluster: Cluster,
     key: Option<Secret>,
     limits: Limits,
     /// What the framed handshake announces: 0 outside a cluster.
@@ -104,13 +107,6 @@ enum Numbers {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Admin {
-    Unknown,
-    Probing,
-    Known,
-}
-
 /// Where a frame lies.
 enum Place {
     /// At the front of the read buffer, so long with its prefix.
@@ -123,9 +119,7 @@ enum Place {
 #[derive(Debug)]
 enum Ticket<W> {
     User(W),
-    Authentication,
-    AdminProbe,
-    Heartbeat,
+    Own(Own),
 }
 
 /// What arrived.
@@ -139,6 +133,8 @@ pub(crate) enum Arrival<W> {
     Answer { work: W, response: Result<Response, Error> },
     /// The server did not know the request's opcode, so that it had no effect, and taught its own: send it again.
     Again(W),
+    /// What was asked to learn of a cluster.
+    Cluster(Result<Response, Error>),
     /// Deliveries that arrived together, in so many frames.
     Push { push: Push, frames: u64 },
     /// The server is leaving.
@@ -203,6 +199,7 @@ impl<W> Connection<W> {
             } else {
                 Admin::Unknown
             },
+            cluster: Cluster::Unknown,
             key: key.filter(|_| rules.authenticate),
             limits,
             node_id: 0,
@@ -343,30 +340,13 @@ impl<W> Connection<W> {
         self.table.insert(id, op, Ticket::User(work), self.encoded, deadline);
     }
 
-    /// Sends a request of the connection's own.
-    fn request_own(&mut self, request: &Request, ticket: Ticket<W>) -> Result<(), EncodeError> {
-        let id = self.encode(request)?;
-        self.table.insert(id, request.op(), ticket, self.encoded, None);
-        self.own += 1;
-        Ok(())
-    }
-
     /// Ends the entry that an answer belongs to.
     fn answered(&mut self, id: u32) -> Option<Entry<Ticket<W>>> {
         let entry = self.table.answer(id)?;
-        if !matches!(entry.work, None | Some(Ticket::User(_))) {
+        if matches!(entry.work, Some(Ticket::Own(_))) {
             self.own = self.own.saturating_sub(1);
         }
         Some(entry)
-    }
-
-    /// Finds out the admin revision; [`Arrival::AdminRevision`] follows.
-    pub(crate) fn probe_admin(&mut self) -> Result<(), EncodeError> {
-        if self.admin == Admin::Unknown {
-            self.request_own(&Request::ProbeAdmin, Ticket::AdminProbe)?;
-            self.admin = Admin::Probing;
-        }
-        Ok(())
     }
 
     /// The next thing that arrived; `None` when more bytes are needed. `queue` names deliveries where the wire
@@ -494,7 +474,7 @@ impl<W> Connection<W> {
         self.phase = match self.key.take() {
             None => Phase::Ready,
             Some(key) => {
-                self.request_own(&Request::Authenticate(key), Ticket::Authentication)
+                self.request_own(&Request::Authenticate(key), Own::Authentication)
                     .map_err(|error| Broken::new(error.into()))?;
                 Phase::Authenticating
             }
@@ -605,34 +585,10 @@ impl<W> Connection<W> {
     fn deliver(&mut self, ticket: Ticket<W>, response: Result<Response, Error>) -> Result<Option<Arrival<W>>, Broken> {
         match ticket {
             Ticket::User(work) => {
-                let response = response.and_then(|response| match response {
-                    Response::Error(error) => Err(Error::from_server(error)),
-                    response => Ok(response),
-                });
+                let response = accepted(response);
                 Ok(Some(Arrival::Answer { work, response }))
             }
-            Ticket::Authentication => match response.map_err(Broken::new)? {
-                Response::Authenticated => {
-                    self.phase = Phase::Ready;
-                    Ok(Some(Arrival::Ready))
-                }
-                Response::Error(error) => Err(Broken::new(Error::from_server(error).with_kind(ErrorKind::Auth))),
-                _ => Err(Broken::protocol("the answer to the API key is not one")),
-            },
-            Ticket::AdminProbe => {
-                let revision = match &response {
-                    Ok(Response::Error(error)) => AdminRevision::from_probe(error.text()),
-                    _ => None,
-                };
-                let Some(codec) = revision.and_then(|revision| Dialect::Preamble(revision).codec()) else {
-                    self.admin = Admin::Unknown;
-                    return Ok(Some(Arrival::AdminRevision(Err(probe_failure(response)))));
-                };
-                self.admin = Admin::Known;
-                self.codec = codec;
-                Ok(Some(Arrival::AdminRevision(Ok(()))))
-            }
-            Ticket::Heartbeat => Ok(None),
+            Ticket::Own(own) => self.deliver_own(own, response),
         }
     }
 
@@ -652,9 +608,12 @@ impl<W> Connection<W> {
                         work,
                         response: Err(too_large()),
                     })),
-                    Some(Ticket::AdminProbe | Ticket::Authentication | Ticket::Heartbeat) => {
-                        Err(Broken::new(too_large()))
+                    // As many queues as there are: to list them was the client's own idea.
+                    Some(Ticket::Own(Own::Cluster)) => {
+                        self.note_cluster_told();
+                        Ok(None)
                     }
+                    Some(Ticket::Own(_)) => Err(Broken::new(too_large())),
                     None => Ok(None),
                 },
                 // Passing over gigabytes for nobody would look like a hang.
@@ -683,7 +642,7 @@ impl<W> Connection<W> {
     pub(crate) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W) -> Expiry) -> Result<(), Broken> {
         self.table.expire(now, |ticket| match ticket {
             Ticket::User(work) => expire(work),
-            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => Expiry::Never,
+            Ticket::Own(_) => Expiry::Never,
         });
         if self.table.tombstones() > MAX_TOMBSTONES {
             return Err(Broken::new(Error::new(
@@ -708,7 +667,7 @@ impl<W> Connection<W> {
                 // A quiet connection keeps no memory of its busy times.
                 self.out.shrink();
                 self.decoder.shrink();
-                self.request_own(&Request::Heartbeat, Ticket::Heartbeat)
+                self.request_own(&Request::Heartbeat, Own::Heartbeat)
                     .map_err(|error| Broken::new(error.into()))?;
             }
         }
@@ -733,7 +692,7 @@ impl<W> Connection<W> {
     pub(crate) fn work_mut(&mut self, id: u32) -> Option<&mut W> {
         match self.table.work_mut(id)? {
             Ticket::User(work) => Some(work),
-            Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
+            Ticket::Own(_) => None,
         }
     }
 
@@ -752,22 +711,16 @@ impl<W> Connection<W> {
             .into_iter()
             .filter_map(|(ticket, end)| match ticket {
                 Ticket::User(work) => Some((work, end <= written)),
-                Ticket::Authentication | Ticket::AdminProbe | Ticket::Heartbeat => None,
+                Ticket::Own(_) => None,
             })
             .collect()
     }
 }
 
-/// What to tell those who wait for the admin revision when the probe's answer names none, as when the server could not
-/// look up the key's permissions.
-fn probe_failure(response: Result<Response, Error>) -> Error {
-    match response {
-        Ok(Response::Error(refusal)) => Error::from_server(refusal),
-        Ok(_) => Error::new(
-            ErrorKind::Protocol,
-            "the answer to the admin probe fits no known revision",
-        ),
-        Err(error) => error,
+/// The answer, unless it is a refusal.
+fn accepted(response: Result<Response, Error>) -> Result<Response, Error> {
+    match response? {
+        Response::Error(error) => Err(Error::from_server(error)),
+        response => Ok(response),
     }
-    .with_outcome(Outcome::NotSent)
 }

@@ -54,6 +54,7 @@ impl<T> Requests<T> {
         match self.ledger.places.get(id) {
             Some(Place::Waiting(index)) => self.abandon_waiting(id, index as usize),
             Some(Place::InFlight(request)) => self.abandon_in_flight(id, request),
+            Some(Place::InDoubt) => self.router.iter_mut().find_map(|route| route.doubts.detach(id)),
             None => self.abandon_many(id),
         }
     }

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use super::Requests;
 use super::batch_queue::Answered;
+use super::doubts::{settle_of, settle_unleased};
 use super::item_results::ItemResults;
 use super::router::{ELECTION_PAUSE, Next, queue_of};
 use super::run::{Payloads, Run};
-use super::unleased::judge_unleased;
+use super::unleased::is_doubtful;
 use super::work::{Attempt, Batch, BatchKind, Call, InFlight};
 use crate::directory::Purpose;
 use crate::error::{Error, ErrorKind};
@@ -186,7 +187,7 @@ impl<T> Requests<T> {
         for item in batch.into_runs().flat_map(Run::into_items) {
             match results.next_refusal() {
                 None => self.ledger.accept(item.ticket, &mut results),
-                Some(error) => self.answer_refused(now, channel, item, error, &mut results, &mut delayed),
+                Some(error) => self.answer_refused(now, channel, item, error, &mut delayed),
             }
         }
         delayed
@@ -199,7 +200,6 @@ impl<T> Requests<T> {
         channel: ChannelId,
         mut item: Run<T>,
         error: Error,
-        results: &mut ItemResults,
         delayed: &mut Delayed<T>,
     ) {
         let error = match self.router.get(channel) {
@@ -243,21 +243,26 @@ impl<T> Requests<T> {
             delayed.absent_since = delayed.absent_since.or(attempt.absent_since);
             return delayed.add(Some(again), item);
         }
-        let unleased = match &item.payloads {
-            Payloads::Settles(settles) if error.kind() == ErrorKind::MessageNotFound => settles.first(),
-            _ => None,
-        };
-        let result = match unleased {
-            Some(settle) => {
+        match settle_of(&item) {
+            Some(settle) if error.kind() == ErrorKind::MessageNotFound => {
                 let error = error.during(|| settle.doing());
-                judge_unleased(now, self.is_clustered(channel), settle, attempt, error)
+                self.answer_unleased(now, channel, item, error);
             }
-            None => Err(error),
-        };
-        match result {
-            Ok(()) => self.ledger.accept(item.ticket, results),
-            Err(error) => self.ledger.fail(item, &error),
+            _ => self.ledger.fail(item, &error),
         }
+    }
+
+    /// Ends a settle that the server finds no lease for, or keeps it until that can be judged.
+    fn answer_unleased(&mut self, now: Instant, channel: ChannelId, item: Run<T>, error: Error) {
+        let doubtful = settle_of(&item).is_some_and(|settle| is_doubtful(now, settle, &item.ticket.attempt));
+        let clustered = match self.router.get_mut(channel) {
+            Some(route) if doubtful => match route.channel.learn_cluster() {
+                Some(clustered) => clustered,
+                None => return route.doubts.add(now, item, error, &mut self.ledger.places),
+            },
+            route => route.is_some_and(|route| route.channel.is_in_cluster()),
+        };
+        settle_unleased(now, clustered, item, error, &mut self.ledger);
     }
 
     fn retry_absent(&self, now: Instant, channel: ChannelId, error: &Error, attempt: &mut Attempt) -> Option<Instant> {
@@ -266,12 +271,6 @@ impl<T> Requests<T> {
             .get(channel)?
             .channel
             .retry_absent(now, error, &mut attempt.absent_since, deadline)
-    }
-
-    fn is_clustered(&self, channel: ChannelId) -> bool {
-        self.router
-            .get(channel)
-            .is_some_and(|route| route.channel.is_in_cluster())
     }
 
     /// Asks again later. At the end of the clock's range there is no later.

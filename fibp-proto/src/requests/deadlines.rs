@@ -20,6 +20,7 @@ impl<T> Requests<T> {
         for route in self.router.iter_mut() {
             route.expire_waiting(now, &mut self.ledger);
             route.expire_in_flight(now, &mut self.ledger, hooks);
+            route.doubts.expire(now, &mut self.ledger);
         }
         self.ledger.expire(now, &self.router.main().late_unsent());
         let channels: Vec<ChannelId> = self.router.iter().map(|route| route.id).collect();

@@ -41,6 +41,16 @@ impl ItemResults {
         }
     }
 
+    /// For acks or nacks that are done whatever the server says: it has nothing to say of them.
+    pub(super) fn none(kind: BatchKind) -> Self {
+        Self {
+            kind,
+            enqueued: Vec::new().into_iter(),
+            settled: Vec::new().into_iter(),
+            rest: None,
+        }
+    }
+
     pub(super) fn kind(&self) -> BatchKind {
         self.kind
     }

@@ -169,7 +169,7 @@ impl<T> Route<T> {
         }
     }
 
-    /// Fails what is in flight and what waits.
+    /// Fails what is in flight, what waits and what is in doubt.
     fn fail(&mut self, error: &Error, ledger: &mut Ledger<T>) {
         let in_flight = self.channel.connection_mut().map(Connection::drain).unwrap_or_default();
         let calls = self.take_calls();
@@ -187,5 +187,6 @@ impl<T> Route<T> {
             ledger.finish_call(call, Err(not_sent.clone()));
         }
         ledger.fail_runs(runs, &not_sent);
+        self.doubts.give_up(ledger);
     }
 }

@@ -27,6 +27,7 @@ mod budget;
 mod budgets;
 mod closing;
 mod deadlines;
+mod doubts;
 mod encode;
 mod few;
 mod item_results;
@@ -216,6 +217,7 @@ impl<T> Requests<T> {
     /// Ends a turn: what has room now comes in, what is done ends, counters are handed over.
     fn finish_turn(&mut self, now: Instant) {
         self.latest = self.latest.max(now);
+        self.pursue_doubts(now);
         // In this order: what is let in now is work that keeps a route from retiring, and a close from ending.
         self.settle_budgets(now);
         self.router.check_retiring(now);

@@ -18,6 +18,8 @@ pub(super) enum Place {
     Waiting(u32),
     /// In flight with this correlation id.
     InFlight(u32),
+    /// Answered, and not ended.
+    InDoubt,
 }
 
 /// The places of calls with one item that wait in batch queues, and of all calls in flight, except those that are parts

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::batch_queue::Peer;
 use super::batch_queues::BatchQueues;
+use super::doubts::Doubts;
 use super::ledger::Ledger;
 use super::work::{Call, InFlight};
 use crate::channel::{Channel, Target};
@@ -28,6 +29,7 @@ pub(super) struct Route<T> {
     /// Calls that wait for an instant, or (`None`) for the admin revision.
     pub(super) delayed: BTreeMap<CallId, (Option<Instant>, Call<T>)>,
     pub(super) queues: BatchQueues<T>,
+    pub(super) doubts: Doubts<T>,
     /// The bound of unanswered requests.
     pub(super) max_in_flight: usize,
     /// For a node: the node, and when it was last chosen.
@@ -81,6 +83,7 @@ impl<T> Route<T> {
             calls_deadline: EarliestDeadline::default(),
             delayed: BTreeMap::new(),
             queues: BatchQueues::new(),
+            doubts: Doubts::new(),
             max_in_flight: shared.config().settings().in_flight.requests.max(1),
             node,
         }
@@ -103,6 +106,7 @@ impl<T> Route<T> {
             return None;
         }
         let waiting = earlier(self.queues.earliest_deadline(), self.calls_deadline.at());
+        let waiting = earlier(waiting, self.doubts.poll_timeout());
         earlier(waiting, self.channel.poll_timeout())
     }
 
@@ -121,9 +125,10 @@ impl<T> Route<T> {
             .is_some_and(|connection| has_window(connection, self.max_in_flight))
     }
 
-    /// How many calls and items wait here, or are in flight.
+    /// How many calls and items wait here, or are in flight, or in doubt.
     pub(super) fn open_work(&self) -> usize {
-        self.calls.len() + self.delayed.len() + self.queues.len() + self.channel.in_flight()
+        let waiting = self.calls.len() + self.delayed.len() + self.queues.len();
+        waiting + self.channel.in_flight() + self.doubts.len()
     }
 
     // ---- calls ----

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::batch_queue::Policy;
+use super::doubts::Doubts;
 use super::ledger::Ledger;
 use super::route::Route;
 use super::run::{Payloads, Run};
@@ -271,6 +272,8 @@ impl<T> Router<T> {
         };
         let calls = route.take_calls();
         let runs = route.queues.drain();
+        let doubts = std::mem::replace(&mut route.doubts, Doubts::new());
+        self.main_mut().doubts.absorb(doubts);
         for mut call in calls {
             call.attempt.hops += 1;
             self.return_call(now, call);

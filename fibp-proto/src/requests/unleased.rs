@@ -6,6 +6,11 @@ use super::settle::Settle;
 use super::work::Attempt;
 use crate::error::{Error, ErrorKind, Outcome};
 
+/// Whether it depends on the servers' being a cluster what a settle amounts to that the server finds no lease for.
+pub(super) fn is_doubtful(now: Instant, settle: &Settle, attempt: &Attempt) -> bool {
+    settle.lease_deadline.is_some_and(|deadline| deadline > now) && !attempt.replayed
+}
+
 /// What a settle amounts to that the server finds no lease for.
 ///
 /// Inside its lease that is success if an earlier attempt may have succeeded, and on a cluster, whose leader ends the

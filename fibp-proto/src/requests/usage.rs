@@ -30,7 +30,7 @@ impl<T> Requests<T> {
         };
         for route in self.router.iter_mut() {
             usage.calls += route.calls.len();
-            usage.delayed += route.delayed.len();
+            usage.delayed += route.delayed.len() + route.doubts.len();
             usage.queued_items += route.queues.len();
             usage.unclaimed += route.channel.actions();
             route.channel.add_usage(&mut usage);

@@ -14,6 +14,7 @@ mod clusters;
 mod consumers;
 mod cuts;
 mod deadlines;
+mod doubts;
 mod flow;
 mod harness;
 mod host;

@@ -39,21 +39,14 @@ fn all_nodes(broker: &Broker) -> Config {
     entries(broker).pop().expect("the last names all")
 }
 
-/// A client that knows that this is a cluster, as acks at the leader of a queue are done only then (row 38). Without a
-/// list of queues a client of the preamble dialect learns it from refusals, which come or not, as the nodes are ready.
-async fn aware(env: &Env, config: Config) -> Arc<dyn Client> {
-    let client = env.connect(config).await.expect("a client");
-    assert_eq!(client.list_queues().await.expect("a list").cluster_node_count, 3);
-    client
-}
-
 /// A client of the node that leads a queue.
 async fn at_leader(env: &Env, broker: &Broker, queue: &str) -> Arc<dyn Client> {
     let leader = broker
         .leader(queue)
         .and_then(|leader| broker.addr_of(leader))
         .expect("it is led");
-    aware(env, Config::new(leader).reconnect(quick_reconnect())).await
+    let config = Config::new(leader).reconnect(quick_reconnect());
+    env.connect(config).await.expect("a client")
 }
 
 /// A queue for attentive consumers: what was handed to a connection that was left comes back while they wait.
@@ -91,7 +84,7 @@ cases! {
     async fn every_node_serves_everybody(env: &Env) {
         let broker = start(env);
         for config in entries(broker) {
-            let client = aware(env, config).await;
+            let client = env.connect(config).await.expect("a client");
             let queue = env.queue(&client).await;
             let sent = enqueue_list(&client, &queue, 20).await;
             let mut consumer = env.consumer(&client, &queue).await;
@@ -123,7 +116,7 @@ cases! {
             client.close(PATIENCE).await;
             let leader = broker.leader(&queue).expect("it is led");
             broker.kill_node(leader);
-            let client = aware(env, all_nodes(broker)).await;
+            let client = env.connect(all_nodes(broker)).await.expect("a client");
             let mut consumer = attentive(&client, &queue).await;
             consume_all(&mut consumer, sent).await;
             broker.start_node(leader).expect("its port is free");
@@ -199,7 +192,7 @@ cases! {
     /// A consumer whose leader loses the lead, or its life, goes on at the next.
     async fn consumers_follow_their_leader(env: &Env) {
         let broker = start(env);
-        let client = aware(env, all_nodes(broker)).await;
+        let client = env.connect(all_nodes(broker)).await.expect("a client");
         let queue = lasting_queue(env, &client).await;
         let sent = enqueue_list(&client, &queue, 5).await;
         let mut consumer = attentive(&client, &queue).await;
