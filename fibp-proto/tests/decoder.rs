@@ -1,6 +1,9 @@
 //! The frame decoder: however the bytes arrive, the same frames come out, in bounded memory.
 
+mod common;
+
 use bytes::Bytes;
+use common::cases;
 use fibp_proto::frame::{
     self, DEFAULT_MAX_LENGTH, Decoder, Frame, FrameError, FrameHeader, HEADER_LEN, Item, Layout, Limits, OutBuf,
     Oversize, PREFIX_LEN,
@@ -103,7 +106,7 @@ fn layout() -> impl Strategy<Value = Layout> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 128 }, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(128)))]
 
     #[test]
     fn the_chunks_do_not_matter(layout in layout(), frames in frames(), arrival in arrival()) {

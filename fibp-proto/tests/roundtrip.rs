@@ -5,7 +5,7 @@ mod common;
 #[path = "common/strategies.rs"]
 mod strategies;
 
-use common::{ALL, PREAMBLES, cases, frame};
+use common::{ALL, PREAMBLES, cases, frame, size};
 use fibp_proto::frame::{Decoder, Frame, FrameHeader, Item, Limits};
 use fibp_proto::{Dialect, Message, Op, Push, QueueName, Request, Response};
 use proptest::prelude::*;
@@ -69,6 +69,8 @@ fn a_frame() -> impl Strategy<Value = (Dialect, Vec<u8>)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn requests_come_back((dialect, request) in a_request(), id: u32, cuts: [Index; 4]) {
         let bytes = request.encode(dialect, id, Limits::default()).expect("fits");
@@ -140,14 +142,14 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(64), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
 
     #[test]
     fn truncation_at_every_byte_is_survived((dialect, bytes) in a_frame()) {
         let mut frame = frame(dialect, &bytes);
         let whole = frame.body.clone();
         // Long runs of payload are no more interesting than short ones.
-        let stride = (whole.len() / 512).max(1);
+        let stride = (whole.len() / size(512)).max(1);
         for len in (0..whole.len()).step_by(stride) {
             frame.body = whole.slice(..len);
             read_as_anything(dialect, &frame);

@@ -22,7 +22,12 @@ pub(crate) const ALL: [Dialect; 5] = [
 
 /// How many cases a property is tried with: few where each takes seconds (`scripts/miri`).
 pub(crate) const fn cases(usual: u32) -> u32 {
-    if cfg!(miri) { 2 } else { usual }
+    if cfg!(miri) { 8 } else { usual }
+}
+
+/// How long a value gets whose length is not what matters: short where each byte costs (`scripts/miri`).
+pub(crate) const fn size(usual: usize) -> usize {
+    if cfg!(miri) { usual / 64 } else { usual }
 }
 
 /// Bytes from hex digits; words in single quotes stand for their ASCII bytes.
