@@ -102,11 +102,27 @@ impl Response {
     }
 }
 
+/// The answer, or the refusal as one: for servers that handle a request in a function that may fail.
+impl From<ItemResult<Self>> for Response {
+    fn from(result: ItemResult<Self>) -> Self {
+        result.unwrap_or_else(|refusal| Self::Error(*refusal))
+    }
+}
+
 /// Deliveries that the server pushed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Push {
     /// The deliveries, in order.
     pub deliveries: Vec<Received>,
+}
+
+/// One delivery.
+impl From<Received> for Push {
+    fn from(delivery: Received) -> Self {
+        Self {
+            deliveries: vec![delivery],
+        }
+    }
 }
 
 /// A refusal in the server's own words.

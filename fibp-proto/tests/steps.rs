@@ -38,13 +38,9 @@ impl Peer {
         }
         let mut left = &chunk[..n];
         while !left.is_empty() {
-            let mut buffer = self.server.take_read_buffer().expect("reading");
-            let room = buffer.unfilled();
-            let taken = room.len().min(left.len());
-            room[..taken].copy_from_slice(&left[..taken]);
-            buffer.advance(taken);
+            let taken = self.server.feed(left);
+            assert!(taken > 0, "it reads");
             left = &left[taken..];
-            self.server.handle_input(buffer);
             while let Some((id, request)) = self.server.poll_request() {
                 let Request::Enqueue(messages) = request else {
                     panic!("{request:?}");

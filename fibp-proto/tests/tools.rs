@@ -112,16 +112,16 @@ impl Client {
             let mut transmit = Transmit::new();
             while self.connection.take_transmit(&mut transmit) {
                 while !transmit.is_empty() {
-                    let n = self.socket.write(transmit.chunk()).expect("it reads");
+                    let n = transmit.write_to(&mut self.socket).expect("it reads");
                     self.connection.transmitted(&mut transmit, n);
                 }
             }
             let mut buffer = self.connection.take_read_buffer().expect("open");
-            match self.socket.read(buffer.unfilled()).expect("it writes") {
-                0 => self.connection.handle_eof(),
-                n => buffer.advance(n),
-            }
+            let read = buffer.read_from(&mut self.socket).expect("it writes");
             self.connection.handle_input(Instant::now(), buffer);
+            if read == Some(0) {
+                self.connection.handle_eof();
+            }
         }
     }
 

@@ -83,12 +83,9 @@ impl Wire {
         let mut taken = &chunk[..chunk.len().min(self.room.load(Ordering::SeqCst))];
         let n = taken.len();
         while !taken.is_empty() {
-            let mut buffer = server.take_read_buffer().unwrap();
-            let piece = taken.len().min(buffer.unfilled().len());
-            buffer.unfilled()[..piece].copy_from_slice(&taken[..piece]);
-            buffer.advance(piece);
-            taken = &taken[piece..];
-            server.handle_input(buffer);
+            let n = server.feed(taken);
+            assert!(n > 0, "it reads");
+            taken = &taken[n..];
             while let Some(event) = server.poll_event() {
                 match event {
                     ServerEvent::Opened { .. } => server.accept(),

@@ -47,16 +47,11 @@ fn serve(stream: &[u8], mut portion: impl FnMut(usize) -> usize) -> Vec<ServerEv
         if at >= stream.len() {
             break;
         }
-        let Some(mut buffer) = server.take_read_buffer() else {
-            break;
-        };
-        let place = buffer.unfilled();
         let rest = stream.get(at..).unwrap_or_default();
-        let n = portion(at).clamp(1, rest.len()).min(place.len());
-        place[..n].copy_from_slice(&rest[..n]);
-        buffer.advance(n);
-        at += n;
-        server.handle_input(buffer);
+        match server.feed(&rest[..portion(at).clamp(1, rest.len())]) {
+            0 => break,
+            n => at += n,
+        }
     }
     server.handle_eof();
     events.extend(std::iter::from_fn(|| server.poll_event()));

@@ -144,15 +144,11 @@ impl Talk {
         let mut portions = portions.iter().cycle().map(|n| 1 + usize::from(*n));
         while !bytes.is_empty() {
             self.listen();
-            let Some(mut buffer) = self.server.take_read_buffer() else {
-                break;
-            };
-            let place = buffer.unfilled();
-            let n = portions.next().unwrap_or(usize::MAX).min(bytes.len()).min(place.len());
-            place[..n].copy_from_slice(&bytes[..n]);
-            buffer.advance(n);
-            self.server.handle_input(buffer);
-            bytes = &bytes[n..];
+            let portion = portions.next().unwrap_or(usize::MAX).min(bytes.len());
+            match self.server.feed(&bytes[..portion]) {
+                0 => break,
+                n => bytes = &bytes[n..],
+            }
         }
         self.listen();
     }

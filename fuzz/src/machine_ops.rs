@@ -297,11 +297,10 @@ impl Driver {
             return;
         };
         let n = input.below(40);
-        let bytes = input.bytes(n);
-        let place = buffer.unfilled();
-        let n = bytes.len().min(place.len());
-        place[..n].copy_from_slice(&bytes[..n]);
-        buffer.advance(if input.flag() { n } else { usize::MAX });
+        let _ = buffer.copy_from(input.bytes(n));
+        if !input.flag() {
+            buffer.advance(usize::MAX);
+        }
         self.machine.handle_input(self.now, channel, buffer);
     }
 
@@ -450,26 +449,16 @@ fn serve(accepts: &[Dialect]) -> ServerConnection {
 
 fn feed_server(server: &mut ServerConnection, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        let Some(mut buffer) = server.take_read_buffer() else {
-            return;
-        };
-        bytes = fill(&mut buffer, bytes);
-        server.handle_input(buffer);
+        match server.feed(bytes) {
+            0 => return,
+            n => bytes = &bytes[n..],
+        }
         while !bytes.is_empty() {
             // Requests that wait are in the way of further input.
             let Some(event) = server.poll_event() else { break };
             answer(server, event, &mut Input::new(&[]));
         }
     }
-}
-
-/// Moves what fits into the buffer; returns the rest.
-fn fill<'a>(buffer: &mut ReadBuffer, bytes: &'a [u8]) -> &'a [u8] {
-    let place = buffer.unfilled();
-    let (now, later) = bytes.split_at(bytes.len().min(place.len()));
-    place[..now.len()].copy_from_slice(now);
-    buffer.advance(now.len());
-    later
 }
 
 /// One of the producers; a new one if there is none.

@@ -32,7 +32,9 @@ pub fn run(data: &[u8]) {
     let stream = input.rest();
     let mut at = 0;
     while at < stream.len() {
-        let Some(mut buffer) = server.take_read_buffer() else {
+        let piece = stream.get(at..).unwrap_or_default();
+        let n = server.feed(&piece[..piece.len().min(portion)]);
+        if n == 0 {
             if transmit.is_empty() && !server.take_transmit(&mut transmit) {
                 break;
             }
@@ -40,14 +42,8 @@ pub fn run(data: &[u8]) {
             server.transmitted(&mut transmit, n);
             closed += drain(&mut server, &mut decisions);
             continue;
-        };
-        let place = buffer.unfilled();
-        let piece = stream.get(at..).unwrap_or_default();
-        let n = piece.len().min(place.len()).min(portion);
-        place[..n].copy_from_slice(&piece[..n]);
-        buffer.advance(n);
+        }
         at += n;
-        server.handle_input(buffer);
         closed += drain(&mut server, &mut decisions);
         if decisions.below(8) == 7 {
             let push = values::push(&mut decisions, &"queue".into());

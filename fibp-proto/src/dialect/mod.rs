@@ -198,6 +198,14 @@ pub enum EncodeError {
     Unsupported(&'static str),
 }
 
+/// For servers that do their own IO, where what cannot be sent ends a connection as a failed write does.
+#[cfg(feature = "std")]
+impl From<EncodeError> for std::io::Error {
+    fn from(error: EncodeError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidInput, error)
+    }
+}
+
 impl From<EncodeError> for Error {
     fn from(error: EncodeError) -> Self {
         let kind = match error {

@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use core::fmt;
 #[cfg(feature = "std")]
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use crate::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
@@ -14,6 +14,10 @@ const SHARE_FROM: usize = 16 * 1024;
 
 /// Output buffers up to this capacity are kept for reuse while the connection is busy.
 const KEEP_CAPACITY: usize = 256 * 1024;
+
+/// The most pieces of one write.
+#[cfg(feature = "std")]
+const SLICES: usize = 16;
 
 /// What arrived and what is still free: read into [`unfilled`](Self::unfilled), then
 /// [`advance`](Self::advance).
@@ -121,6 +125,37 @@ impl ReadBuffer {
     /// holds is taken as all of it.
     pub fn advance(&mut self, n: usize) {
         self.filled = self.filled.saturating_add(n).min(self.storage.len());
+    }
+
+    /// Copies as much of `bytes` as there is room for, and says how much that is: for bytes that are in memory already.
+    #[must_use = "what is left is to be copied later"]
+    pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
+        let place = self.unfilled();
+        let n = place.len().min(bytes.len());
+        if let (Some(place), Some(bytes)) = (place.get_mut(..n), bytes.get(..n)) {
+            place.copy_from_slice(bytes);
+        }
+        self.advance(n);
+        n
+    }
+
+    /// Reads once from a socket and says how many bytes it brought: 0 at the end of the stream, `None` if there was nothing
+    /// yet (a socket that does not block, or one whose read timeout passed, or a signal came). This is what
+    /// [`Machine::handle_read`](crate::machine::Machine::handle_read) wants to know.
+    ///
+    /// # Errors
+    ///
+    /// Reading failed.
+    #[cfg(feature = "std")]
+    pub fn read_from<R: io::Read + ?Sized>(&mut self, from: &mut R) -> io::Result<Option<usize>> {
+        match from.read(self.unfilled()) {
+            Ok(n) => {
+                self.advance(n);
+                Ok(Some(n))
+            }
+            Err(error) if is_for_later(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The bytes that arrived and are not decoded yet.
@@ -314,6 +349,23 @@ impl Transmit {
         slices.get(..count).unwrap_or_default()
     }
 
+    /// Writes once to a socket and says how many bytes it took: 0 if it takes none yet (one that does not block, or whose
+    /// write timeout passed, or a signal came). Report them to the machine:
+    /// [`Machine::handle_written`](crate::machine::Machine::handle_written).
+    ///
+    /// # Errors
+    ///
+    /// Writing failed, or the socket takes nothing any more.
+    #[cfg(feature = "std")]
+    pub fn write_to<W: io::Write + ?Sized>(&self, to: &mut W) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        match to.write_vectored(self.slices(&mut slices)) {
+            Ok(0) if !self.is_empty() => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) if is_for_later(&error) => Ok(0),
+            result => result,
+        }
+    }
+
     /// Appends bytes.
     pub(crate) fn push(&mut self, bytes: Vec<u8>) {
         self.len = self.len.saturating_add(bytes.len());
@@ -348,6 +400,13 @@ impl Transmit {
     pub(crate) fn clear(&mut self) {
         self.advance(self.len);
     }
+}
+
+/// Whether the socket is as it was, and the same call may succeed later.
+#[cfg(feature = "std")]
+fn is_for_later(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
 }
 
 // What waits in buffers are payloads and keys, which are not for logs.
@@ -403,6 +462,76 @@ mod tests {
         assert_eq!(&written[..2], &[0, 1]);
         assert_eq!(&written[2..2 + SHARE_FROM], &large[..]);
         assert_eq!(&written[2 + SHARE_FROM..], b"tail");
+    }
+
+    /// A socket that takes and gives three bytes at a time, then says this.
+    struct Socket(Vec<u8>, Option<io::ErrorKind>);
+
+    impl io::Read for Socket {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            match self.1.take() {
+                Some(kind) => Err(kind.into()),
+                None => (&self.0[..3]).read(into),
+            }
+        }
+    }
+
+    impl io::Write for Socket {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.1.take() {
+                Some(kind) => Err(kind.into()),
+                None => self.0.write(&bytes[..bytes.len().min(3)]),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_not_ready_has_nothing_yet() {
+        use io::ErrorKind::{ConnectionReset, Interrupted, TimedOut, WouldBlock};
+        let mut buffer = ReadBuffer::default();
+        buffer.reserve(8);
+        let (mut out, mut transmit) = (OutBuf::new(), Transmit::new());
+        out.put_slice(b"12345");
+        out.take_into(&mut transmit);
+        for kind in [WouldBlock, TimedOut, Interrupted] {
+            let mut socket = Socket(Vec::new(), Some(kind));
+            assert_eq!(buffer.read_from(&mut socket).expect("later"), None);
+            let mut socket = Socket(Vec::new(), Some(kind));
+            assert_eq!(transmit.write_to(&mut socket).expect("later"), 0);
+        }
+        let mut socket = Socket(Vec::new(), Some(ConnectionReset));
+        assert_eq!(
+            buffer.read_from(&mut socket).expect_err("it failed").kind(),
+            ConnectionReset
+        );
+        socket.1 = Some(ConnectionReset);
+        assert_eq!(
+            transmit.write_to(&mut socket).expect_err("it failed").kind(),
+            ConnectionReset
+        );
+        assert_eq!((buffer.filled(), transmit.len()), (&b""[..], 5));
+
+        assert_eq!(transmit.write_to(&mut socket).expect("ready"), 3);
+        assert_eq!(buffer.read_from(&mut socket).expect("ready"), Some(3));
+        assert_eq!(buffer.filled(), b"123");
+        assert_eq!(buffer.read_from(&mut io::empty()).expect("the end"), Some(0));
+        // Nobody waits for a socket that will never take anything.
+        let stuck = transmit.write_to(&mut &mut [][..]).expect_err("no room");
+        assert_eq!(stuck.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn what_a_buffer_has_no_room_for_is_left() {
+        let mut buffer = ReadBuffer::default();
+        buffer.reserve(4);
+        assert_eq!(buffer.copy_from(b"123"), 3);
+        assert_eq!(buffer.copy_from(b"456"), 1);
+        assert_eq!(buffer.copy_from(b"56"), 0);
+        assert_eq!(buffer.filled(), b"1234");
     }
 
     #[test]

@@ -200,14 +200,8 @@ impl Decoder {
     pub fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             self.make_room();
-            let place = self.buffer.unfilled();
-            let n = place.len().min(bytes.len());
-            let (now, later) = bytes.split_at(n);
-            if let Some(place) = place.get_mut(..n) {
-                place.copy_from_slice(now);
-            }
-            self.buffer.advance(n);
-            bytes = later;
+            let n = self.buffer.copy_from(bytes);
+            bytes = bytes.get(n..).unwrap_or_default();
             self.pass_over();
         }
     }

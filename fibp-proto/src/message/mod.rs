@@ -134,6 +134,12 @@ impl Received {
         }
     }
 
+    /// What a broker that stored `message` under `id` delivers: with the fairness key `default`, for the first time.
+    #[must_use]
+    pub fn from_message(id: MessageId, message: Message) -> Self {
+        Self::new(id, message.queue, message.headers, message.payload, "default", 0)
+    }
+
     /// The message with copies of its headers and payload, so that keeping it holds nothing of what arrived with it.
     ///
     /// ```

@@ -1,6 +1,8 @@
 //! The server side of a connection, for brokers, proxies and tests.
 
 mod opening;
+#[cfg(feature = "std")]
+mod stream;
 mod subscription;
 
 use crate::dialect::{Codec, Dialect, EncodeError, Malformed, MalformedRequest};
@@ -114,6 +116,9 @@ enum State {
 ///   [`poll_request`](Self::poll_request) does this but for the answers, for servers that have nothing else to decide.
 /// * Output: [`take_transmit`](Self::take_transmit), write, [`transmitted`](Self::transmitted).
 ///
+/// Over a blocking socket `read_from` and `write_to` are all of input and output; input that is in memory already can be
+/// [fed](Self::feed). Examples: `miniq`, a queue server of about a hundred lines.
+///
 /// While more than 256 KiB of output wait, no event and no read buffer is given out. Calls in any order are
 /// safe; once the connection is over, all of them but those for output do nothing.
 #[derive(Debug)]
@@ -127,6 +132,9 @@ pub struct ServerConnection {
     out: OutBuf,
     /// Bytes in the transmit that is out for writing, if one is.
     writing: Option<usize>,
+    /// What `write_to` took and the stream did not take yet.
+    #[cfg(feature = "std")]
+    unwritten: Transmit,
     /// The id of the consume that was accepted last; deliveries carry it in the framed dialect.
     consumer: u32,
     subscription: Subscription,
@@ -146,6 +154,8 @@ impl ServerConnection {
             reassembler: Reassembler::new(config.max_reassembled),
             out: OutBuf::new(),
             writing: None,
+            #[cfg(feature = "std")]
+            unwritten: Transmit::new(),
             consumer: 0,
             subscription: Subscription::default(),
             eof: false,
@@ -178,6 +188,18 @@ impl ServerConnection {
         if self.state != State::Over {
             self.decoder.give_buffer(buffer);
         }
+    }
+
+    /// Hands over input that is in memory already and says how much of it was taken: less than all if a buffer's room is used
+    /// up, or if no more input is wanted before events are polled or output is written.
+    #[must_use = "what is left is to be fed later"]
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        let Some(mut buffer) = self.take_read_buffer() else {
+            return 0;
+        };
+        let n = buffer.copy_from(bytes);
+        self.handle_input(buffer);
+        n
     }
 
     /// The client closed its side, or the transport failed. What arrived before is still processed. (After a

@@ -63,8 +63,9 @@ impl Subscription {
 
 impl ServerConnection {
     /// The next request to be answered, for servers that decide on nothing else: as real servers without keys do, handshakes
-    /// are accepted, requests that cannot be read refused (or the connection closed), and what is never answered is noted
-    /// for [`consumer_queue`](Self::consumer_queue). Use this or [`poll_event`](Self::poll_event).
+    /// and keys are accepted, heartbeats answered, requests that cannot be read refused (or the connection closed), and what
+    /// is never answered is noted for [`consumer_queue`](Self::consumer_queue). Use this or
+    /// [`poll_event`](Self::poll_event).
     #[must_use]
     pub fn poll_request(&mut self) -> Option<(RequestId, Request)> {
         while let Some(event) = self.poll_event() {
@@ -81,7 +82,11 @@ impl ServerConnection {
                     ..
                 }
                 | ServerEvent::Closed => {}
-                ServerEvent::Request { id, request } => return Some((id, request)),
+                ServerEvent::Request { id, request } => match routine(&request) {
+                    // Never fails: neither answer has a body.
+                    Some(response) => drop(self.respond(id, &response)),
+                    None => return Some((id, request)),
+                },
             }
         }
         None
@@ -94,5 +99,14 @@ impl ServerConnection {
         let open = self.subscription.open.as_ref()?;
         let may_push = self.open_codec().is_some() && !self.is_blocked() && open.credit != Some(0);
         may_push.then_some(&open.queue)
+    }
+}
+
+/// The answer to what every server without keys answers alike.
+fn routine(request: &Request) -> Option<Response> {
+    match request {
+        Request::Heartbeat => Some(Response::Heartbeat),
+        Request::Authenticate(_) => Some(Response::Authenticated),
+        _ => None,
     }
 }

@@ -54,12 +54,9 @@ pub(crate) struct Server {
 impl Server {
     fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let mut buffer = self.connection.take_read_buffer().unwrap();
-            let n = bytes.len().min(buffer.unfilled().len());
-            buffer.unfilled()[..n].copy_from_slice(&bytes[..n]);
-            buffer.advance(n);
+            let n = self.connection.feed(bytes);
+            assert!(n > 0, "it reads");
             bytes = &bytes[n..];
-            self.connection.handle_input(buffer);
             while let Some(event) = self.connection.poll_event() {
                 match event {
                     ServerEvent::Opened { .. } => self.connection.accept(),

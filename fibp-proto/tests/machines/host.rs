@@ -242,16 +242,13 @@ impl Socket {
     fn feed(&mut self, mut input: &[u8]) -> bool {
         let moved = !input.is_empty();
         while !input.is_empty() {
-            let Some(mut buffer) = self.server().take_read_buffer() else {
+            let n = self.server().feed(input);
+            if n == 0 {
                 // It reads on when it has answered.
                 self.unread = input.to_vec();
                 break;
-            };
-            let n = input.len().min(buffer.unfilled().len());
-            buffer.unfilled()[..n].copy_from_slice(&input[..n]);
-            buffer.advance(n);
+            }
             input = &input[n..];
-            self.server().handle_input(buffer);
         }
         moved && input.is_empty()
     }

@@ -7,6 +7,7 @@ mod hostile;
 mod openings;
 mod output;
 mod requests;
+mod stream;
 mod subscription;
 
 use bytes::Bytes;
@@ -74,15 +75,10 @@ impl Peer {
             if bytes.is_empty() {
                 return all;
             }
-            let Some(mut buffer) = self.server.take_read_buffer() else {
-                return all - bytes.len();
-            };
-            let place = buffer.unfilled();
-            let n = place.len().min(bytes.len());
-            place[..n].copy_from_slice(&bytes[..n]);
-            buffer.advance(n);
-            bytes = &bytes[n..];
-            self.server.handle_input(buffer);
+            match self.server.feed(bytes) {
+                0 => return all - bytes.len(),
+                n => bytes = &bytes[n..],
+            }
         }
     }
 

@@ -113,10 +113,7 @@ fn a_client_that_leaves_before_it_opened_is_forgotten() {
 fn a_handshake_waits_for_the_decision() {
     let mut peer = Peer::new(config(&[Dialect::Handshake]));
     let feed = |server: &mut ServerConnection, bytes: &[u8]| {
-        let mut buffer = server.take_read_buffer().expect("reading");
-        buffer.unfilled()[..bytes.len()].copy_from_slice(bytes);
-        buffer.advance(bytes.len());
-        server.handle_input(buffer);
+        assert_eq!(server.feed(bytes), bytes.len());
     };
     // A request is pipelined behind it.
     let mut bytes = HANDSHAKE_WITH_KEY.to_vec();

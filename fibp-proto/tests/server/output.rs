@@ -87,10 +87,7 @@ fn a_server_that_is_blocked_writing_does_not_read() {
         for id in 0..100 {
             bytes.extend_from_slice(&ask.encode(dialect, id, Limits::default()).expect("fits"));
         }
-        let mut buffer = peer.server.take_read_buffer().expect("reading");
-        buffer.unfilled()[..bytes.len()].copy_from_slice(&bytes);
-        buffer.advance(bytes.len());
-        peer.server.handle_input(buffer);
+        assert_eq!(peer.server.feed(&bytes), bytes.len());
 
         let value = "x".repeat(60_000);
         let mut transmit = Transmit::new();

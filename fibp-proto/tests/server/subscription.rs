@@ -4,10 +4,7 @@ use super::*;
 
 /// Hands over what a client sent, and answers its requests.
 fn receive(server: &mut ServerConnection, bytes: &[u8]) -> Vec<Request> {
-    let mut buffer = server.take_read_buffer().expect("reading");
-    buffer.unfilled()[..bytes.len()].copy_from_slice(bytes);
-    buffer.advance(bytes.len());
-    server.handle_input(buffer);
+    assert_eq!(server.feed(bytes), bytes.len());
     let mut requests = Vec::new();
     while let Some((id, request)) = server.poll_request() {
         answer(server, id, &request);
@@ -17,14 +14,8 @@ fn receive(server: &mut ServerConnection, bytes: &[u8]) -> Vec<Request> {
 }
 
 fn written(server: &mut ServerConnection) -> Vec<u8> {
-    let (mut transmit, mut bytes) = (Transmit::new(), Vec::new());
-    while server.take_transmit(&mut transmit) {
-        while !transmit.is_empty() {
-            let n = transmit.chunk().len();
-            bytes.extend_from_slice(transmit.chunk());
-            server.transmitted(&mut transmit, n);
-        }
-    }
+    let mut bytes = Vec::new();
+    server.write_to(&mut bytes).expect("it takes all");
     bytes
 }
 
@@ -68,14 +59,34 @@ fn what_cannot_be_read_is_refused_as_real_servers_do() {
         Ok(Response::Error(error)) => assert_eq!(error.text(), "unknown or unsupported opcode: 0x77"),
         other => panic!("{other:?}"),
     }
-    let heartbeat = Request::Heartbeat
-        .encode(Dialect::Handshake, 30, Limits::default())
-        .expect("fits");
-    assert_eq!(receive(&mut server, &heartbeat), [Request::Heartbeat]);
+    let stats = Request::QueueStats { queue: "orders".into() };
+    let bytes = stats.encode(Dialect::Handshake, 30, Limits::default()).expect("fits");
+    assert_eq!(receive(&mut server, &bytes), [stats]);
 
     let mut server = open(P1);
     assert_eq!(receive(&mut server, &raw(P1, 0x01, 0, 2, &b"\0"[..])), []);
     assert!(server.is_finished(), "real servers close without a frame");
+}
+
+#[test]
+fn keys_and_heartbeats_are_answered_without_asking() {
+    for dialect in ALL {
+        let mut server = open(dialect);
+        let routine = [
+            (Request::Authenticate("key".into()), Response::Authenticated),
+            (Request::Heartbeat, Response::Heartbeat),
+        ];
+        for (request, response) in routine {
+            // A key is part of the framed handshake.
+            let Ok(bytes) = request.encode(dialect, 3, Limits::default()) else {
+                continue;
+            };
+            assert_eq!(receive(&mut server, &bytes), []);
+            let answers = frames(dialect, &written(&mut server));
+            assert_eq!(answers[0].header.id, 3);
+            assert_eq!(Response::decode(dialect, request.op(), &answers[0]), Ok(response));
+        }
+    }
 }
 
 #[test]
@@ -109,10 +120,7 @@ fn nothing_is_pushed_to_a_consumer_that_was_refused_or_does_not_read() {
     for dialect in ALL {
         let mut server = open(dialect);
         let bytes = consume(9).encode(dialect, 1, Limits::default()).expect("fits");
-        let mut buffer = server.take_read_buffer().expect("reading");
-        buffer.unfilled()[..bytes.len()].copy_from_slice(&bytes);
-        buffer.advance(bytes.len());
-        server.handle_input(buffer);
+        assert_eq!(server.feed(&bytes), bytes.len());
         let (id, _) = server.poll_request().expect("a request");
         assert_eq!(server.consumer_queue(), None, "not answered yet");
         let refusal = Response::Error(ServerError::queue_not_found("orders"));

@@ -121,10 +121,7 @@ fn replay_push(dialect: Dialect, vector: &Value) {
 /// What a server answers to the first bytes of a client.
 fn first_answer(config: ServerConfig, opening: &[u8]) -> Vec<u8> {
     let mut server = ServerConnection::new(config);
-    let mut buffer = server.take_read_buffer().expect("wants input");
-    buffer.unfilled()[..opening.len()].copy_from_slice(opening);
-    buffer.advance(opening.len());
-    server.handle_input(buffer);
+    assert_eq!(server.feed(opening), opening.len());
     while let Some(event) = server.poll_event() {
         if matches!(event, ServerEvent::Opened { .. }) {
             server.accept();

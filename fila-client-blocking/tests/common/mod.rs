@@ -1,13 +1,11 @@
 //! A scripted server on a real socket: one thread per connection, which blocks when it writes.
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use fibp_proto::frame::Transmit;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use fibp_proto::{Dialect, MessageId, Request, Response};
 use fila_client_blocking::{Client, Config};
@@ -87,22 +85,16 @@ fn serve(dialect: Dialect, mut stream: TcpStream, script: &mut impl Script) {
                 ServerEvent::Malformed { .. } => panic!("a torn frame: {event:?}"),
                 _ => {}
             }
-            let mut transmit = Transmit::new();
-            while server.take_transmit(&mut transmit) {
-                while !transmit.is_empty() {
-                    let Ok(n) = stream.write(transmit.chunk()) else { return };
-                    server.transmitted(&mut transmit, n);
-                }
+            if server.write_to(&mut stream).is_err() {
+                return;
             }
         }
-        let Some(mut buffer) = server.take_read_buffer() else {
+        if server.is_finished() {
             return;
-        };
-        match stream.read(buffer.unfilled()) {
-            Ok(0) | Err(_) => server.handle_eof(),
-            Ok(n) => buffer.advance(n),
         }
-        server.handle_input(buffer);
+        if server.read_from(&mut stream).is_err() {
+            server.handle_eof();
+        }
     }
 }
 

@@ -355,17 +355,11 @@ impl BrokerHost {
             let Some(server) = self.connection(connection) else {
                 return;
             };
-            let Some(mut buffer) = server.take_read_buffer() else {
+            match server.feed(bytes) {
                 // Over, or the caller does not fetch the answers.
-                return;
-            };
-            let free = buffer.unfilled();
-            let count = free.len().min(bytes.len());
-            let (taken, rest) = bytes.split_at(count);
-            free[..count].copy_from_slice(taken);
-            buffer.advance(count);
-            server.handle_input(buffer);
-            bytes = rest;
+                0 => return,
+                taken => bytes = &bytes[taken..],
+            }
             self.process(now, connection);
         }
         self.process(now, connection);

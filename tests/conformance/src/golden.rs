@@ -239,10 +239,8 @@ impl<M: Machine<Token = ()>> Session<M> {
         if !self.answers.is_empty()
             && let Some(mut buffer) = self.machine.take_read_buffer(CHANNEL)
         {
-            let n = buffer.unfilled().len().min(self.answers.len());
-            let bytes: Vec<u8> = self.answers.drain(..n).collect();
-            buffer.unfilled()[..n].copy_from_slice(&bytes);
-            buffer.advance(n);
+            let n = buffer.copy_from(self.answers.make_contiguous());
+            self.answers.drain(..n);
             self.machine.handle_input(self.now, CHANNEL, buffer);
         }
         self.machine.drain_completions(&mut self.completions);

@@ -1,6 +1,6 @@
 //! TLS over rustls' buffered connections.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use fibp_proto::Dialect;
@@ -149,15 +149,13 @@ impl TlsTransport {
         let Some(mut buffer) = server.take_read_buffer() else {
             return Step::Blocked;
         };
-        let read = self.session.reader().read(buffer.unfilled());
-        buffer.advance(*read.as_ref().unwrap_or(&0));
+        let read = buffer.read_from(&mut self.session.reader());
         server.handle_input(buffer);
         match read {
-            Ok(n) if n > 0 => Step::Arrived,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.sealed.is_empty() => Step::ReadSealed,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Arrived,
+            Ok(None) if self.sealed.is_empty() => Step::ReadSealed,
+            Ok(None | Some(1..)) => Step::Arrived,
             // The client's close_notify.
-            _ => {
+            Ok(Some(0)) | Err(_) => {
                 server.handle_eof();
                 Step::Arrived
             }
