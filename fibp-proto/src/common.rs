@@ -69,7 +69,7 @@ macro_rules! consumer_options {
     };
 }
 
-/// What a delivery says about its message; its field `lease` is a [`Lease`](crate::consumer::Lease).
+/// What a delivery says about its message. Its field `common` is a [`Delivery`](crate::client::common::Delivery).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! delivery_accessors {
@@ -77,78 +77,78 @@ macro_rules! delivery_accessors {
         /// The server's id of the message.
         #[must_use]
         pub fn id(&self) -> &$crate::MessageId {
-            &self.lease.received.id
+            &self.common.lease().received.id
         }
 
         /// The queue it came from.
         #[must_use]
         pub fn queue(&self) -> &str {
-            &self.lease.received.queue
+            &self.common.lease().received.queue
         }
 
         /// The message as it was received.
         #[must_use]
         pub fn received(&self) -> &$crate::Received {
-            &self.lease.received
+            &self.common.lease().received
         }
 
         /// Header keys and values.
         #[must_use]
         pub fn headers(&self) -> &$crate::Headers {
-            &self.lease.received.headers
+            &self.common.lease().received.headers
         }
 
         /// The payload. `Bytes`, so that a clone copies nothing.
         #[must_use]
         pub fn payload(&self) -> &$crate::Bytes {
-            &self.lease.received.payload
+            &self.common.lease().received.payload
         }
 
         /// The fairness key it was scheduled under.
         #[must_use]
         pub fn fairness_key(&self) -> &str {
-            &self.lease.received.fairness_key
+            &self.common.lease().received.fairness_key
         }
 
         /// How often it was nacked or its lease expired before.
         #[must_use]
         pub fn attempt_count(&self) -> u32 {
-            self.lease.received.attempt_count
+            self.common.lease().received.attempt_count
         }
 
         /// The scheduling weight, where the dialect carries it.
         #[must_use]
         pub fn weight(&self) -> Option<u32> {
-            self.lease.received.weight
+            self.common.lease().received.weight
         }
 
         /// The throttle keys, where the dialect carries them.
         #[must_use]
         pub fn throttle_keys(&self) -> Option<&[String]> {
-            self.lease.received.throttle_keys.as_deref()
+            self.common.lease().received.throttle_keys.as_deref()
         }
 
         /// When the server stored it (milliseconds since the Unix epoch), where known.
         #[must_use]
         pub fn enqueued_at_ms(&self) -> Option<u64> {
-            self.lease.received.enqueued_at_ms
+            self.common.lease().received.enqueued_at_ms
         }
 
         /// When the server leased it (milliseconds since the Unix epoch), where known.
         #[must_use]
         pub fn leased_at_ms(&self) -> Option<u64> {
-            self.lease.received.leased_at_ms
+            self.common.lease().received.leased_at_ms
         }
 
         /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
         #[must_use]
         pub fn lease_deadline(&self) -> Option<::std::time::Instant> {
-            self.lease.deadline
+            self.common.lease().deadline
         }
     };
 }
 
-/// What an acker says about its message; its field `ack` is a [`Settle`](crate::requests::Settle).
+/// What an acker says about its message. Its field `common` is an [`Acker`](crate::client::common::Acker).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! acker_accessors {
@@ -156,19 +156,19 @@ macro_rules! acker_accessors {
         /// The server's id of the message.
         #[must_use]
         pub fn id(&self) -> &$crate::MessageId {
-            &self.ack.id
+            &self.common.as_ack().id
         }
 
         /// The queue it came from.
         #[must_use]
         pub fn queue(&self) -> &str {
-            &self.ack.queue
+            &self.common.as_ack().queue
         }
 
         /// When the lease ends at the earliest, by this machine's clock and the consumer's `visibility_timeout`.
         #[must_use]
         pub fn lease_deadline(&self) -> Option<::std::time::Instant> {
-            self.ack.lease_deadline
+            self.common.as_ack().lease_deadline
         }
     };
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Handle, StateWatch, Subscription};
+use fibp_proto::client::{StateWatch, Subscription};
 use fibp_proto::config::Config;
 use fibp_proto::event::{Event, State, Stats};
 use fibp_proto::machine::CloseReport;
@@ -15,12 +15,11 @@ use fibp_proto::typed as op;
 use fibp_proto::{Error, Message, MessageId, SendError, Shared};
 
 use crate::admin::Admin;
-use crate::caller::Caller;
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::driver::{SOURCES, drivers};
 use crate::environment::FromEnv;
 use crate::producer::ProducerBuilder;
-use crate::wait::Notifier;
+use crate::wait::{Handle, Notifier, call, wait};
 
 /// A connection to a Fila broker, or to a cluster of them, that reconnects automatically.
 ///
@@ -31,7 +30,7 @@ use crate::wait::Notifier;
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
 #[derive(Debug, Clone)]
-pub struct Client(Caller);
+pub struct Client(Handle);
 
 impl Client {
     /// Connects, and waits until the broker is ready for requests.
@@ -49,9 +48,8 @@ impl Client {
     {
         let shared = shared(config.try_into().map_err(Into::into)?)?;
         let (handle, opened) = Handle::open(shared, SOURCES, drivers());
-        let client = Self(Caller { handle, timeout: None });
-        client.0.wait(opened.opened())?;
-        Ok(client)
+        wait(&handle, opened.opened())?;
+        Ok(Self(handle))
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
@@ -78,8 +76,7 @@ impl Client {
         C::Error: Into<Error>,
     {
         let shared = shared(config.try_into().map_err(Into::into)?)?;
-        let handle = Handle::open_lazily(shared, SOURCES, drivers());
-        Ok(Self(Caller { handle, timeout: None }))
+        Ok(Self(Handle::open_lazily(shared, SOURCES, drivers())))
     }
 
     /// Waits until the server answers, for `deadline` at most.
@@ -88,7 +85,7 @@ impl Client {
     ///
     /// [`ErrorKind::Timeout`](crate::ErrorKind::Timeout) if it does not; otherwise why there is no connection.
     pub fn ready(&self, deadline: Duration) -> Result<(), Error> {
-        self.with_timeout(deadline).0.call(op::Heartbeat {})
+        call(&self.0.with_timeout(deadline), op::Heartbeat {})
     }
 
     /// Sends a heartbeat, and says how long its answer took. Where there is no connection, that includes the wait for one.
@@ -97,9 +94,7 @@ impl Client {
     ///
     /// Why there is no answer.
     pub fn ping(&self) -> Result<Duration, Error> {
-        let sent = Instant::now();
-        self.0.call(op::Heartbeat {})?;
-        Ok(sent.elapsed())
+        wait(&self.0, self.0.ping())
     }
 
     /// Enqueues one message and waits for the broker's confirmation. Messages of concurrent calls share frames.
@@ -121,8 +116,7 @@ impl Client {
     /// # }
     /// ```
     pub fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        let call = self.0.handle.main().enqueue(Instant::now(), message, self.0.timeout);
-        self.0.wait(call).map_err(|failed| *failed)
+        wait(&self.0, self.0.enqueue(message)).map_err(|failed| *failed)
     }
 
     /// Enqueues many messages, for any mix of queues, and waits for all results, in input order.
@@ -138,12 +132,7 @@ impl Client {
     /// # }
     /// ```
     pub fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.0.wait(
-            self.0
-                .handle
-                .main()
-                .enqueue_many(Instant::now(), messages, self.0.timeout),
-        )
+        wait(&self.0, self.0.enqueue_many(messages))
     }
 
     /// Acks a message by its id. [`Delivery::ack`](crate::Delivery::ack) is the usual way.
@@ -154,7 +143,7 @@ impl Client {
     /// [`ErrorKind::MessageNotFound`](crate::ErrorKind::MessageNotFound) if it isn't leased any more; otherwise
     /// why there is no confirmation.
     pub fn ack(&self, queue: &str, id: &MessageId) -> Result<(), Error> {
-        self.0.settle(Settle::ack(queue, id))
+        wait(&self.0, self.0.settle(Settle::ack(queue, id)))
     }
 
     /// Nacks a message by its id: it is delivered again, its attempt count one higher, or goes to the
@@ -164,7 +153,7 @@ impl Client {
     ///
     /// As for [`ack`](Self::ack).
     pub fn nack(&self, queue: &str, id: &MessageId, why: &str) -> Result<(), Error> {
-        self.0.settle(Settle::nack(queue, id, why))
+        wait(&self.0, self.0.settle(Settle::nack(queue, id, why)))
     }
 
     /// Acks many messages, of any mix of queues; results in input order. Takes references to deliveries, and
@@ -180,13 +169,12 @@ impl Client {
     /// # }
     /// ```
     pub fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> Vec<Result<(), Error>> {
-        self.0
-            .settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
+        wait(&self.0, self.0.ack_many(acks))
     }
 
     /// Nacks many messages, of any mix of queues; results in input order.
     pub fn nack_many(&self, nacks: impl IntoIterator<Item = NackItem>) -> Vec<Result<(), Error>> {
-        self.0.settle_many(nacks.into_iter().map(Settle::from).collect())
+        wait(&self.0, self.0.nack_many(nacks))
     }
 
     /// The same client, whose calls have this timeout instead of the configured one; so have those of the
@@ -204,10 +192,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self(Caller {
-            timeout: Some(timeout),
-            ..self.0.clone()
-        })
+        Self(self.0.with_timeout(timeout))
     }
 
     /// A producer, with options.
@@ -232,13 +217,13 @@ impl Client {
     /// Administration: queues, configuration, API keys.
     #[must_use]
     pub fn admin(&self) -> Admin {
-        Admin::new(self.0.clone())
+        Admin { handle: self.0.clone() }
     }
 
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.0.handle.clients().shared.state()
+        self.0.clients().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
@@ -256,15 +241,13 @@ impl Client {
     /// ```
     #[must_use]
     pub fn events(&self) -> Events {
-        let clients = self.0.handle.clients();
-        Events(Subscription::new(&clients.shared, &clients.watchers))
+        Events(self.0.subscribe())
     }
 
     /// The state of the main connection now, then each change. Does not keep the client alive.
     #[must_use]
     pub fn watch_state(&self) -> States {
-        let clients = self.0.handle.clients();
-        States(StateWatch::new(&clients.shared, &clients.watchers))
+        States(self.0.watch_state())
     }
 
     /// The client's counters, and gauges of what it holds now.
@@ -279,7 +262,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.handle.stats()
+        self.0.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers,
@@ -295,7 +278,7 @@ impl Client {
     /// # }
     /// ```
     pub fn close(&self, deadline: Duration) -> CloseReport {
-        self.0.wait(self.0.handle.close(deadline))
+        wait(&self.0, self.0.close(deadline))
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fibp_proto::Endpoint;
-use fibp_proto::client::{Job, News, SLICE};
+use fibp_proto::client::{Job, News, SLICE, SocketOptions};
 use fibp_proto::config::Settings;
 use fibp_proto::dial::AddressRace;
 use fibp_proto::fault::{Fault, FaultKind};
@@ -33,7 +33,7 @@ pub(crate) fn connect(
     endpoint: &Endpoint,
     deadline: Option<Instant>,
     settings: &Settings,
-    receive_buffer: Option<u32>,
+    options: SocketOptions,
 ) -> Result<Stream, Fault> {
     let addresses = match endpoint.ip() {
         Some(ip) => vec![SocketAddr::new(ip, endpoint.port)],
@@ -44,18 +44,17 @@ pub(crate) fn connect(
                 .collect()
         }
     };
-    connect_to(addresses, deadline, settings, receive_buffer)
+    connect_to(addresses, deadline, settings.happy_eyeballs_delay, options)
 }
 
 /// Opens a connection to the address that answers first.
 fn connect_to(
     addresses: Vec<SocketAddr>,
     deadline: Option<Instant>,
-    settings: &Settings,
-    receive_buffer: Option<u32>,
+    delay: Duration,
+    options: SocketOptions,
 ) -> Result<Stream, Fault> {
-    let keepalive = settings.keepalive_idle();
-    let mut race = AddressRace::new(Instant::now(), addresses, settings.happy_eyeballs_delay, deadline);
+    let mut race = AddressRace::new(Instant::now(), addresses, delay, deadline);
     let (results, arrivals) = mpsc::channel();
     loop {
         let now = Instant::now();
@@ -63,7 +62,7 @@ fn connect_to(
             let results = results.clone();
             let attempt = move || {
                 // The race may be over.
-                let _ = results.send((address, open(address, deadline, keepalive, receive_buffer)));
+                let _ = results.send((address, open(address, deadline, options)));
             };
             if let Err(fault) = spawn("fila-connect", attempt) {
                 race.handle_failed(now, address, fault);
@@ -84,14 +83,9 @@ fn connect_to(
     }
 }
 
-fn open(
-    address: SocketAddr,
-    deadline: Option<Instant>,
-    keepalive: Option<Duration>,
-    receive_buffer: Option<u32>,
-) -> io::Result<Stream> {
+fn open(address: SocketAddr, deadline: Option<Instant>, options: SocketOptions) -> io::Result<Stream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(bytes) = receive_buffer.and_then(|bytes| usize::try_from(bytes).ok()) {
+    if let Some(bytes) = options.receive_buffer.and_then(|bytes| usize::try_from(bytes).ok()) {
         // Before connecting: the window scale is announced then.
         socket.set_recv_buffer_size(bytes)?;
     }
@@ -100,7 +94,7 @@ fn open(
         None => socket.connect(&address.into())?,
     }
     socket.set_tcp_nodelay(true)?;
-    if let Some(idle) = keepalive {
+    if let Some(idle) = options.keepalive {
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
     }
     socket.set_read_timeout(Some(SLICE))?;
@@ -234,7 +228,8 @@ mod tests {
         ] {
             let config = Config::new("broker").happy_eyeballs_delay(delay);
             let deadline = Some(Instant::now() + limit);
-            let connected = connect_to(addresses(), deadline, config.settings(), None);
+            let delay = config.settings().happy_eyeballs_delay;
+            let connected = connect_to(addresses(), deadline, delay, SocketOptions::default());
             assert_eq!(connected.err().map(|fault| fault.kind), kind, "after {delay:?}");
         }
     }

@@ -2,32 +2,32 @@
 
 use std::iter::FusedIterator;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{AckItem, Deliveries, Input, answer};
+use fibp_proto::client::common::{self, Deliveries};
+use fibp_proto::client::{AckItem, Input, answer};
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::consumer::{Lease, LeaseGuard};
 use fibp_proto::requests::Settle;
 use fibp_proto::{Error, ErrorKind, QueueName, Received};
 
-use crate::caller::{Caller, Pending};
 use crate::connect::Stream;
-use crate::wait::{wait, wait_until};
-use fibp_proto::client::ConsumerCell;
+use crate::pending::Pending;
+use crate::wait::{Handle, wait, wait_on, wait_until};
 
 /// Options of a [`Consumer`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ConsumerBuilder {
-    caller: Caller,
+    handle: Handle,
     queue: QueueName,
     settings: ConsumerSettings,
 }
 
 impl ConsumerBuilder {
-    pub(crate) fn new(caller: Caller, queue: &str) -> Self {
+    pub(crate) fn new(handle: Handle, queue: &str) -> Self {
         Self {
-            caller,
+            handle,
             queue: queue.into(),
             settings: ConsumerSettings::default(),
         }
@@ -43,19 +43,13 @@ impl ConsumerBuilder {
     /// [`ErrorKind::QueueNotFound`] where servers check), or why there is no connection within `connect_timeout`.
     pub fn open(self) -> Result<Consumer, Error> {
         let Self {
-            caller,
+            handle,
             queue,
             settings,
         } = self;
-        settings.validate()?;
-        let (cell, opened) = caller.handle.clients().open_consumer(queue, settings);
-        let consumer = Consumer {
-            caller,
-            deliveries: Deliveries::new(Arc::clone(&cell), settings.prefetch),
-            cell,
-        };
-        wait(consumer.caller.handle.clients(), &consumer.cell, opened.opened())?;
-        Ok(consumer)
+        let (deliveries, opening) = handle.open_consumer(queue, settings)?;
+        wait_on(deliveries.handle().clients(), deliveries.cell(), opening.opened())?;
+        Ok(Consumer { deliveries })
     }
 }
 
@@ -66,8 +60,6 @@ impl ConsumerBuilder {
 /// holds come back to the queue when their leases expire.
 #[derive(Debug)]
 pub struct Consumer {
-    caller: Caller,
-    cell: Arc<ConsumerCell<Stream>>,
     deliveries: Deliveries<Stream>,
 }
 
@@ -109,24 +101,13 @@ impl Consumer {
     ///
     /// What ended the consumer.
     pub fn next_many(&mut self, max: usize) -> Option<Result<Vec<Delivery>, Error>> {
-        match self.next()? {
-            Ok(first) => {
-                let mut chunk = vec![first];
-                chunk.extend(self.ready_chunk(max.max(1) - 1));
-                Some(Ok(chunk))
-            }
-            Err(error) => Some(Err(error)),
-        }
+        self.wait(None, |deliveries, cx| deliveries.poll_many(max, cx, Delivery::new))
+            .flatten()
     }
 
     /// The deliveries that were received, `max` at most, without waiting: perhaps none.
     pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery> {
-        let Self { caller, deliveries, .. } = self;
-        let delivery = |lease| Delivery {
-            lease,
-            caller: caller.clone(),
-        };
-        deliveries.take_many(Instant::now, max, delivery)
+        self.deliveries.take_many(max, Delivery::new)
     }
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
@@ -142,32 +123,28 @@ impl Consumer {
     /// # }
     /// ```
     pub fn drain(&mut self) {
-        let clients = self.caller.handle.clients();
-        wait(clients, &self.cell, self.deliveries.drain(Instant::now()));
+        let deliveries = &self.deliveries;
+        wait_on(deliveries.handle().clients(), deliveries.cell(), deliveries.drain());
     }
 
     /// `None` at `until`; else what a stream would give.
     fn recv_until(&mut self, until: Option<Instant>) -> Option<Option<Result<Delivery, Error>>> {
-        let Self {
-            caller,
-            cell,
-            deliveries,
-        } = self;
-        // Most are there. The caller is cloned first, as a delivery is large and would be moved once more to wait for it.
-        if deliveries.has_taken() {
-            let caller = caller.clone();
-            if let Some(lease) = deliveries.take() {
-                return Some(Some(Ok(Delivery { lease, caller })));
-            }
+        // Most are there.
+        if let Some(delivery) = self.deliveries.take() {
+            return Some(Some(Ok(Delivery::new(delivery))));
         }
-        let next = wait_until(caller.handle.clients(), cell, Input::Push, until, |cx| {
-            deliveries.poll(Instant::now, cx)
-        })?;
-        let delivery = |lease| Delivery {
-            lease,
-            caller: caller.clone(),
-        };
-        Some(next.map(|lease| lease.map(delivery)))
+        self.wait(until, |deliveries, cx| deliveries.poll(cx).map_ok(Delivery::new))
+    }
+
+    fn wait<T>(
+        &mut self,
+        until: Option<Instant>,
+        mut poll: impl FnMut(&mut Deliveries<Stream>, &mut Context<'_>) -> Poll<T>,
+    ) -> Option<T> {
+        let deliveries = &mut self.deliveries;
+        let clients = Arc::clone(deliveries.handle().clients());
+        let cell = Arc::clone(deliveries.cell());
+        wait_until(&clients, &cell, Input::Push, until, |cx| poll(deliveries, cx))
     }
 }
 
@@ -182,23 +159,21 @@ impl Iterator for Consumer {
 
 impl FusedIterator for Consumer {}
 
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        self.deliveries.abort(Instant::now());
-    }
-}
-
 /// A message leased to this consumer. Settle it with [`ack`](Self::ack) or [`nack`](Self::nack) before
 /// [`lease_deadline`](Self::lease_deadline); if it is dropped, it comes back to the queue when the lease expires.
 #[derive(Debug)]
 #[must_use = "a delivery that is not settled comes back"]
 pub struct Delivery {
-    lease: Lease,
-    caller: Caller,
+    common: common::Delivery<Stream>,
 }
 
 #[expect(clippy::result_large_err, reason = "the error gives the delivery back")]
 impl Delivery {
+    #[inline]
+    fn new(common: common::Delivery<Stream>) -> Self {
+        Self { common }
+    }
+
     fibp_proto::delivery_accessors!();
 
     /// Acknowledges the message, and waits for the confirmation.
@@ -230,11 +205,8 @@ impl Delivery {
     }
 
     fn settle(self, nack: Option<&str>) -> Result<(), AckError> {
-        let settle = self.lease.settle(nack);
-        match self.caller.settle(settle) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(AckError { delivery: self, error }),
-        }
+        let result = wait(self.common.handle(), self.common.settle(nack));
+        result.map_err(|error| AckError { delivery: self, error })
     }
 
     /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
@@ -248,14 +220,12 @@ impl Delivery {
     /// # }
     /// ```
     pub fn ack_queued(self) -> AckReceipt {
-        let (settle, _guard) = self.lease.into_settle(None);
-        AckReceipt::new(self.caller, settle)
+        AckReceipt(Pending::new(self.common.settle_queued(None)))
     }
 
     /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
     pub fn nack_queued(self, why: &str) -> AckReceipt {
-        let (settle, _guard) = self.lease.into_settle(Some(why));
-        AckReceipt::new(self.caller, settle)
+        AckReceipt(Pending::new(self.common.settle_queued(Some(why))))
     }
 
     /// The message, and what settles it: for handing them to different threads.
@@ -270,37 +240,29 @@ impl Delivery {
     /// # }
     /// ```
     pub fn into_parts(self) -> (Received, Acker) {
-        let Self { lease, caller } = self;
-        let ack = lease.settle(None);
-        let acker = Acker {
-            ack,
-            _guard: lease.guard,
-            caller,
-        };
-        (lease.received, acker)
+        let (received, common) = self.common.into_parts();
+        (received, Acker { common })
     }
 }
 
 impl From<&Delivery> for Settle {
     /// For [`Client::ack_many`](crate::Client::ack_many), which settles many deliveries in one call.
     fn from(delivery: &Delivery) -> Self {
-        delivery.lease.settle(None)
+        Self::from(&delivery.common)
     }
 }
 
 impl From<&Delivery> for AckItem {
     /// For an ack after the delivery itself is gone.
     fn from(delivery: &Delivery) -> Self {
-        Self::from(&delivery.lease)
+        Self::from(&delivery.common)
     }
 }
 
 /// Settles the message of a [`Delivery`] that was taken apart.
 #[derive(Debug)]
 pub struct Acker {
-    ack: Settle,
-    _guard: Option<LeaseGuard>,
-    caller: Caller,
+    common: common::Acker<Stream>,
 }
 
 #[expect(clippy::result_large_err, reason = "the error gives the acker back")]
@@ -327,25 +289,17 @@ impl Acker {
 
     /// As [`Delivery::ack_queued`].
     pub fn ack_queued(self) -> AckReceipt {
-        AckReceipt::new(self.caller, self.ack)
+        AckReceipt(Pending::new(self.common.settle_queued(None)))
     }
 
     /// As [`Delivery::nack_queued`].
     pub fn nack_queued(self, why: &str) -> AckReceipt {
-        let settle = self.ack.into_nack(why);
-        AckReceipt::new(self.caller, settle)
+        AckReceipt(Pending::new(self.common.settle_queued(Some(why))))
     }
 
     fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
-        let ack = self.ack.clone();
-        let settle = match nack {
-            Some(why) => ack.into_nack(why),
-            None => ack,
-        };
-        match self.caller.settle(settle) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(AckError { delivery: self, error }),
-        }
+        let result = wait(self.common.handle(), self.common.settle(nack));
+        result.map_err(|error| AckError { delivery: self, error })
     }
 }
 
@@ -358,12 +312,6 @@ pub type AckError<D = Delivery> = fibp_proto::AckError<D>;
 pub struct AckReceipt(Pending<answer::Settled>);
 
 impl AckReceipt {
-    fn new(caller: Caller, settle: Settle) -> Self {
-        let main = caller.handle.main();
-        let call = main.settle_queued(Instant::now(), settle, caller.timeout);
-        Self(Pending::new(caller, call))
-    }
-
     /// Waits until the server has answered.
     ///
     /// # Errors

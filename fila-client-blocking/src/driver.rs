@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use fibp_proto::Endpoint;
 use fibp_proto::client::{
-    CallerWrites, Cell, Clients, Driven, Drivers, Job, News, Sources, StartDriver, Worker, presented_key,
+    CallerWrites, Cell, Clients, Driven, Drivers, Job, News, SocketOptions, Sources, StartDriver, Worker, presented_key,
 };
 use fibp_proto::machine::{ChannelId, DialId};
 
@@ -34,12 +34,12 @@ pub(crate) fn drivers() -> Drivers<Stream> {
 
 fn starter<M: Driven + 'static>() -> StartDriver<M, Stream> {
     Box::new(|clients, cell, channel, receive_buffer| {
-        let threads = Threads {
+        let threads = Arc::new(Threads {
             clients: Arc::clone(clients),
             cell: Arc::clone(cell),
             channel,
-            receive_buffer,
-        };
+            options: SocketOptions::new(clients.shared.config().settings(), receive_buffer),
+        });
         if spawn("fila-driver", move || threads.drive()).is_err() {
             cell.with(|machine| machine.abandon_channel(Instant::now(), channel));
         }
@@ -50,23 +50,11 @@ struct Threads<M> {
     clients: Arc<Clients<Stream>>,
     cell: Arc<Cell<M, Stream>>,
     channel: ChannelId,
-    receive_buffer: Option<u32>,
-}
-
-// Derived, it would ask for machines that can be cloned.
-impl<M> Clone for Threads<M> {
-    fn clone(&self) -> Self {
-        Self {
-            clients: Arc::clone(&self.clients),
-            cell: Arc::clone(&self.cell),
-            channel: self.channel,
-            receive_buffer: self.receive_buffer,
-        }
-    }
+    options: SocketOptions,
 }
 
 impl<M: Driven + 'static> Threads<M> {
-    fn drive(&self) {
+    fn drive(self: &Arc<Self>) {
         let notifier = Arc::new(Notifier::default());
         let waker = Waker::from(Arc::clone(&notifier));
         let worker = Worker::driver(&self.clients, &self.cell, self.channel, &waker);
@@ -74,11 +62,11 @@ impl<M: Driven + 'static> Threads<M> {
     }
 
     /// Makes a connection, then reads from it until it is gone.
-    fn read(&self, id: DialId, endpoint: &Endpoint, deadline: Option<Instant>) {
+    fn read(self: &Arc<Self>, id: DialId, endpoint: &Endpoint, deadline: Option<Instant>) {
         let settings = self.clients.shared.config().settings();
         // Asks the caller's closure: before anything is locked.
         let result = presented_key(settings).and_then(|key| {
-            let stream = connect(endpoint, deadline, settings, self.receive_buffer)?;
+            let stream = connect(endpoint, deadline, settings, self.options)?;
             Ok((Arc::new(stream), key))
         });
         let notifier = Arc::new(Notifier::default());
@@ -87,7 +75,7 @@ impl<M: Driven + 'static> Threads<M> {
         self.work(worker, &notifier, News::Dialed { id, result });
     }
 
-    fn work(&self, mut worker: Worker<'_, M, Stream>, notifier: &Notifier, mut news: News<Stream>) {
+    fn work(self: &Arc<Self>, mut worker: Worker<'_, M, Stream>, notifier: &Notifier, mut news: News<Stream>) {
         loop {
             let seen = notifier.count();
             news = match worker.step(Instant::now(), news) {
@@ -97,7 +85,7 @@ impl<M: Driven + 'static> Threads<M> {
                     News::Nothing
                 }
                 Job::Dial { id, endpoint, deadline } => {
-                    let threads = self.clone();
+                    let threads = Arc::clone(self);
                     match spawn("fila-reader", move || threads.read(id, &endpoint, deadline)) {
                         Ok(()) => News::Nothing,
                         Err(fault) => News::Dialed { id, result: Err(fault) },

@@ -2,12 +2,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admin;
-mod caller;
 mod client;
 mod connect;
 mod consumer;
 mod driver;
 mod environment;
+mod pending;
 mod producer;
 mod wait;
 

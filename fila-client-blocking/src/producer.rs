@@ -1,28 +1,27 @@
 //! Sending without waiting for each confirmation.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fibp_proto::client::{RequestCall, answer};
+use fibp_proto::client::{RequestCall, answer, common};
 use fibp_proto::config::ProducerSettings;
-use fibp_proto::requests::ProducerId;
 use fibp_proto::{Error, ErrorKind, Message, MessageId, SendError};
 
-use crate::caller::{Caller, Pending};
 use crate::connect::Stream;
+use crate::pending::Pending;
+use crate::wait::{Handle, wait};
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ProducerBuilder {
-    caller: Caller,
+    handle: Handle,
     settings: ProducerSettings,
 }
 
 impl ProducerBuilder {
-    pub(crate) fn new(caller: Caller) -> Self {
-        let settings = caller.handle.clients().shared.config().settings().producer;
-        Self { caller, settings }
+    pub(crate) fn new(handle: Handle) -> Self {
+        let settings = handle.clients().shared.config().settings().producer;
+        Self { handle, settings }
     }
 
     fibp_proto::producer_options!();
@@ -33,10 +32,7 @@ impl ProducerBuilder {
     ///
     /// [`ErrorKind::Config`] for an option that cannot work.
     pub fn build(self) -> Result<Producer, Error> {
-        let Self { caller, settings } = self;
-        settings.validate()?;
-        let id = caller.handle.main().with(|requests| requests.open_producer(settings));
-        Ok(Producer(Arc::new(Inner { caller, id })))
+        self.handle.open_producer(self.settings).map(Producer)
     }
 }
 
@@ -44,13 +40,7 @@ impl ProducerBuilder {
 ///
 /// When the last clone is dropped, what the buffer holds is still sent.
 #[derive(Debug, Clone)]
-pub struct Producer(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    caller: Caller,
-    id: ProducerId,
-}
+pub struct Producer(common::Producer<Stream>);
 
 impl Producer {
     /// Hands over a message, waiting for room in the buffer only. The receipt is ready when it is confirmed.
@@ -70,17 +60,12 @@ impl Producer {
     /// # }
     /// ```
     pub fn send(&self, message: Message) -> Result<Receipt, SendError> {
-        // Nearly always there is room, and one place for a reply is enough.
-        let message = match self.try_send(message) {
-            Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
-            done => return done,
-        };
-        let Inner { caller, id } = &*self.0;
-        let main = caller.handle.main();
-        let room = main.reserve(Instant::now(), *id, &message, caller.timeout);
-        match caller.wait(room.room()) {
-            Ok(room) => Ok(self.receipt(main.send_reserved(Instant::now(), *id, room, message)?)),
-            Err(error) => Err(SendError { message, error }),
+        match self.try_send(message) {
+            Err(refused) if refused.kind() == ErrorKind::Overloaded => {
+                let sent = self.0.send_when_room(refused.message);
+                Ok(self.receipt(wait(self.0.handle(), sent)?))
+            }
+            done => done,
         }
     }
 
@@ -102,10 +87,7 @@ impl Producer {
     /// # }
     /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt, SendError> {
-        let Inner { caller, id } = &*self.0;
-        let main = caller.handle.main();
-        let call = main.try_send(Instant::now(), *id, message, caller.timeout)?;
-        Ok(self.receipt(call))
+        Ok(self.receipt(self.0.try_send(message)?))
     }
 
     /// Sends what was handed over so far without lingering, and waits until all of it is confirmed or failed.
@@ -125,22 +107,11 @@ impl Producer {
     /// # }
     /// ```
     pub fn flush(&self) -> Result<(), Error> {
-        let Inner { caller, id } = &*self.0;
-        caller.wait(caller.handle.main().flush(Instant::now(), *id, caller.timeout))
+        wait(self.0.handle(), self.0.flush())
     }
 
     fn receipt(&self, call: RequestCall<Stream, answer::Enqueued>) -> Receipt {
-        let caller = self.0.caller.clone();
-        Receipt(Pending::new(caller, call))
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.caller
-            .handle
-            .main()
-            .with(|requests| requests.close_producer(self.id));
+        Receipt(Pending::new(self.0.receipt(call)))
     }
 }
 

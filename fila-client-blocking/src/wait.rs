@@ -9,7 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use fibp_proto::client::{Cell, Clients, Driven, Input, Job, News, Worker};
+use fibp_proto::client::{self, Cell, Clients, Driven, Input, Job, News, Worker};
+use fibp_proto::{Error, TypedRequest};
 
 use crate::connect::Stream;
 
@@ -117,8 +118,21 @@ pub(crate) fn wait_until<M: Driven, T>(
     }
 }
 
-/// Waits for the end of a future.
-pub(crate) fn wait<M: Driven, T>(
+/// What every handle has of its client.
+pub(crate) type Handle = client::Handle<Stream>;
+
+/// Makes a call and waits for its answer.
+pub(crate) fn call<O: TypedRequest>(handle: &Handle, request: O) -> Result<O::Output, Error> {
+    wait(handle, handle.call(request))
+}
+
+/// Waits for the end of a future that the client's requests complete.
+pub(crate) fn wait<T>(handle: &Handle, future: impl Future<Output = T>) -> T {
+    wait_on(handle.clients(), handle.main(), future)
+}
+
+/// Waits for the end of a future that a machine completes.
+pub(crate) fn wait_on<M: Driven, T>(
     clients: &Arc<Clients<Stream>>,
     cell: &Arc<Cell<M, Stream>>,
     future: impl Future<Output = T>,

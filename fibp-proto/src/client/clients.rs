@@ -91,9 +91,13 @@ pub struct Clients<S> {
     closed: AtomicBool,
 }
 
-/// Held by everything that keeps a client alive. When the last clone is dropped, what was handed over is sent and the machines
-/// close, in the background.
-pub struct Handle<S>(Arc<Owner<S>>);
+/// Makes a client's calls, and keeps it alive: held by everything that does. When the last clone is dropped, what was handed
+/// over is sent and the machines close, in the background.
+pub struct Handle<S> {
+    owner: Arc<Owner<S>>,
+    /// Of its calls, instead of the configured request timeout.
+    pub(super) timeout: Option<Duration>,
+}
 
 struct Owner<S> {
     clients: Arc<Clients<S>>,
@@ -124,25 +128,37 @@ impl<S> Handle<S> {
         });
         let requests = Requests::new(&clients.shared, (sources.now)(), (sources.seed)(), opened);
         let main = clients.start(requests, None);
-        Self(Arc::new(Owner { clients, main }))
+        Self {
+            owner: Arc::new(Owner { clients, main }),
+            timeout: None,
+        }
+    }
+
+    /// The same, whose calls have this timeout instead of the configured one.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            timeout: Some(timeout),
+            ..self.clone()
+        }
     }
 
     /// The client's requests.
     #[must_use]
     pub fn main(&self) -> &Arc<RequestsCell<S>> {
-        &self.0.main
+        &self.owner.main
     }
 
     /// What the client's machines share.
     #[must_use]
     pub fn clients(&self) -> &Arc<Clients<S>> {
-        &self.0.clients
+        &self.owner.clients
     }
 
     /// The counters, and what the machines hold now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Owner { clients, main } = &*self.0;
+        let Owner { clients, main } = &*self.owner;
         let mut stats = clients.shared.stats();
         stats.drain(&mut main.lock().machine.gauges());
         let consumers: Vec<_> = lock(&clients.consumers).open().collect();
@@ -155,9 +171,9 @@ impl<S> Handle<S> {
     /// Closes all machines by the deadline, and reports what became of their work. Once polled, they close even if the
     /// future is dropped.
     pub async fn close(&self, deadline: Duration) -> CloseReport {
-        let Owner { clients, main } = &*self.0;
+        let Owner { clients, main } = &*self.owner;
         clients.closed.store(true, Ordering::Release);
-        let now = (clients.sources.now)();
+        let now = clients.now();
         let closed = main.queue::<answer::Closed>(|requests, waiter| requests.close(now, deadline, waiter));
         for consumer in clients.take_consumers() {
             consumer.with(|consumer| consumer.abort(now));
@@ -200,6 +216,11 @@ impl<S> Clients<S> {
             span,
         };
         (cell, opening)
+    }
+
+    /// The adapter's clock.
+    pub(super) fn now(&self) -> Instant {
+        (self.sources.now)()
     }
 
     /// Wakes the subscribers of events if there are some they have not seen. Call it with no machine locked.
@@ -273,7 +294,7 @@ impl<S> Drop for Owner<S> {
     fn drop(&mut self) {
         let Self { clients, main } = self;
         clients.closed.store(true, Ordering::Release);
-        let now = (clients.sources.now)();
+        let now = clients.now();
         for consumer in clients.take_consumers() {
             consumer.with(|consumer| consumer.abort(now));
         }
@@ -284,13 +305,19 @@ impl<S> Drop for Owner<S> {
 
 impl<S> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            owner: Arc::clone(&self.owner),
+            timeout: self.timeout,
+        }
     }
 }
 
 impl<S> fmt::Debug for Handle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Handle").field(&self.clients().shared.state()).finish()
+        f.debug_struct("Handle")
+            .field("state", &self.clients().shared.state())
+            .field("timeout", &self.timeout)
+            .finish()
     }
 }
 

@@ -26,7 +26,7 @@ mod asynchronous;
 mod attention;
 mod cell;
 mod clients;
-mod deliveries;
+pub mod common;
 mod lead;
 mod locked;
 #[cfg(all(test, shuttle))]
@@ -46,7 +46,6 @@ pub use asynchronous::{
 pub use attention::Attention;
 pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
 pub use clients::{Clients, Driven, Drivers, Handle, Opening, Sources, StartDriver};
-pub use deliveries::Deliveries;
 pub use locked::Locked;
 pub use transport::presented_key;
 pub use waiter::{Answer, Slot, Wait, Waiter, answer, complete};

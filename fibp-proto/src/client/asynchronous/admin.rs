@@ -1,7 +1,6 @@
 //! Administration.
 
-use super::caller::Caller;
-use super::runtime::Runtime;
+use super::runtime::{HandleOf, Runtime};
 use crate::admin::{Acl, ApiKeyInfo, ApiKeySpec, CreatedApiKey, Permission, QueueList, QueueSpec, QueueStats};
 use crate::error::Error;
 use crate::typed as op;
@@ -13,13 +12,13 @@ use crate::typed as op;
 /// Each fails with the server's refusal, or with why there is no answer.
 #[derive(Debug, Clone)]
 pub struct Admin<R: Runtime> {
-    caller: Caller<R>,
+    handle: HandleOf<R>,
 }
 
 #[expect(clippy::missing_errors_doc, reason = "the same for all, and stated once above")]
 impl<R: Runtime> Admin<R> {
-    pub(super) fn new(caller: Caller<R>) -> Self {
-        Self { caller }
+    pub(super) fn new(handle: HandleOf<R>) -> Self {
+        Self { handle }
     }
 
     /// Creates a queue and its dead-letter queue; the result is the queue's id.
@@ -28,7 +27,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn create_queue(&self, queue: impl Into<QueueSpec>) -> Result<String, Error> {
-        self.caller.call(op::CreateQueue { spec: queue.into() }).await
+        self.handle.call(op::CreateQueue { spec: queue.into() }).await
     }
 
     /// Deletes a queue and its dead-letter queue.
@@ -37,7 +36,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn delete_queue(&self, queue: &str) -> Result<(), Error> {
-        self.caller.call(op::DeleteQueue { queue: queue.into() }).await
+        self.handle.call(op::DeleteQueue { queue: queue.into() }).await
     }
 
     /// A queue's figures.
@@ -46,7 +45,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future is harmless: nothing is changed.
     pub async fn queue_stats(&self, queue: &str) -> Result<QueueStats, Error> {
-        self.caller.call(op::GetQueueStats { queue: queue.into() }).await
+        self.handle.call(op::GetQueueStats { queue: queue.into() }).await
     }
 
     /// All queues.
@@ -55,7 +54,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future is harmless: nothing is changed.
     pub async fn list_queues(&self) -> Result<QueueList, Error> {
-        self.caller.call(op::ListQueues {}).await
+        self.handle.call(op::ListQueues {}).await
     }
 
     /// Moves at most `count` messages (0: all) from a dead-letter queue, named with its `.dlq`, back to its parent; the
@@ -65,7 +64,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn redrive(&self, dlq: &str, count: u64) -> Result<u64, Error> {
-        self.caller.call(op::Redrive { dlq: dlq.into(), count }).await
+        self.handle.call(op::Redrive { dlq: dlq.into(), count }).await
     }
 
     /// Sets a configuration value; an empty value deletes it.
@@ -75,7 +74,7 @@ impl<R: Runtime> Admin<R> {
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn set_config(&self, key: &str, value: &str) -> Result<(), Error> {
         let (key, value) = (key.to_owned(), value.to_owned());
-        self.caller.call(op::SetConfig { key, value }).await
+        self.handle.call(op::SetConfig { key, value }).await
     }
 
     /// A configuration value; empty if it is unset.
@@ -84,7 +83,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future is harmless: nothing is changed.
     pub async fn get_config(&self, key: &str) -> Result<String, Error> {
-        self.caller.call(op::GetConfig { key: key.to_owned() }).await
+        self.handle.call(op::GetConfig { key: key.to_owned() }).await
     }
 
     /// The configuration values whose keys start with `prefix`.
@@ -94,7 +93,7 @@ impl<R: Runtime> Admin<R> {
     /// Dropping the future is harmless: nothing is changed.
     pub async fn list_config(&self, prefix: &str) -> Result<Vec<(String, String)>, Error> {
         let prefix = prefix.to_owned();
-        self.caller.call(op::ListConfig { prefix }).await
+        self.handle.call(op::ListConfig { prefix }).await
     }
 
     /// Creates an API key, which the server shows only this once.
@@ -103,7 +102,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn create_api_key(&self, spec: ApiKeySpec) -> Result<CreatedApiKey, Error> {
-        self.caller.call(op::CreateApiKey { spec }).await
+        self.handle.call(op::CreateApiKey { spec }).await
     }
 
     /// Revokes an API key by its id.
@@ -113,7 +112,7 @@ impl<R: Runtime> Admin<R> {
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn revoke_api_key(&self, key_id: &str) -> Result<(), Error> {
         let key_id = key_id.to_owned();
-        self.caller.call(op::RevokeApiKey { key_id }).await
+        self.handle.call(op::RevokeApiKey { key_id }).await
     }
 
     /// All API keys, without their secrets.
@@ -122,7 +121,7 @@ impl<R: Runtime> Admin<R> {
     ///
     /// Dropping the future is harmless: nothing is changed.
     pub async fn list_api_keys(&self) -> Result<Vec<ApiKeyInfo>, Error> {
-        self.caller.call(op::ListApiKeys {}).await
+        self.handle.call(op::ListApiKeys {}).await
     }
 
     /// Replaces the grants of an API key.
@@ -132,7 +131,7 @@ impl<R: Runtime> Admin<R> {
     /// Dropping the future withdraws the operation if it is not sent yet; one that is sent may be carried out.
     pub async fn set_acl(&self, key_id: &str, permissions: Vec<Permission>) -> Result<(), Error> {
         let key_id = key_id.to_owned();
-        self.caller.call(op::SetAcl { key_id, permissions }).await
+        self.handle.call(op::SetAcl { key_id, permissions }).await
     }
 
     /// The grants of an API key.
@@ -142,6 +141,6 @@ impl<R: Runtime> Admin<R> {
     /// Dropping the future is harmless: nothing is changed.
     pub async fn get_acl(&self, key_id: &str) -> Result<Acl, Error> {
         let key_id = key_id.to_owned();
-        self.caller.call(op::GetAcl { key_id }).await
+        self.handle.call(op::GetAcl { key_id }).await
     }
 }

@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use super::admin::Admin;
-use super::caller::Caller;
 use super::consumer::{Consumer, ConsumerBuilder};
 use super::driver::drivers;
 use super::events::{Events, States};
 use super::producer::ProducerBuilder;
-use super::runtime::Runtime;
+use super::runtime::{HandleOf, Runtime};
 use crate::client::clients::{Handle, Sources};
-use crate::client::watchers::{StateWatch, Subscription};
 use crate::config::Config;
 use crate::error::{Error, SendError};
 use crate::event::{State, Stats};
@@ -29,8 +27,8 @@ use crate::typed as op;
 /// [`close`](Self::close) to know what became of it.
 ///
 /// Calls made while there is no connection wait for one, until their timeout.
-#[derive(Debug)]
-pub struct Client<R: Runtime>(Caller<R>);
+#[derive(Debug, Clone)]
+pub struct Client<R: Runtime>(HandleOf<R>);
 
 impl<R: Runtime> Client<R> {
     /// Connects, and waits until the broker is ready for requests.
@@ -66,7 +64,7 @@ impl<R: Runtime> Client<R> {
     pub async fn connect_on(runtime: R, config: Config) -> Result<Self, Error> {
         let shared = Shared::new(config.load_files(R::read_file)?)?;
         let (handle, wait) = Handle::open(shared, sources::<R>(), drivers(runtime));
-        let client = Self(Caller { handle, timeout: None });
+        let client = Self(handle);
         wait.opened().await?;
         Ok(client)
     }
@@ -85,8 +83,7 @@ impl<R: Runtime> Client<R> {
         let config = config.try_into().map_err(Into::into)?;
         let runtime = R::current()?;
         let shared = Shared::new(config.load_files(R::read_file)?)?;
-        let handle = Handle::open_lazily(shared, sources::<R>(), drivers(runtime));
-        Ok(Self(Caller { handle, timeout: None }))
+        Ok(Self(Handle::open_lazily(shared, sources::<R>(), drivers(runtime))))
     }
 
     /// Waits until the server answers, for `deadline` at most.
@@ -112,9 +109,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// Dropping the future is harmless.
     pub async fn ping(&self) -> Result<Duration, Error> {
-        let sent = R::now();
-        self.0.call(op::Heartbeat {}).await?;
-        Ok(R::now().saturating_duration_since(sent))
+        self.0.ping().await
     }
 
     /// Connects as the environment says: `FILA_URL` (`fila://127.0.0.1:5555` if unset), `FILA_API_KEY`,
@@ -156,7 +151,7 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn enqueue(&self, message: Message) -> Result<MessageId, SendError> {
-        let call = self.0.handle.main().enqueue(R::now(), message, self.0.timeout);
+        let call = self.0.enqueue(message);
         call.await.map_err(|failed| *failed)
     }
 
@@ -178,11 +173,7 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn enqueue_many(&self, messages: Vec<Message>) -> Vec<Result<MessageId, SendError>> {
-        self.0
-            .handle
-            .main()
-            .enqueue_many(R::now(), messages, self.0.timeout)
-            .await
+        self.0.enqueue_many(messages).await
     }
 
     /// Acks a message by its id. [`Delivery::ack`](super::Delivery::ack) is the usual way.
@@ -230,9 +221,7 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> Vec<Result<(), Error>> {
-        self.0
-            .settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
-            .await
+        self.0.ack_many(acks).await
     }
 
     /// Nacks many messages, of any mix of queues; results in input order.
@@ -241,7 +230,7 @@ impl<R: Runtime> Client<R> {
     ///
     /// As for [`ack`](Self::ack), for each message.
     pub async fn nack_many(&self, nacks: impl IntoIterator<Item = NackItem>) -> Vec<Result<(), Error>> {
-        self.0.settle_many(nacks.into_iter().map(Settle::from).collect()).await
+        self.0.nack_many(nacks).await
     }
 
     /// The same client, whose calls have this timeout instead of the configured one; so have those of the producers
@@ -261,10 +250,7 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self(Caller {
-            handle: self.0.handle.clone(),
-            timeout: Some(timeout),
-        })
+        Self(self.0.with_timeout(timeout))
     }
 
     /// A producer, with options.
@@ -299,7 +285,7 @@ impl<R: Runtime> Client<R> {
     /// Where the main connection is.
     #[must_use]
     pub fn state(&self) -> State {
-        self.0.handle.clients().shared.state()
+        self.0.clients().shared.state()
     }
 
     /// What happens to the client's connections from now on. Does not keep the client alive.
@@ -319,15 +305,13 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn events(&self) -> Events {
-        let clients = self.0.handle.clients();
-        Events(Subscription::new(&clients.shared, &clients.watchers))
+        Events(self.0.subscribe())
     }
 
     /// The state of the main connection now, then each change. Does not keep the client alive.
     #[must_use]
     pub fn watch_state(&self) -> States {
-        let clients = self.0.handle.clients();
-        States(StateWatch::new(&clients.shared, &clients.watchers))
+        States(self.0.watch_state())
     }
 
     /// The client's counters, and gauges of what it holds now.
@@ -342,7 +326,7 @@ impl<R: Runtime> Client<R> {
     /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.0.handle.stats()
+        self.0.stats()
     }
 
     /// Closes the client for all its clones, producers and consumers: sends what waits, waits for the answers, and
@@ -361,7 +345,7 @@ impl<R: Runtime> Client<R> {
     /// # }
     /// ```
     pub async fn close(&self, deadline: Duration) -> CloseReport {
-        self.0.handle.close(deadline).await
+        self.0.close(deadline).await
     }
 }
 
@@ -369,12 +353,5 @@ fn sources<R: Runtime>() -> Sources {
     Sources {
         now: R::now,
         seed: R::seed,
-    }
-}
-
-// Derived, it would ask for sockets that can be cloned.
-impl<R: Runtime> Clone for Client<R> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
     }
 }

@@ -7,12 +7,10 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 
-use super::caller::Caller;
 use super::delivery::Delivery;
-use super::runtime::Runtime;
-use crate::client::deliveries::Deliveries;
+use super::runtime::{HandleOf, Runtime};
+use crate::client::common::Deliveries;
 use crate::config::ConsumerSettings;
-use crate::consumer::Lease;
 use crate::error::Error;
 use crate::message::QueueName;
 
@@ -20,15 +18,15 @@ use crate::message::QueueName;
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ConsumerBuilder<R: Runtime> {
-    caller: Caller<R>,
+    handle: HandleOf<R>,
     queue: QueueName,
     settings: ConsumerSettings,
 }
 
 impl<R: Runtime> ConsumerBuilder<R> {
-    pub(super) fn new(caller: Caller<R>, queue: &str) -> Self {
+    pub(super) fn new(handle: HandleOf<R>, queue: &str) -> Self {
         Self {
-            caller,
+            handle,
             queue: queue.into(),
             settings: ConsumerSettings::default(),
         }
@@ -49,17 +47,13 @@ impl<R: Runtime> ConsumerBuilder<R> {
     /// expire.
     pub async fn open(self) -> Result<Consumer<R>, Error> {
         let Self {
-            caller,
+            handle,
             queue,
             settings,
         } = self;
-        settings.validate()?;
-        let (cell, wait) = caller.handle.clients().open_consumer(queue, settings);
-        let consumer = Consumer {
-            caller,
-            deliveries: Deliveries::new(cell, settings.prefetch),
-        };
-        wait.opened().await?;
+        let (deliveries, opening) = handle.open_consumer(queue, settings)?;
+        let consumer = Consumer { deliveries };
+        opening.opened().await?;
         Ok(consumer)
     }
 }
@@ -71,7 +65,6 @@ impl<R: Runtime> ConsumerBuilder<R> {
 /// come back to the queue when their leases expire.
 #[derive(Debug)]
 pub struct Consumer<R: Runtime> {
-    caller: Caller<R>,
     deliveries: Deliveries<R::Writer>,
 }
 
@@ -111,14 +104,12 @@ impl<R: Runtime> Consumer<R> {
     ///
     /// Dropping the future loses nothing.
     pub async fn next_many(&mut self, max: usize) -> Option<Result<Vec<Delivery<R>>, Error>> {
-        let Self { caller, deliveries } = self;
-        poll_fn(|cx| deliveries.poll_many(R::now, max, cx, |lease| delivery(caller, lease))).await
+        poll_fn(|cx| self.deliveries.poll_many(max, cx, Delivery::new)).await
     }
 
     /// The deliveries that are there, `max` at most, without waiting: perhaps none.
     pub fn ready_chunk(&mut self, max: usize) -> Vec<Delivery<R>> {
-        let Self { caller, deliveries } = self;
-        deliveries.take_many(R::now, max, |lease| delivery(caller, lease))
+        self.deliveries.take_many(max, Delivery::new)
     }
 
     /// Stops receiving: closes the consumer's connection. What was received is still delivered, then comes `None`.
@@ -138,27 +129,16 @@ impl<R: Runtime> Consumer<R> {
     /// # }
     /// ```
     pub async fn drain(&mut self) {
-        self.deliveries.drain(R::now()).await;
+        self.deliveries.drain().await;
     }
 
     #[inline]
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery<R>, Error>>> {
-        let Self { caller, deliveries } = self;
-        // Most are there. The caller is cloned first, as a delivery is large and would be moved once more to wait for it.
-        if deliveries.has_taken() {
-            let caller = caller.clone();
-            if let Some(lease) = deliveries.take() {
-                return Poll::Ready(Some(Ok(Delivery { lease, caller })));
-            }
+        // Most are there, and a delivery is large: waiting for it would move it once more.
+        if let Some(delivery) = self.deliveries.take() {
+            return Poll::Ready(Some(Ok(Delivery::new(delivery))));
         }
-        deliveries.poll(R::now, cx).map_ok(|lease| delivery(caller, lease))
-    }
-}
-
-fn delivery<R: Runtime>(caller: &Caller<R>, lease: Lease) -> Delivery<R> {
-    Delivery {
-        lease,
-        caller: caller.clone(),
+        self.deliveries.poll(cx).map_ok(Delivery::new)
     }
 }
 
@@ -173,11 +153,5 @@ impl<R: Runtime> Stream for Consumer<R> {
 impl<R: Runtime> FusedStream for Consumer<R> {
     fn is_terminated(&self) -> bool {
         self.deliveries.is_terminated()
-    }
-}
-
-impl<R: Runtime> Drop for Consumer<R> {
-    fn drop(&mut self) {
-        self.deliveries.abort(R::now());
     }
 }

@@ -3,12 +3,10 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::caller::Caller;
 use super::runtime::Runtime;
 use crate::client::ack_item::AckItem;
-use crate::client::cell::RequestCall;
+use crate::client::common::{self, Pending};
 use crate::client::waiter::answer;
-use crate::consumer::{Lease, LeaseGuard};
 use crate::error::{AckError, Error};
 use crate::message::Received;
 use crate::requests::Settle;
@@ -18,11 +16,15 @@ use crate::requests::Settle;
 #[derive(Debug)]
 #[must_use = "a delivery that is not settled comes back"]
 pub struct Delivery<R: Runtime> {
-    pub(super) lease: Lease,
-    pub(super) caller: Caller<R>,
+    common: common::Delivery<R::Writer>,
 }
 
 impl<R: Runtime> Delivery<R> {
+    #[inline]
+    pub(super) fn new(common: common::Delivery<R::Writer>) -> Self {
+        Self { common }
+    }
+
     crate::delivery_accessors!();
 
     /// Acknowledges the message, and waits for the confirmation.
@@ -62,11 +64,8 @@ impl<R: Runtime> Delivery<R> {
     }
 
     async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
-        let settle = self.lease.settle(nack);
-        match self.caller.settle(settle).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(AckError { delivery: self, error }),
-        }
+        let result = self.common.settle(nack).await;
+        result.map_err(|error| AckError { delivery: self, error })
     }
 
     /// Acks without waiting: the ack travels in the next frame of acks, even if the receipt is dropped.
@@ -80,14 +79,16 @@ impl<R: Runtime> Delivery<R> {
     /// # }
     /// ```
     pub fn ack_queued(self) -> AckReceipt<R> {
-        let (settle, _guard) = self.lease.into_settle(None);
-        AckReceipt::new(self.caller, settle)
+        AckReceipt {
+            call: self.common.settle_queued(None),
+        }
     }
 
     /// Nacks without waiting: the nack travels in the next frame of nacks, even if the receipt is dropped.
     pub fn nack_queued(self, why: &str) -> AckReceipt<R> {
-        let (settle, _guard) = self.lease.into_settle(Some(why));
-        AckReceipt::new(self.caller, settle)
+        AckReceipt {
+            call: self.common.settle_queued(Some(why)),
+        }
     }
 
     /// The message, and what settles it: for handing them to different tasks.
@@ -102,37 +103,29 @@ impl<R: Runtime> Delivery<R> {
     /// # }
     /// ```
     pub fn into_parts(self) -> (Received, Acker<R>) {
-        let Self { lease, caller } = self;
-        let ack = lease.settle(None);
-        let acker = Acker {
-            ack,
-            _guard: lease.guard,
-            caller,
-        };
-        (lease.received, acker)
+        let (received, common) = self.common.into_parts();
+        (received, Acker { common })
     }
 }
 
 impl<R: Runtime> From<&Delivery<R>> for Settle {
     /// For [`Client::ack_many`](super::Client::ack_many), which settles many deliveries in one call.
     fn from(delivery: &Delivery<R>) -> Self {
-        delivery.lease.settle(None)
+        Self::from(&delivery.common)
     }
 }
 
 impl<R: Runtime> From<&Delivery<R>> for AckItem {
     /// For an ack after the delivery itself is gone.
     fn from(delivery: &Delivery<R>) -> Self {
-        Self::from(&delivery.lease)
+        Self::from(&delivery.common)
     }
 }
 
 /// Settles the message of a [`Delivery`] that was taken apart.
 #[derive(Debug)]
 pub struct Acker<R: Runtime> {
-    ack: Settle,
-    _guard: Option<LeaseGuard>,
-    caller: Caller<R>,
+    common: common::Acker<R::Writer>,
 }
 
 impl<R: Runtime> Acker<R> {
@@ -166,25 +159,21 @@ impl<R: Runtime> Acker<R> {
 
     /// As [`Delivery::ack_queued`].
     pub fn ack_queued(self) -> AckReceipt<R> {
-        AckReceipt::new(self.caller, self.ack)
+        AckReceipt {
+            call: self.common.settle_queued(None),
+        }
     }
 
     /// As [`Delivery::nack_queued`].
     pub fn nack_queued(self, why: &str) -> AckReceipt<R> {
-        let settle = self.ack.into_nack(why);
-        AckReceipt::new(self.caller, settle)
+        AckReceipt {
+            call: self.common.settle_queued(Some(why)),
+        }
     }
 
     async fn settle(self, nack: Option<&str>) -> Result<(), AckError<Self>> {
-        let ack = self.ack.clone();
-        let settle = match nack {
-            Some(why) => ack.into_nack(why),
-            None => ack,
-        };
-        match self.caller.settle(settle).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(AckError { delivery: self, error }),
-        }
+        let result = self.common.settle(nack).await;
+        result.map_err(|error| AckError { delivery: self, error })
     }
 }
 
@@ -192,17 +181,7 @@ impl<R: Runtime> Acker<R> {
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed ack goes unnoticed"]
 pub struct AckReceipt<R: Runtime> {
-    call: RequestCall<R::Writer, answer::Settled>,
-    _caller: Caller<R>,
-}
-
-impl<R: Runtime> AckReceipt<R> {
-    fn new(caller: Caller<R>, settle: Settle) -> Self {
-        Self {
-            call: caller.handle.main().settle_queued(R::now(), settle, caller.timeout),
-            _caller: caller,
-        }
-    }
+    call: Pending<R::Writer, answer::Settled>,
 }
 
 impl<R: Runtime> Future for AckReceipt<R> {

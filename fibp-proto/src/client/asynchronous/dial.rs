@@ -36,10 +36,7 @@ pub(super) fn dial<R: Runtime>(
     Box::pin(async move {
         let settings = config.settings();
         let key = presented_key(settings)?;
-        let options = SocketOptions {
-            receive_buffer,
-            keepalive: settings.keepalive_idle(),
-        };
+        let options = SocketOptions::new(settings, receive_buffer);
         let addresses = resolve(&runtime, &endpoint, deadline).await?;
         let addresses = AddressRace::new(R::now(), addresses, settings.happy_eyeballs_delay, deadline);
         let runtime = &runtime;

@@ -1,7 +1,6 @@
 //! The asynchronous client, for any [`Runtime`].
 
 mod admin;
-mod caller;
 mod client;
 mod consumer;
 mod delivery;

@@ -1,30 +1,28 @@
 //! Sending without waiting for each confirmation.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::caller::Caller;
-use super::runtime::Runtime;
+use super::runtime::{HandleOf, Runtime};
 use crate::client::cell::RequestCall;
+use crate::client::common::{self, Pending};
 use crate::client::waiter::answer;
 use crate::config::ProducerSettings;
 use crate::error::{Error, ErrorKind, SendError};
 use crate::message::{Message, MessageId};
-use crate::requests::ProducerId;
 
 /// Options of a [`Producer`]. The defaults are those of the client's configuration.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ProducerBuilder<R: Runtime> {
-    caller: Caller<R>,
+    handle: HandleOf<R>,
     settings: ProducerSettings,
 }
 
 impl<R: Runtime> ProducerBuilder<R> {
-    pub(super) fn new(caller: Caller<R>) -> Self {
-        let settings = caller.handle.clients().shared.config().settings().producer;
-        Self { caller, settings }
+    pub(super) fn new(handle: HandleOf<R>) -> Self {
+        let settings = handle.clients().shared.config().settings().producer;
+        Self { handle, settings }
     }
 
     crate::producer_options!();
@@ -35,11 +33,8 @@ impl<R: Runtime> ProducerBuilder<R> {
     ///
     /// [`ErrorKind::Config`] for options that contradict each other.
     pub fn build(self) -> Result<Producer<R>, Error> {
-        let Self { caller, settings } = self;
-        settings.validate()?;
-        let id = caller.handle.main().with(|requests| requests.open_producer(settings));
         Ok(Producer {
-            inner: Arc::new(Inner { caller, id, settings }),
+            common: self.handle.open_producer(self.settings)?,
             #[cfg(feature = "sink")]
             sunk: super::sink::Sunk::default(),
         })
@@ -53,18 +48,10 @@ impl<R: Runtime> ProducerBuilder<R> {
 /// With the feature `sink` it is a `Sink<Message>` of the crate `futures-sink`, too.
 #[derive(Debug)]
 pub struct Producer<R: Runtime> {
-    pub(super) inner: Arc<Inner<R>>,
+    pub(super) common: common::Producer<R::Writer>,
     /// What this handle took as a sink.
     #[cfg(feature = "sink")]
     pub(super) sunk: super::sink::Sunk<R>,
-}
-
-#[derive(Debug)]
-pub(super) struct Inner<R: Runtime> {
-    pub(super) caller: Caller<R>,
-    pub(super) id: ProducerId,
-    #[cfg_attr(not(feature = "sink"), expect(dead_code, reason = "sinks ask"))]
-    pub(super) settings: ProducerSettings,
 }
 
 impl<R: Runtime> Producer<R> {
@@ -90,17 +77,12 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub async fn send(&self, message: Message) -> Result<Receipt<R>, SendError> {
-        // Nearly always there is room, and one waiter is enough.
-        let message = match self.try_send(message) {
-            Err(refused) if refused.kind() == ErrorKind::Overloaded => refused.message,
-            done => return done,
-        };
-        let Inner { caller, id, .. } = &*self.inner;
-        let main = caller.handle.main();
-        let room = main.reserve(R::now(), *id, &message, caller.timeout);
-        match room.room().await {
-            Ok(room) => Ok(self.receipt(main.send_reserved(R::now(), *id, room, message)?)),
-            Err(error) => Err(SendError { message, error }),
+        match self.try_send(message) {
+            Err(refused) if refused.kind() == ErrorKind::Overloaded => {
+                let call = self.common.send_when_room(refused.message).await?;
+                Ok(self.receipt(call))
+            }
+            done => done,
         }
     }
 
@@ -123,9 +105,7 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub fn try_send(&self, message: Message) -> Result<Receipt<R>, SendError> {
-        let Inner { caller, id, .. } = &*self.inner;
-        let main = caller.handle.main();
-        let call = main.try_send(R::now(), *id, message, caller.timeout)?;
+        let call = self.common.try_send(message)?;
         Ok(self.receipt(call))
     }
 
@@ -151,14 +131,12 @@ impl<R: Runtime> Producer<R> {
     /// # }
     /// ```
     pub async fn flush(&self) -> Result<(), Error> {
-        let Inner { caller, id, .. } = &*self.inner;
-        caller.handle.main().flush(R::now(), *id, caller.timeout).await
+        self.common.flush().await
     }
 
     fn receipt(&self, call: RequestCall<R::Writer, answer::Enqueued>) -> Receipt<R> {
         Receipt {
-            call,
-            _caller: self.inner.caller.clone(),
+            call: self.common.receipt(call),
         }
     }
 }
@@ -167,19 +145,10 @@ impl<R: Runtime> Producer<R> {
 impl<R: Runtime> Clone for Producer<R> {
     fn clone(&self) -> Self {
         Self {
-            inner: Arc::clone(&self.inner),
+            common: self.common.clone(),
             #[cfg(feature = "sink")]
             sunk: super::sink::Sunk::default(),
         }
-    }
-}
-
-impl<R: Runtime> Drop for Inner<R> {
-    fn drop(&mut self) {
-        self.caller
-            .handle
-            .main()
-            .with(|requests| requests.close_producer(self.id));
     }
 }
 
@@ -188,8 +157,7 @@ impl<R: Runtime> Drop for Inner<R> {
 #[derive(Debug)]
 #[must_use = "without the receipt, a failed message is only an event"]
 pub struct Receipt<R: Runtime> {
-    call: RequestCall<R::Writer, answer::Enqueued>,
-    _caller: Caller<R>,
+    call: Pending<R::Writer, answer::Enqueued>,
 }
 
 impl<R: Runtime> Future for Receipt<R> {

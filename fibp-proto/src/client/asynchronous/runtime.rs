@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::client::clients::Handle;
+use crate::config::Settings;
 use crate::error::Error;
 
 /// An asynchronous runtime: everything that the client asks of the world outside.
@@ -96,6 +98,9 @@ pub trait Runtime: Clone + fmt::Debug + Send + Sync + Unpin + 'static {
     fn shut_down_write(writer: &Self::Writer) -> io::Result<()>;
 }
 
+/// What every handle has of its client.
+pub(super) type HandleOf<R> = Handle<<R as Runtime>::Writer>;
+
 /// Options of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -104,4 +109,15 @@ pub struct SocketOptions {
     pub receive_buffer: Option<u32>,
     /// Silence after which the operating system probes the connection; `None`: never.
     pub keepalive: Option<Duration>,
+}
+
+impl SocketOptions {
+    /// What the settings say, and the size of the receive buffer.
+    #[must_use]
+    pub fn new(settings: &Settings, receive_buffer: Option<u32>) -> Self {
+        Self {
+            receive_buffer,
+            keepalive: settings.keepalive_idle(),
+        }
+    }
 }

@@ -11,9 +11,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use futures_sink::Sink;
 
-use super::producer::{Inner, Producer};
+use super::producer::Producer;
 use super::runtime::Runtime;
 use crate::client::cell::RequestCall;
+use crate::client::common;
 use crate::client::waiter::answer;
 use crate::config::OnFull;
 use crate::error::{Doing, Error, ErrorKind, SendError};
@@ -90,20 +91,20 @@ impl<R: Runtime> Sink<Message> for Producer<R> {
 
     /// Waits until the message before has room in the buffer. Never fails.
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let Self { inner, sunk } = &mut *self;
-        ready!(sunk.poll_room(inner, cx));
+        let Self { common, sunk } = &mut *self;
+        ready!(sunk.poll_room(common, cx));
         Poll::Ready(Ok(()))
     }
 
     fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), SendError> {
-        let Self { inner, sunk } = &mut *self;
-        sunk.start(inner, message)
+        let Self { common, sunk } = &mut *self;
+        sunk.start(common, message)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let Self { inner, sunk } = &mut *self;
-        let has_room = sunk.poll_room(inner, cx).is_ready();
-        sunk.hurry(inner);
+        let Self { common, sunk } = &mut *self;
+        let has_room = sunk.poll_room(common, cx).is_ready();
+        sunk.hurry(common);
         sunk.reap(cx);
         if let Some(failed) = sunk.take_failed() {
             return Poll::Ready(Err(failed));
@@ -121,18 +122,17 @@ impl<R: Runtime> Sink<Message> for Producer<R> {
 }
 
 impl<R: Runtime> Sunk<R> {
-    fn start(&mut self, inner: &Inner<R>, message: Message) -> Result<(), SendError> {
-        if let Some(error) = self.refusal(inner) {
+    fn start(&mut self, producer: &common::Producer<R::Writer>, message: Message) -> Result<(), SendError> {
+        if let Some(error) = self.refusal(producer) {
             let error = error.during(|| Doing::on_queue(Op::Enqueue, &message.queue));
             return Err(SendError { message, error });
         }
-        let main = inner.caller.handle.main();
-        match main.try_send(R::now(), inner.id, message, inner.caller.timeout) {
+        match producer.try_send(message) {
             Ok(receipt) => self.push(receipt),
-            Err(refused) if refused.kind() == ErrorKind::Overloaded && inner.settings.on_full == OnFull::Wait => {
+            Err(refused) if refused.kind() == ErrorKind::Overloaded && producer.settings().on_full == OnFull::Wait => {
                 let message = refused.message;
                 // In line from now on, whenever this is polled next.
-                let room = main.reserve(R::now(), inner.id, &message, inner.caller.timeout);
+                let room = producer.reserve(&message);
                 self.waiting = Some(Waiting { message, room });
             }
             Err(refused) => return Err(refused),
@@ -141,7 +141,7 @@ impl<R: Runtime> Sunk<R> {
     }
 
     /// Why nothing is taken, if so.
-    fn refusal(&self, inner: &Inner<R>) -> Option<Error> {
+    fn refusal(&self, producer: &common::Producer<R::Writer>) -> Option<Error> {
         if self.closed {
             return Some(crate::channel::closed("the sink"));
         }
@@ -149,7 +149,7 @@ impl<R: Runtime> Sunk<R> {
             let text = "start_send was called although poll_ready was not ready";
             return Some(Error::new(ErrorKind::InvalidArgument, text));
         }
-        (self.failed_bytes >= inner.settings.buffer).then(|| {
+        (self.failed_bytes >= producer.settings().buffer).then(|| {
             Error::new(
                 ErrorKind::Overloaded,
                 "too many failures of earlier messages are not reported yet",
@@ -159,17 +159,14 @@ impl<R: Runtime> Sunk<R> {
     }
 
     /// Hands over the message that waits for room, if there is one and room for it.
-    fn poll_room(&mut self, inner: &Inner<R>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&mut self, producer: &common::Producer<R::Writer>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(waiting) = &mut self.waiting else {
             return Poll::Ready(());
         };
         let room = ready!(waiting.room.poll_room(cx));
         if let Some(Waiting { message, .. }) = self.waiting.take() {
             let sent = match room {
-                Ok(room) => {
-                    let main = inner.caller.handle.main();
-                    main.send_reserved(R::now(), inner.id, room, message)
-                }
+                Ok(room) => producer.send_reserved(room, message),
                 Err(error) => Err(SendError { message, error }),
             };
             match sent {
@@ -218,10 +215,9 @@ impl<R: Runtime> Sunk<R> {
         }
     }
 
-    fn hurry(&mut self, inner: &Inner<R>) {
+    fn hurry(&mut self, producer: &common::Producer<R::Writer>) {
         if !self.hurried {
-            let main = inner.caller.handle.main();
-            main.with(|requests| requests.hurry(R::now(), inner.id));
+            producer.hurry();
             self.hurried = true;
         }
     }
@@ -256,7 +252,7 @@ fn cost(message: &Message) -> usize {
 
 impl<R: Runtime> Drop for Producer<R> {
     fn drop(&mut self) {
-        let clients = self.inner.caller.handle.clients();
+        let clients = self.common.handle().clients();
         let mut any = false;
         for SendError { message, error } in self.sunk.unreported() {
             let queue = message.queue;
