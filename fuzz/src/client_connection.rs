@@ -1,11 +1,10 @@
 //! Bytes from a hostile server.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fibp_proto::admin::QueueSpec;
 use fibp_proto::config::{Config, ConsumerSettings, ProducerSettings};
-use fibp_proto::consumer::{Consumer, Lease};
+use fibp_proto::consumer::{Consumer, Lease, Leases};
 use fibp_proto::machine::{Action, ChannelId, Machine, Reply};
 use fibp_proto::requests::{Requests, Settle};
 use fibp_proto::simulation::AnyMachine;
@@ -115,15 +114,14 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
             }
             visit_nodes(&mut machine, now);
             drain(&mut machine, &mut told);
-            let mut leases = VecDeque::new();
+            let mut taken = 0;
             if let Some(consumer) = machine.consumer().filter(|_| setup.takes > 0) {
-                consumer.take_deliveries(now, setup.takes, &mut leases);
-                for Lease { sequence, received, .. } in &leases {
+                let mut leases = Leases::new();
+                taken = consumer.take_leases(now, setup.takes, &mut leases);
+                for Lease { sequence, received, .. } in leases {
                     told.deliveries.push(format!("{sequence} {received:?}"));
-                }
-                // What was taken is done with.
-                for lease in &leases {
-                    consumer.release_delivery(lease.sequence);
+                    // What was taken is done with.
+                    consumer.release_delivery(sequence);
                 }
                 consumer.wait_delivery(now, waiters.token());
             }
@@ -133,7 +131,7 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
             // One push beyond the bound, or what one read brought when the connection was lost.
             assert!(usage.deliveries <= 16 + LIMIT as usize / 16, "{usage:?}");
             assert!(usage.output <= 128 * 1024, "{usage:?}");
-            if !leases.is_empty() {
+            if taken > 0 {
                 continue;
             }
             if server.is_read() || !driver.listen(&mut machine) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fibp_proto::config::{
     Backoff, Batching, Config, ConsumerSettings, Credit, OnFull, ProducerSettings, Reconnect, Replay,
 };
-use fibp_proto::consumer::Consumer;
+use fibp_proto::consumer::{Consumer, Leases};
 use fibp_proto::frame::{ReadBuffer, Transmit};
 use fibp_proto::machine::{Action, CallId, ChannelId, Completion, DialId, Machine};
 use fibp_proto::requests::{ProducerId, Requests, Settle};
@@ -375,10 +375,10 @@ impl Driver {
         };
         match input.below(3) {
             0 => {
-                let mut leases = VecDeque::new();
-                let taken = consumer.take_deliveries(self.now, input.below(30), &mut leases);
+                let mut leases = Leases::new();
+                let taken = consumer.take_leases(self.now, input.below(30), &mut leases);
                 assert_eq!(taken, leases.len());
-                for lease in leases.iter().filter(|_| input.byte() > 20) {
+                for lease in leases.filter(|_| input.byte() > 20) {
                     consumer.release_delivery(lease.sequence);
                 }
             }

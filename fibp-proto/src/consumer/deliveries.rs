@@ -1,12 +1,12 @@
 //! Deliveries: their leases, the room they take, and who waits for them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
+use super::Consumer;
 use super::credit::CreditLedger;
 use super::expired::Pace;
 use super::leases::{Leases, Terms};
-use super::{Consumer, Lease};
 use crate::error::Error;
 use crate::event::Stats;
 use crate::machine::{CallId, Completion, Reply};
@@ -113,15 +113,8 @@ impl<T> Consumer<T> {
         }
     }
 
-    /// Takes up to `max` received deliveries, oldest first. Frees room, so the driver may have to read again.
-    pub fn take_deliveries(&mut self, now: Instant, max: usize, into: &mut VecDeque<Lease>) -> usize {
-        let mut leases = Leases::new();
-        let n = self.take_leases(now, max, &mut leases);
-        into.extend(leases);
-        n
-    }
-
-    /// As [`take_deliveries`](Self::take_deliveries), at a cost for each burst instead of each delivery.
+    /// Moves up to `max` received deliveries to the back of `into`, oldest first; how many. Frees room, so the driver may have
+    /// to read again. Costs as much for a burst as for a delivery.
     pub fn take_leases(&mut self, now: Instant, max: usize, into: &mut Leases) -> usize {
         // Before anything is taken: only the step from full to not full is news for the driver.
         let was_full = !self.has_delivery_room();

@@ -8,7 +8,7 @@
 //! # The life of a delivery
 //!
 //! A push arrives on the channel; `deliveries` counts it, starts its lease and wakes whoever waits. It is taken with
-//! [`take_deliveries`](Consumer::take_deliveries), which makes room, so that the driver reads on, and may grant
+//! [`take_leases`](Consumer::take_leases), which makes room, so that the driver reads on, and may grant
 //! `credit`.
 //!
 //! # Invariants

@@ -140,7 +140,19 @@ impl<T> Requests<T> {
         op: crate::request::Op,
         queue: Option<&crate::message::QueueName>,
     ) -> Option<(crate::config::Endpoint, Option<crate::dialect::Dialect>)> {
-        self.router.whereabouts(op, queue)
+        use crate::directory::Purpose;
+        use crate::request::Op;
+
+        let leader = match op {
+            // They stay on the main route, whoever leads.
+            Op::Ack | Op::Nack => None,
+            _ => queue.and_then(|queue| self.shared.leader(Purpose::Requests, queue)),
+        };
+        let to_leader = leader.and_then(|leader| {
+            let mut routes = self.router.iter();
+            routes.find(|route| route.channel.endpoint() == Some(&leader))
+        });
+        to_leader.unwrap_or_else(|| self.router.main()).channel.whereabouts()
     }
 
     /// A route, and what is owed to those whose requests it ends.

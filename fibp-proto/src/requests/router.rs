@@ -25,8 +25,6 @@ use crate::random::Random;
 use crate::request::Request;
 use crate::shared::Shared;
 use crate::simulation::TestHooks;
-#[cfg(feature = "client")]
-use crate::{dialect::Dialect, request::Op};
 
 /// The place of the main route.
 const MAIN: usize = 0;
@@ -285,22 +283,6 @@ impl<T> Router<T> {
     }
 
     // ---- leaders ----
-
-    /// Where a request about a queue goes now, as far as that is known: the server, and the dialect of the connection to
-    /// it.
-    #[cfg(feature = "client")]
-    pub(super) fn whereabouts(&self, op: Op, queue: Option<&QueueName>) -> Option<(Endpoint, Option<Dialect>)> {
-        let leader = match op {
-            Op::Ack | Op::Nack => None,
-            _ => queue.and_then(|queue| self.shared.leader(Purpose::Requests, queue)),
-        };
-        let to_leader = leader.and_then(|leader| {
-            self.routes
-                .iter()
-                .find(|route| route.channel.endpoint() == Some(&leader))
-        });
-        to_leader.unwrap_or_else(|| self.main()).channel.whereabouts()
-    }
 
     /// The node that is known to lead a message's queue, if it is not the one that the main route goes to. Acks and nacks
     /// stay on the main route: every node takes them (docs/protocol/clusters.md 4).

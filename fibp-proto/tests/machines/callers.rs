@@ -1,10 +1,9 @@
 //! The callers' side of a case: calls with their tokens, and what came back for them.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use fibp_proto::config::ProducerSettings;
-use fibp_proto::consumer::Lease;
+use fibp_proto::consumer::{Lease, Leases};
 use fibp_proto::machine::{CallId, CloseReport, Reply};
 use fibp_proto::requests::{ProducerId, Settle};
 use fibp_proto::{Error, Message, MessageId, Response, SendError, TypedRequest};
@@ -266,10 +265,10 @@ impl<M: TestMachine> Sim<M> {
 
 impl ConsumerSim {
     pub(crate) fn take(&mut self, max: usize) -> Vec<Lease> {
-        let mut into = VecDeque::new();
-        let n = self.machine.take_deliveries(self.now, max, &mut into);
+        let mut into = Leases::new();
+        let n = self.machine.take_leases(self.now, max, &mut into);
         assert_eq!(n, into.len());
-        into.into()
+        into.collect()
     }
 
     /// These deliveries are settled or dropped.

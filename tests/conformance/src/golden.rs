@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fibp_proto::config::{Config, ConsumerSettings};
-use fibp_proto::consumer::Consumer;
+use fibp_proto::consumer::{Consumer, Leases};
 use fibp_proto::frame::{Decoder, Item, Limits, Transmit};
 use fibp_proto::machine::{Action, ChannelId, Completion, Machine};
 use fibp_proto::request::Op;
@@ -161,9 +161,9 @@ pub fn transcript(config: &Config, dialect: Dialect) -> Vec<Vec<u8>> {
     let mut consumer = Session::new(machine, dialect, now);
     consumer.complete();
     for n in 1..=DELIVERIES {
-        let mut taken = VecDeque::new();
-        consumer.machine.take_deliveries(now, 1, &mut taken);
-        let lease = taken.pop_front().expect("a delivery");
+        let mut taken = Leases::new();
+        consumer.machine.take_leases(now, 1, &mut taken);
+        let lease = taken.next().expect("a delivery");
         assert_eq!(lease.received.id, message_id(n));
         let settle = Settle {
             queue: lease.received.queue,

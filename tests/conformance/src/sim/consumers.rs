@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::QueueName;
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::consumer::{Consumer as Machine, Lease};
+use fibp_proto::consumer::{Consumer as Machine, Lease, Leases};
 use fibp_proto::requests::Settle;
 
 use super::port::Port;
@@ -190,7 +190,7 @@ impl World {
             return Ok(());
         };
         let most = self.random.spread(200);
-        let mut leases = VecDeque::new();
+        let mut leases = Leases::new();
         let now = self.now;
         let Some(at) = self.ports.get_mut(port).and_then(Option::as_mut) else {
             return Ok(());
@@ -198,11 +198,12 @@ impl World {
         let Some(machine) = at.machine.consumer() else {
             return Ok(());
         };
-        let taken = machine.take_deliveries(now, most, &mut leases);
+        let taken = machine.take_leases(now, most, &mut leases);
         let end = machine.poll_end();
         if taken != leases.len() || taken > most {
             return Err(format!("{taken} deliveries are {}", leases.len()));
         }
+        let leases: VecDeque<Lease> = leases.collect();
         for lease in &leases {
             at.check_delivery(lease, &self.cluster)?;
         }
