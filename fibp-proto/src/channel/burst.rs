@@ -27,6 +27,8 @@ impl Burst {
 
     /// A read brought bytes.
     pub(super) fn arrived(&mut self, now: Instant) {
+        // Only the first bytes after an empty socket begin a burst. Those that follow may have been there as long, so a
+        // later instant would promise leases that are over.
         if let Some(empty_at) = self.empty_at.take() {
             self.began = Some(if self.paused { empty_at } else { now });
         }
@@ -34,6 +36,7 @@ impl Burst {
 
     /// A read found nothing, or less than there was room for.
     pub(super) fn emptied(&mut self, now: Instant) {
+        // The reader that found it empty now waits for more, so the next bytes come when it is woken: no pause.
         self.empty_at = Some(now);
         self.paused = false;
     }

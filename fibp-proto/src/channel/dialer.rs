@@ -195,6 +195,8 @@ impl Dialer {
                 .get(self.next_endpoint % settings.endpoints.len().max(1))
                 .cloned()
         };
+        // A leader that was named just now is news; what the directory remembers may be old; the configured servers are
+        // always worth a try.
         detour.or(leader).or_else(configured)
     }
 
@@ -226,6 +228,7 @@ impl Dialer {
     }
 
     pub(super) fn note_ready(&mut self, now: Instant, endpoint: Endpoint) {
+        // `attempts` stays, so that the backoff goes on: see `note_success`.
         self.phase = Phase::Ready { endpoint, since: now };
         self.was_ready = true;
         self.fatal_in_a_row = 0;
@@ -291,12 +294,16 @@ impl Dialer {
 
     /// What to do after this failure. Counts it.
     pub(super) fn plan_after(&mut self, error: &Error, settings: &Settings) -> Plan {
+        // The route to a node ends with its connection, and its work goes back to the main route, which learns who leads
+        // now.
         if matches!(self.target, Target::Node(_)) {
             return Plan::End;
         }
         let endpoints = settings.endpoints.len();
         // A redirect that leads nowhere is forgotten; the configured servers know the way.
         self.detour = None;
+        // Whatever went wrong: servers take turns, so one that accepts and fails does not keep the others from being
+        // tried.
         self.next_endpoint = self.next_endpoint.wrapping_add(1);
         let Reconnect::Backoff(backoff) = settings.reconnect else {
             let tried = usize::try_from(self.attempts).unwrap_or(usize::MAX);
@@ -327,6 +334,7 @@ impl Dialer {
     /// How long to pause before the next attempt: full jitter below a bound that doubles with each failure.
     pub(super) fn pause(&self, backoff: Option<Backoff>, random: &mut Random) -> Duration {
         backoff.map_or(Duration::ZERO, |backoff| {
+            // A shift by more than 31 would overflow; the maximum is reached long before.
             let doublings = self.attempts.saturating_sub(1).min(31);
             let bound = backoff.initial.saturating_mul(1 << doublings).min(backoff.max);
             random.up_to(bound)

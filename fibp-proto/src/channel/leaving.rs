@@ -16,8 +16,11 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 impl<W> Channel<W> {
     /// Leaves the connection, or stops trying for one. What is in flight is given up: the machine has settled it.
     pub(crate) fn shut(&mut self, now: Instant, error: Error) {
+        // An end that is noted but not reported yet is void: the machine knows that it is over, and would plan another
+        // attempt.
         self.ending = None;
         if let Phase::Leaving { next, .. } = &mut self.dialer.phase {
+            // A goodbye for a new connection is under way: it becomes the last one.
             *next = None;
             return;
         }
@@ -51,6 +54,7 @@ impl<W> Channel<W> {
 
     /// Where the dialect has a goodbye, begins to leave for `next`.
     fn say_goodbye(&mut self, now: Instant, next: Option<Endpoint>) -> bool {
+        // Before the handshake is answered the server reads no frames, and a goodbye would be part of nothing.
         let connection = self.connection.as_mut().filter(|_| self.dialer.is_ready());
         let said = connection
             .filter(|connection| connection.rules().goodbye)
@@ -98,11 +102,15 @@ impl<W> Channel<W> {
 
     /// Drops the socket and what belongs to it; returns what was in flight, and whether it may have been sent in full.
     pub(super) fn hang_up(&mut self) -> Vec<(W, bool)> {
+        // Asked before the transport is closed. A dial counts: the driver has to give it up, or a socket would open that
+        // no channel knows.
         let has_socket = self.transport.is_open() || matches!(self.dialer.phase, Phase::Dialing { .. });
         // One is enough: the driver closes the socket and gives up the dial, whichever there is.
         if has_socket && !matches!(self.actions.back(), Some(Action::Hangup)) {
             self.actions.push_back(Action::Hangup);
         }
+        // The driver may have taken a buffer and a transmit for this socket. They are worth nothing now: see
+        // `Transport::close`.
         self.transport.close();
         self.connection
             .take()

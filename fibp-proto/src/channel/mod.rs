@@ -191,6 +191,7 @@ impl<W> Channel<W> {
 
     /// Whether the channel is over and its driver knows everything.
     pub(crate) fn is_terminated(&self) -> bool {
+        // A driver ends as soon as this is true: with an action left, it would leave its socket open.
         self.is_closed() && self.connection.is_none() && self.actions.is_empty()
     }
 
@@ -244,8 +245,10 @@ impl<W> Channel<W> {
     pub(crate) fn needs_driver(&self, timeout: Option<Instant>) -> bool {
         let wakes_too_late = match (timeout, self.sleeping_until) {
             (Some(at), Some(until)) => at < until,
+            // A driver that sleeps without a limit is woken for the first deadline there is.
             (at, until) => at.is_some() && until.is_none(),
         };
+        // The end counts as work, or a sleeping driver would not notice it, and never end.
         wakes_too_late || !self.actions.is_empty() || self.transport.wants_read_again() || self.is_terminated()
     }
 
@@ -282,6 +285,8 @@ impl<W> Channel<W> {
                 Err(broken) => self.break_off(now, broken),
             }
         }
+        // The end comes in the turn in which it was noted: callers see no connection between the two that is over and
+        // looks usable.
         if self.ending.is_some() {
             return self.poll_ending(now, queue);
         }
@@ -331,6 +336,7 @@ impl<W> Channel<W> {
             let pending = connection.decoder().pending().len();
             match connection.next_arrival(now, queue, 1) {
                 Ok(Some(Arrival::Push { push, .. })) => return Some(push),
+                // Answers have no reader here: what a consumer asked is asked again on the next connection.
                 Ok(Some(_)) => {}
                 // One that cannot be decoded does not hide the next.
                 Err(_) if connection.decoder().pending().len() < pending => {}
@@ -349,6 +355,8 @@ impl<W> Channel<W> {
 
     /// Time passed. Events may follow.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        // Before the deadline of the attempt, which is never later than this one: whoever waits for the first connection
+        // is to hear of all attempts, and none is to follow.
         if is_due(self.dialer.open_by, now) {
             let error = self.late();
             self.dialer.last_error = Some(error.clone());
@@ -366,6 +374,7 @@ impl<W> Channel<W> {
             Phase::Leaving { until, .. } if is_due(*until, now) => self.ending = Some(Ending::Left),
             _ => {}
         }
+        // The phase may have ended the connection just now. Then this changes nothing: the first reason stays.
         if let Some(Err(broken)) = self.connection_mut().map(|connection| connection.heartbeat(now)) {
             self.break_off(now, broken);
         }

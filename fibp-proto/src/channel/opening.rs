@@ -64,6 +64,7 @@ impl<W> Channel<W> {
         else {
             return;
         };
+        // A dial that was given up may succeed all the same. It is not the attempt that counts.
         if *current != id {
             return;
         }
@@ -72,6 +73,7 @@ impl<W> Channel<W> {
             endpoint: endpoint.clone(),
             deadline,
         };
+        // Before anything can fail: only an open transport is hung up, and the driver holds a socket by now.
         self.transport.open(now);
         match key {
             Ok(key) => self.dialer.key = key,
@@ -83,6 +85,7 @@ impl<W> Channel<W> {
                 Err(error) => self.break_off(now, Broken::new(error)),
             },
             None => {
+                // Under TLS this waits until ALPN has named the dialect: `open_in_tls`.
                 let (dialect, admin_known) = self.plain_dialect(&endpoint);
                 self.open_connection(now, dialect, admin_known);
             }
@@ -184,7 +187,9 @@ impl<W> Channel<W> {
         let Some(endpoint) = self.dialer.endpoint().cloned() else {
             return;
         };
+        // Only `Auto` has none, and `plain_dialect` has decided by now.
         let Some(codec) = dialect.codec() else { return };
+        // Taken: the next dial asks the credentials anew, and a key that was replaced is not kept.
         let key = self.dialer.key.take();
         self.dialer.key_withheld = key.is_some() && self.withholds_key(&endpoint, codec);
         let key = key.filter(|_| !self.dialer.key_withheld);
@@ -243,6 +248,7 @@ impl<W> Channel<W> {
             return false;
         }
         let dialect = connection.dialect();
+        // Learned from an answer, not from the socket: a proxy accepts connections to a server that is down.
         self.shared.directory().learn_dialect(&endpoint, dialect);
         self.dialer.note_ready(now, endpoint.clone());
         self.traffic.connections += 1;
@@ -271,9 +277,11 @@ impl<W> Channel<W> {
         if !self.dialer.is_ready() {
             error = error.connecting();
         }
+        // The first reason is the one to report. What follows it, such as a reset after a bad frame, says less.
         if self.ending.is_some() || self.dialer.is_closed() {
             return;
         }
+        // However a connection ends after our goodbye: that is what we asked for, and no failure.
         if let Phase::Leaving { .. } = self.dialer.phase {
             self.ending = Some(Ending::Left);
             return;
@@ -301,6 +309,7 @@ impl<W> Channel<W> {
 
     pub(super) fn finish_lost(&mut self, now: Instant, error: Error) -> Lost<W> {
         if let Some(here) = self.dialer.endpoint().cloned() {
+            // It may have lost its queues, too. Whoever asks next learns from the configured servers who leads.
             self.shared.directory().forget_leader(&here);
             if !self.dialer.is_ready() {
                 self.dialer.note_failure(&here, &error);
@@ -313,6 +322,7 @@ impl<W> Channel<W> {
         if ready_since.is_some() {
             self.traffic.disconnects += 1;
         }
+        // Before the machine plans: what follows a connection that lasted is the first attempt of a new series.
         if ready_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE) {
             self.dialer.note_success();
         }
@@ -361,6 +371,8 @@ impl<W> Channel<W> {
 
     /// Leaves the current connection for a new one to `endpoint`, without a pause. What was in flight is dropped.
     pub(crate) fn redial_at(&mut self, now: Instant, endpoint: Endpoint) {
+        // Callers see to it that nothing with a token is in flight: this happens before a connection is ready, or to a
+        // consumer.
         drop(self.hang_up());
         self.dialer.make_detour(endpoint);
         self.dial(now);
@@ -388,6 +400,7 @@ impl<W> Channel<W> {
         self.dialer.phase = Phase::Pausing {
             until: now.checked_add(delay),
         };
+        // At once: a timeout of now would have to find its way to the driver first.
         if delay.is_zero() {
             self.dial(now);
         }

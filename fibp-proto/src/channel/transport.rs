@@ -44,6 +44,8 @@ pub(super) struct Tls {
 
 impl Transport {
     pub(super) fn open(&mut self, now: Instant) {
+        // Buffers of the last socket may still be out, and the slots start free all the same: their epoch tells them from
+        // this socket's when they come back.
         *self = Self {
             epoch: self.epoch.wrapping_add(1),
             open: true,
@@ -54,6 +56,8 @@ impl Transport {
 
     /// What is still under way is ignored.
     pub(super) fn close(&mut self) {
+        // The epoch and the slots stay. Until the next socket is opened, a buffer that comes back is this one's: it frees
+        // its slot, and nothing else.
         self.open = false;
         self.tls = None;
     }
@@ -89,6 +93,7 @@ impl Transport {
     /// Ends the output where TLS has a word for it; true once nothing is left to be written.
     pub(super) fn finish_output(&mut self) -> bool {
         if let Some(tls) = self.tls.as_mut().filter(|tls| tls.output.is_empty()) {
+            // Not while plaintext waits to be encrypted: nothing that follows a close_notify is sent.
             tls.pipe.close_notify();
         }
         self.finished = !self.has_output();
@@ -110,6 +115,7 @@ impl Transport {
         match (&mut self.tls, connection) {
             (None, Some(connection)) => {
                 connection.out.take_into(transmit);
+                // From here on these bytes may reach the server, whatever the writer says later or does not get to say.
                 connection.note_handed(transmit.len());
             }
             (None, None) => {}
@@ -118,6 +124,7 @@ impl Transport {
         if transmit.is_empty() {
             return false;
         }
+        // So that a report that comes after the next socket was opened is not counted on that one.
         transmit.epoch = self.epoch;
         self.writing = true;
         self.writing_since = Some(now);
@@ -141,6 +148,7 @@ impl Tls {
             connection.out.take_into(&mut self.output);
             while !self.output.is_empty() && ciphertext.len() < TLS_WRITE {
                 let n = self.pipe.write_plaintext(self.output.chunk());
+                // The pipe holds as much as it may. The rest keeps its place in `output`, and goes with the next write.
                 if n == 0 {
                     break;
                 }

@@ -16,6 +16,7 @@ impl<W> Channel<W> {
 
     /// The buffer to read into; `None` while it is out, without a connection, or without `room` for what arrives.
     pub(crate) fn take_read_buffer(&mut self, room: bool) -> Option<ReadBuffer> {
+        // Whoever asks knows that reading is wanted again.
         self.transport.read_again = false;
         if self.transport.reading || !self.wants_read(room) {
             return None;
@@ -23,6 +24,7 @@ impl<W> Channel<W> {
         let mut buffer = match &mut self.transport.tls {
             Some(tls) => {
                 tls.input.reserve(TLS_READ);
+                // What could be decrypted is: a part of a record at most goes along, and comes back with the rest of it.
                 std::mem::take(&mut tls.input)
             }
             None => self.connection.as_mut()?.decoder().take_buffer()?,
@@ -60,17 +62,20 @@ impl<W> Channel<W> {
         }
         // Whatever is left of its connection, the buffer is back.
         self.transport.reading = false;
+        // Nothing that was read on a socket that is hung up is taken in: what was in flight on it is settled.
         if !self.transport.open {
             return false;
         }
         let arrived = buffer.arrived();
         self.traffic.bytes_received += arrived as u64;
         if arrived > 0 {
+            // Before the bytes are decoded: the deliveries among them ask when their burst began.
             self.transport.burst.arrived(now);
         }
         match (&mut self.transport.tls, &mut self.connection) {
             (Some(tls), _) => tls.input = buffer,
             (None, Some(connection)) => connection.decoder().give_buffer(buffer),
+            // The opening failed, and the hang-up is on its way.
             (None, None) => {}
         }
         if arrived > 0 {
@@ -97,6 +102,7 @@ impl<W> Channel<W> {
         if !full {
             self.transport.burst.emptied(now);
         }
+        // Bytes may arrive from now on without being read, so the next burst may have begun at any time since.
         if !room {
             self.transport.burst.pause();
         }
@@ -133,6 +139,7 @@ impl<W> Channel<W> {
     fn ended(&mut self, reset: bool) -> Option<Broken> {
         if let Some(tls) = &mut self.transport.tls {
             let handshaking = tls.pipe.is_handshaking();
+            // TLS first: a handshake that is cut short, or an earlier failure, says more than the connection can.
             if let Err(error) = tls.pipe.handle_eof() {
                 let heard = tls.pipe.has_heard();
                 let error = if handshaking {
@@ -162,6 +169,8 @@ impl<W> Channel<W> {
             }
             tls.input.consume(consumed);
         }
+        // Only now is the dialect known. What was decrypted along with the handshake waits in the pipe for the next
+        // round.
         if self.connection.is_none() && !tls.pipe.is_handshaking() && failed.is_none() {
             let alpn = tls.pipe.alpn().map(<[u8]>::to_vec);
             self.open_in_tls(now, alpn);
@@ -170,6 +179,7 @@ impl<W> Channel<W> {
         let mut decrypted = 0;
         if let Some(connection) = &mut self.connection
             && tls.pipe.has_plaintext()
+// A piece at a time: the machine takes the events of each before it asks for more, so room bounds what is decrypted.
             && let Some(mut buffer) = connection.decoder().take_buffer()
         {
             decrypted = tls.pipe.plaintext(buffer.unfilled());
@@ -226,6 +236,7 @@ impl<W> Channel<W> {
             return;
         }
         let n = n.min(transmit.len());
+        // A driver that reports more than there was is not believed.
         transmit.advance(n);
         self.traffic.bytes_sent += n as u64;
         // A large frame may take longer than a heartbeat waits: bytes that the peer takes are signs of life.

@@ -65,6 +65,7 @@ impl CreditLedger {
         match self {
             Self::Standing { used } => top_up(used, n, STANDING_CREDIT / 2),
             Self::Window { open, .. } => {
+                // A server may push more than it was granted; its balance is not negative for that.
                 *open = open.saturating_sub(u32::try_from(n).unwrap_or(u32::MAX));
                 None
             }
@@ -79,6 +80,7 @@ impl CreditLedger {
             return None;
         };
         *released = released.saturating_add(n);
+        // By halves: a grant for each settled message would cost a frame each.
         let half = size.div_ceil(2);
         if *released == 0 || !(*released >= half || (starving && *open < half)) {
             return None;

@@ -43,6 +43,7 @@ pub(super) struct Skipped {
 impl<T> Deliveries<T> {
     /// Skips the deliveries whose lease has ended, or would end before the handler is done with them.
     pub(super) fn skip_expired(&mut self, now: Instant, settings: &ConsumerSettings) -> Skipped {
+        // The time that the handler took is part of the margin below.
         self.pace.asked(now);
         let mut skipped = Skipped::default();
         if !settings.skips_expired() {
@@ -51,14 +52,17 @@ impl<T> Deliveries<T> {
         // Only the end of a lease, lest a handler that was slow once is given nothing any more.
         let margin = self.pace.handling.min(settings.lease() / 8);
         let over = now.checked_add(margin).unwrap_or(now);
+        // The deadline is that of a whole chunk, so chunks are skipped whole. They are in the order of their deadlines.
         let is_over = |chunk: &Chunk| chunk.deadline().is_some_and(|at| at <= over);
         while self.waiting.front_chunk().is_some_and(is_over)
             && let Some(chunk) = self.waiting.pop_chunk()
         {
             for sequence in chunk.sequences() {
                 skipped.deliveries += 1;
+                // Gone from `unsettled`, so that a guard that is dropped later releases nothing twice.
                 skipped.counted += u32::from(self.unsettled.remove(&sequence));
             }
+            // One event for a burst, in however many takes it is skipped.
             skipped.is_news |= std::mem::replace(&mut self.skipped_until, chunk.deadline()) != chunk.deadline();
         }
         skipped

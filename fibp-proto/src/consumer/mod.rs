@@ -122,6 +122,7 @@ impl<T> Consumer<T> {
             .as_ref()
             .and_then(|_| now.checked_add(shared.config().settings().connect_timeout));
         consumer.opened = opened.map(|token| (consumer.next_call_id(), token));
+        // Its driver is started in any case, and ends as soon as it looks.
         if shared.state() == State::Closed {
             consumer.end(now, closed("the client"));
         } else {
@@ -174,10 +175,12 @@ impl<T> Consumer<T> {
     }
 
     fn stop(&mut self, now: Instant, error: &Error) {
+        // Before the connection is dropped: what arrived on it is still handed out.
         self.take_last_pushes(now);
         self.complete_opened(Err(error.clone()));
         self.channel.shut(now, error.clone());
         self.note_unsubscribed();
+        // After a goodbye more may arrive until the server closes; then the end comes with `ChannelEvent::Left`.
         if self.channel.is_closed() {
             self.end_deliveries(None);
         }
@@ -195,6 +198,7 @@ impl<T> Consumer<T> {
 
     fn take_events(&mut self, now: Instant) {
         loop {
+            // Asked for each event: every push takes some of it.
             let room = self.room();
             let Some(event) = self.channel.poll_event(now, Some(&self.queue), room) else {
                 break;
@@ -316,9 +320,11 @@ impl<T> Machine for Consumer<T> {
     }
 
     fn handle_input(&mut self, now: Instant, _: ChannelId, buffer: ReadBuffer) {
+        // Asked before the channel takes the buffer.
         let full = buffer.is_full();
         let mut taken = false;
         self.with_channel(now, |channel| taken = channel.handle_input(now, buffer));
+        // Part of a large delivery: the queue is not silent, even if the whole takes longer than `idle_resubscribe`.
         if self.channel.take_delivering() {
             self.rearm_silence(now);
         }
@@ -350,6 +356,8 @@ impl<T> Machine for Consumer<T> {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.with_channel(now, |channel| {
+            // Nobody waits for what a consumer asked: silence ends it (`check_silence`). The connection still counts the
+            // ids that stay unanswered.
             channel.expire(now, |_| crate::connection::Expiry::Never);
             channel.handle_timeout(now);
         });
@@ -376,11 +384,14 @@ impl<T> Machine for Consumer<T> {
 
     fn poll_timeout(&self, _: ChannelId) -> Option<Instant> {
         if !self.completions.is_empty() || self.channel.actions() > 0 {
+            // Something waits for the driver. An instant that has passed makes it look at once, and this may read no
+            // clock.
             return Some(self.latest);
         }
         if self.channel.is_closed() {
             return None;
         }
+        // Where nothing is read, nothing can be heard: silence counts from when there is room again (`resume`).
         let silence = self.idle_at.filter(|_| self.channel.is_ready() && self.has_room());
         earlier(silence, self.channel.poll_timeout())
     }

@@ -18,6 +18,7 @@ impl<T> Consumer<T> {
         if !self.settings.verify_queue {
             return self.subscribe(now);
         }
+        // This question, too, has to be answered within the connect_timeout.
         self.rearm_silence(now);
         let Some(connection) = self.channel.connection_mut() else {
             return;
@@ -50,6 +51,7 @@ impl<T> Consumer<T> {
         let Some(connection) = self.channel.connection_mut() else {
             return;
         };
+        // What is held from earlier connections is leased, and its part of the window is not granted a second time.
         let unsettled = self.deliveries.unsettled();
         let credit = CreditLedger::new(&self.settings, connection.rules(), unsettled);
         self.deliveries.credit = credit;
@@ -71,6 +73,7 @@ impl<T> Consumer<T> {
                 self.absent_since = None;
                 self.rearm_silence(now);
                 let again = std::mem::replace(&mut self.was_open, true);
+                // Asked in any case: a renewal explains this subscription, and not the next one.
                 let renewed = self.channel.take_renewed();
                 if again && !renewed {
                     let queue = self.queue.clone();
@@ -92,6 +95,7 @@ impl<T> Consumer<T> {
         let mends = error.is_retryable() || error.kind() == ErrorKind::Protocol;
         // A new queue, perhaps, which this node or the next one will know soon.
         if mends || self.retry_absent(now, &error) {
+            // As a loss: the backoff and the other servers of the list apply to it.
             self.channel.fail(now, error);
         } else {
             self.end(now, error);
@@ -127,6 +131,7 @@ impl<T> Consumer<T> {
                         self.end(now, error);
                     };
                 }
+                // For everybody: requests go there, too, where a node names no leader to them (`Router::next_node`).
                 self.shared.learn_leader(Purpose::Consume, &self.queue, leader.clone());
                 self.stats.redirects += 1;
                 self.shared.push_event(Event::Redirected {
@@ -160,6 +165,7 @@ impl<T> Consumer<T> {
         if !self.channel.is_ready() || !self.has_room() || self.idle_at.is_none_or(|at| at > now) {
             return;
         }
+        // Once: the renewal has deadlines of its own.
         self.idle_at = None;
         if !self.active {
             let error = self.place(Error::new(
