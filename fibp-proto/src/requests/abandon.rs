@@ -14,6 +14,8 @@ impl<T> Requests<T> {
     pub fn abandon(&mut self, id: CallId) -> Option<T> {
         let now = self.latest;
         let token = self.find_abandoned(id);
+        // What was withdrawn gave room back, and may have been the last that a close or a retiring route waited for. No
+        // driver would look at them before something else happens.
         self.settle_budgets(now);
         self.router.check_retiring(now);
         self.check_closing(now);
@@ -44,6 +46,7 @@ impl<T> Requests<T> {
             return None;
         }
         if let Some(parked) = budgets.withdraw(id.budget, id) {
+            // It was not charged yet: it leaves the line, and that is all.
             return match parked.submission {
                 Submission::Call(call) => call.token,
                 Submission::Room { token, .. } => Some(token),
@@ -63,6 +66,7 @@ impl<T> Requests<T> {
     fn abandon_waiting(&mut self, id: CallId, index: usize) -> Option<T> {
         let now = self.latest;
         for route in self.router.iter_mut() {
+            // Every route counts its queues by itself. The call id tells which of them this place is about.
             if let Some(reply_to) = route.queues.detach(index, id) {
                 return reply_to.into_token();
             }
@@ -81,6 +85,7 @@ impl<T> Requests<T> {
                     self.ledger.release_call(id);
                     return token;
                 }
+                // The frame is under way and holds its room until the answer comes.
                 Some(Forgotten::Item(reply_to)) => return reply_to.into_token(),
                 None => {}
             }
@@ -121,6 +126,7 @@ impl<T> Route<T> {
         match connection.work_mut(request)? {
             InFlight::Call(call) if call.id == id => {
                 let token = call.token.take();
+                // The id stays taken, so that its answer is not taken for that of a later request.
                 connection.give_up(request);
                 Some(Forgotten::Call(token))
             }

@@ -205,6 +205,7 @@ impl<T> BatchQueue<T> {
     fn note_emptied(&mut self) {
         if self.line.is_empty() {
             self.waiting_since = None;
+            // A flush is for what waited when it was asked for. What comes next lingers again.
             self.flushing = false;
             self.line.rewind();
         }
@@ -249,9 +250,11 @@ impl<T> BatchQueue<T> {
 
     /// When a frame may go out: now (`Some(None)`), at an instant, or only after something else happens.
     pub(super) fn due(&self) -> Option<Option<Instant>> {
+        // A probe has to be answered first, however long others have lingered: their order depends on what it says.
         if self.line.is_empty() || (self.is_probing() && self.in_flight > 0) {
             return None;
         }
+        // Before anything that hurries: a flush does not end an election.
         if self.not_before.is_some() {
             return Some(self.not_before);
         }

@@ -120,6 +120,7 @@ impl<T> BatchQueues<T> {
         places: &mut Places,
     ) {
         let index = self.queue_index(key, policy);
+        // The last first: each then goes to the front, where its call id belongs.
         for run in runs.into_iter().rev() {
             self.earliest.add(run.ticket.attempt.deadline);
             self.items += run.len();
@@ -146,6 +147,7 @@ impl<T> BatchQueues<T> {
         while let Some(index) = self.ready.pop_front() {
             if let Some(queue) = self.queue_mut(index) {
                 queue.queued = false;
+                // `taken` puts it at the end of the line again if there is more, so that queues take turns.
                 if queue.is_ready(now) {
                     return Some(index);
                 }
@@ -221,6 +223,7 @@ impl<T> BatchQueues<T> {
             let Some(index) = self.visit(place) else { continue };
             let Some(queue) = self.queue_mut(index) else { continue };
             let due = queue.take_due(now);
+            // `take_due` forgot the earliest instant: every queue says its own again, and `sweep` says its own.
             let deadline = queue.soonest_deadline();
             self.earliest.add(deadline);
             // A queue that is due waits for the connection, not for time.
@@ -284,6 +287,7 @@ impl<T> BatchQueues<T> {
         self.free.clear();
         self.busy.clear();
         self.idle.clear();
+        // `latest` and `known` point at nothing now, or at another queue. Whoever uses them compares the key.
         let queues = self.queues.drain(..).flatten();
         queues.flat_map(BatchQueue::into_runs).collect()
     }
@@ -293,6 +297,7 @@ impl<T> BatchQueues<T> {
         for index in 0..self.queues.len() {
             if let Some(queue) = self.queue_mut(index) {
                 queue.in_flight = 0;
+                // The next server has answered nothing yet, so queues of a cluster probe again.
                 queue.confirmed = false;
             }
             self.reconsider(now, index);
@@ -409,6 +414,7 @@ impl<T> BatchQueues<T> {
             }
             (true, Some(place)) => {
                 queue.busy_at = None;
+                // The last one takes its place, and has to know that.
                 self.busy.swap_remove(place);
                 if let Some(moved) = self.busy.get(place).copied()
                     && let Some(queue) = self.queue_mut(moved)

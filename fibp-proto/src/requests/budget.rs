@@ -158,6 +158,7 @@ impl<T> Budget<T> {
 
     /// The same for a submission of this cost.
     pub(super) fn has_room_for(&self, cost: usize) -> bool {
+        // Nobody overtakes the line, small enough or not: a large message would wait for ever.
         self.parked.is_empty() && self.fits(cost)
     }
 
@@ -184,6 +185,7 @@ impl<T> Budget<T> {
     pub(super) fn expired(&mut self, now: Instant) -> (Vec<Parked<T>>, Vec<T>) {
         let mut expired = Vec::new();
         let mut flushes = Vec::new();
+        // `take_due` forgets the earliest deadline, so each one that stays says its own again.
         if self.earliest.take_due(now) {
             for (id, flush) in std::mem::take(&mut self.flushes.waiting) {
                 if is_due(flush.deadline, now) {
@@ -303,6 +305,7 @@ impl<T> Default for Flushes<T> {
 
 impl<T> Flushes<T> {
     fn leave(&mut self, epoch: u64, items: usize, error: Option<&Error>, completions: &mut Vec<Completion<T>>) {
+        // A failure is told by the flushes that wait for its epoch. If there is none, it is kept for the next flush.
         if let Some(error) = error
             && self
                 .waiting
@@ -324,6 +327,7 @@ impl<T> Flushes<T> {
                 flush.error.get_or_insert_with(|| error.clone());
             }
         }
+        // Epochs end in any order. A flush waits for all before it, too, so what counts is the oldest that is open.
         while self.earlier.front().is_some_and(|(_, left)| *left == 0) {
             self.earlier.pop_front();
         }
@@ -348,6 +352,7 @@ impl<T> Flushes<T> {
             token,
             error: self.failure.take(),
         };
+        // What comes in from now on belongs to the next epoch, and this flush does not wait for it.
         if self.current > 0 {
             self.earlier.push_back((self.epoch, self.current));
             self.current = 0;

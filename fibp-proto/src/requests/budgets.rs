@@ -68,6 +68,8 @@ impl<T> Budgets<T> {
         if let Some(place) = self.all.get_mut(index as usize)
             && let Some(budget) = place.take_if(|budget| budget.closed && budget.is_idle())
         {
+            // The index may be given to the next producer. Batch queues that are kept under it take over its policy
+            // (`BatchQueues::queue_of`).
             self.free.push(index);
             if let Some(at) = budget.earliest_deadline() {
                 self.deadlines.remove(&(at, index));
@@ -98,6 +100,7 @@ impl<T> Budgets<T> {
     pub(super) fn release(&mut self, index: u32, call: bool, bytes: usize) {
         if let Some(budget) = self.get_mut(index) {
             budget.release(call, bytes);
+            // Otherwise the room changes nothing: nobody waits for it.
             if budget.closed || budget.parked() > 0 {
                 self.look_after(index);
             }

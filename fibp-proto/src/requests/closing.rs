@@ -54,6 +54,7 @@ impl<T> Requests<T> {
         match &mut self.ledger.closing {
             Some(closing) => {
                 closing.tokens.push((id, token));
+                // Whoever is in a hurry decides for all: nobody's close may last longer than it was given.
                 closing.until = earlier(closing.until, until);
             }
             None => self.ledger.closing = Some(Closing::new(id, token, until)),
@@ -86,6 +87,7 @@ impl<T> Requests<T> {
         if let Some(closing) = &mut self.ledger.closing {
             closing.done = true;
             let report = closing.report;
+            // Again for those who close a client that is closed: they get the same report.
             for (_, token) in std::mem::take(&mut closing.tokens) {
                 self.ledger.complete(token, Reply::Closed(report));
             }
@@ -94,6 +96,7 @@ impl<T> Requests<T> {
 
     /// Fails what is open and leaves.
     fn stop(&mut self, now: Instant, why: &str) {
+        // Before the channels are shut, which drops what they have in flight, tokens and all.
         self.fail_everything(&Error::new(ErrorKind::Closed, format!("the client was {why}")));
         self.complete_opened(Err(closed("the client")));
         self.shut_channels(now, &closed("the client"));

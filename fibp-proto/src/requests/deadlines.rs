@@ -23,6 +23,7 @@ impl<T> Requests<T> {
             route.doubts.expire(now, &mut self.ledger);
         }
         self.ledger.expire(now, &self.router.main().late_unsent());
+        // A connection that leaves too many requests unanswered ends here.
         let channels: Vec<ChannelId> = self.router.iter().map(|route| route.id).collect();
         for channel in channels {
             self.take_events(now, channel);
@@ -51,6 +52,7 @@ impl<T> Route<T> {
                 }
             }
             for (until, call) in std::mem::take(&mut self.delayed).into_values() {
+                // The caller's deadline first: a call that is late is not sent, even if its pause ends now.
                 if call.attempt.is_due(now) {
                     ledger.finish_call(call, Err(error.clone()));
                 } else if until.is_some_and(|until| until <= now) {
@@ -86,6 +88,7 @@ impl<T> Route<T> {
                     }
                     if ticket.attempt.is_due(now) {
                         ended.push(Expired::Run(Run {
+                            // Copies: the frame stays whole, as its other runs may have to be sent again.
                             payloads: batch.payloads.clone_range(first, ticket.items),
                             ticket: ticket.tell_early(),
                         }));
@@ -121,6 +124,7 @@ impl<T> Route<T> {
                     }
                 }
                 Expired::Run(run) => ledger.fail(run, &late),
+                // Nobody waits for the frame, so what is behind it does not wait for its answer either.
                 Expired::Frame(key, items) => self.queues.answered(now, &key, items, Answered::Never),
             }
         }

@@ -47,6 +47,7 @@ impl<T> Route<T> {
                 connection,
                 ledger,
             };
+            // Calls before batches: however much waits in those, a call leaves with the next write.
             while encoder.connection.out.len() < max
                 && let Some((id, call)) = self.calls.pop_first()
             {
@@ -63,6 +64,7 @@ impl<T> Route<T> {
                     }
                 }
             }
+            // `out` may grow beyond `max` by one frame, so that every frame is whole.
             while encoder.connection.out.len() < max
                 && has_window(encoder.connection, self.max_in_flight)
                 && let Some(index) = self.queues.next_ready(now)
@@ -97,6 +99,7 @@ impl<T> Encoder<'_, T> {
         let op = call.request.op();
         if op.is_admin() && !self.connection.admin_known() {
             return match self.connection.probe_admin() {
+                // The probe is asked once; whoever comes while it is under way waits for the same answer.
                 Ok(()) => Encoded::WaitsForRevision(call),
                 Err(error) => {
                     self.ledger.finish_call(call, Err(error.into()));
@@ -137,6 +140,8 @@ impl<T> Encoder<'_, T> {
             if one_call && picked.as_ref().is_some_and(|picked| !picked.ends_with(next)) {
                 break;
             }
+            // Measured before it is taken out: what does not fit keeps its place, and its charge is not divided for
+            // nothing.
             let (items, before) = (next.len(), room.items);
             let result = room.take(&next.payloads);
             let fits = room.items - before;
@@ -167,6 +172,7 @@ impl<T> Encoder<'_, T> {
         }
         let len = room.len - room.base;
         let sent = picked.map_or(0, |picked| self.send_batch(key, picked, len));
+        // Even if nothing was sent: the queue has left the line of those that are ready, and may belong there again.
         queues.taken(self.now, index, taken, sent);
         for (item, error) in refused {
             self.ledger.fail(item, &error.into());
@@ -193,6 +199,7 @@ impl<T> Encoder<'_, T> {
                     BatchKind::Enqueue => self.ledger.stats.enqueue_frames += 1,
                     BatchKind::Ack | BatchKind::Nack => self.ledger.stats.settle_frames += 1,
                 }
+                // From here on an abandoned call is looked for in flight.
                 for ticket in batch.tickets.iter() {
                     ticket.note_place(&mut self.ledger.places, Place::InFlight(id));
                 }

@@ -70,6 +70,7 @@ impl<T> Joins<T> {
         items: usize,
     ) -> Option<Completion<T>> {
         let Some(join) = self.0.get_mut(&call) else {
+            // The caller is gone. The ids are passed over, as those of the next run lie behind them.
             ids.for_each(drop);
             return None;
         };
@@ -145,6 +146,7 @@ impl<R> InOrder<R> {
 
     /// The results from `place` on.
     fn set(&mut self, place: usize, results: impl Iterator<Item = R>) {
+        // Frames are answered in any order, and runs come back from nodes at any time.
         if place != self.done.len() {
             self.early.extend((place..).zip(results));
             return;

@@ -162,6 +162,7 @@ impl<T> Ledger<T> {
     pub(super) fn accept(&mut self, ticket: Ticket<T>, results: &mut ItemResults) {
         let items = ticket.items;
         // Its deadline passed earlier, and its waiter was completed then: a second result must not count.
+        // Its results are passed over all the same: those of the next run lie behind them.
         if ticket.is_told() {
             return results.ids(items).for_each(drop);
         }
@@ -232,6 +233,7 @@ impl<T> Ledger<T> {
 
     /// Gives back the room that a run took, and completes the flushes of its producer that waited for it.
     pub(super) fn release(&mut self, charge: Charge, error: Option<&Error>) {
+        // A part of a list has no place, and removing one that is not there does nothing.
         self.places.remove(charge.call);
         self.budgets.release(charge.call.budget, charge.leads, charge.cost);
         if let Some(budget) = self.budgets.get_mut(charge.call.budget) {

@@ -26,6 +26,7 @@ impl<T> Requests<T> {
         route.release_admin_calls();
         if route.node.is_some() {
             // The route ends, its work does not: the main server knows where the leader is by now.
+            // Back to this route first, and then away with all that waits here, in the order of call ids.
             self.retry_or_fail(now, channel, works, &error, true);
             self.router.return_to_main(now, channel, &mut self.ledger);
             if let Some(route) = self.router.get_mut(channel) {
@@ -42,6 +43,8 @@ impl<T> Requests<T> {
             Plan::Again(_) => error,
             Plan::End | Plan::GiveUp => self.router.main().channel.summarise(error),
         };
+        // Before the plan is carried out: what is kept waits at this route when it is dialed, or fails with the rest of
+        // it.
         self.retry_or_fail(now, channel, works, &error, plan != Plan::End);
         match plan {
             Plan::End => self.end(now, error),
@@ -66,6 +69,7 @@ impl<T> Requests<T> {
         if self.router.main().channel.is_closed() {
             return;
         }
+        // In this order: channels that are shut drop what they have in flight, tokens and all.
         self.fail_everything(&error);
         self.complete_opened(Err(error.clone()));
         self.shut_channels(now, &error);
@@ -138,6 +142,7 @@ impl<T> Route<T> {
             match work {
                 InFlight::Call(mut call) => {
                     if again(sent, call.request.op()) {
+                        // It stays so: a later "not there" may be the effect of any earlier attempt.
                         call.attempt.replayed |= sent;
                         self.requeue_call(call);
                     } else {
@@ -146,6 +151,7 @@ impl<T> Route<T> {
                 }
                 InFlight::Batch(batch) if again(sent, batch.key.kind.op()) => {
                     let key = batch.key.clone();
+                    // Without those who were told: their deadline passed, and their room was given back then.
                     let mut runs: Vec<_> = batch.into_runs().filter(|run| !run.ticket.is_told()).collect();
                     for run in &mut runs {
                         run.ticket.attempt.replayed |= sent;
@@ -155,6 +161,7 @@ impl<T> Route<T> {
                 InFlight::Batch(batch) => batch.into_runs().for_each(|run| ledger.fail(run, error)),
             }
         }
+        // After the runs are back: a queue that has something again is made ready for the next connection.
         self.queues.reset_in_flight(now);
     }
 

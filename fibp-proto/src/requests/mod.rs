@@ -174,6 +174,7 @@ impl<T> Requests<T> {
     }
 
     fn take_events(&mut self, now: Instant, channel: ChannelId) {
+        // Looked up for each event: the last one may have ended the route.
         while let Some(event) = self
             .router
             .get_mut(channel)
@@ -286,6 +287,7 @@ impl<T> Machine for Requests<T> {
     fn transmitted(&mut self, now: Instant, channel: ChannelId, transmit: &mut Transmit, n: usize) {
         match self.router.get_mut(channel) {
             Some(route) => route.channel.transmitted(now, transmit, n),
+            // The route is gone, and what it had in flight is settled.
             None => transmit.clear(),
         }
         if !transmit.is_empty() {
@@ -302,6 +304,7 @@ impl<T> Machine for Requests<T> {
 
     fn handle_timeout(&mut self, now: Instant) {
         self.latest = self.latest.max(now);
+        // First: what is late fails for that reason, not because its connection ends in the same turn.
         self.expire(now);
         let channels: Vec<ChannelId> = self.channels().collect();
         for channel in channels {
@@ -325,11 +328,13 @@ impl<T> Machine for Requests<T> {
                 Error::new(ErrorKind::Disconnected, "the connection's driver is gone"),
             );
         });
+        // Its work went to the main route with the loss. No driver will take the actions that are left.
         self.router.remove(channel, true);
     }
 
     fn poll_action(&mut self, channel: ChannelId) -> Option<Action> {
         let action = self.router.get_mut(channel)?.channel.poll_action();
+        // The driver has seen everything: a route that is over may be forgotten.
         if action.is_none() && channel != ChannelId::MAIN {
             self.router.remove(channel, false);
         }

@@ -80,6 +80,7 @@ impl Places {
             return;
         }
         self.taken -= 1;
+        // `first` moves on to the oldest call that is left.
         while let Some(None) = self.ring.front() {
             self.ring.pop_front();
             self.first += 1;
@@ -91,6 +92,8 @@ impl Places {
 
     /// Keeps the ring short when a call comes in that many ids are between.
     fn make_room(&mut self, number: u64) {
+        // The ring is no longer than a few places for each call that has one. A call that many others overtook moves out
+        // of the way.
         while number.saturating_sub(self.first) >= WINDOW.saturating_add(2 * self.taken) {
             match self.ring.pop_front() {
                 Some(Some(place)) => {

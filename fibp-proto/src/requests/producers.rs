@@ -105,10 +105,12 @@ impl<T> Requests<T> {
         message: Message,
         receipt: T,
     ) -> Result<CallId, (SendError, T)> {
+        // Given back here and taken by `take_in`. Nobody in line comes in between: that is for `settle_budgets`, below.
         let reserved = self.ledger.budgets.redeem(producer.0, room);
         let id = self.next_call_id_of(producer);
         let attempt = Attempt::new(reserved.and_then(|room| room.deadline));
         let item = receipt_item(id, message, attempt, receipt);
+        // Not `refusal`: whoever was promised room may use it while the client closes, and the close waits for that.
         let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payloads));
         let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
         let result = self.take_in(now, producer, item, refusal);
@@ -162,6 +164,7 @@ impl<T> Requests<T> {
 
 fn receipt_item<T>(id: CallId, message: Message, attempt: Attempt, receipt: T) -> Run<T> {
     let mut item = Run::alone(id, attempt, receipt, message);
+    // Producers are bounded by bytes, not by requests.
     item.ticket.leads = false;
     item.ticket.detached = true;
     item

@@ -105,6 +105,7 @@ impl<T> Route<T> {
         if self.channel.is_closed() {
             return None;
         }
+        // Bounds from below: a timeout that finds nothing due costs a turn, one that comes too late a promise.
         let waiting = earlier(self.queues.earliest_deadline(), self.calls_deadline.at());
         let waiting = earlier(waiting, self.doubts.poll_timeout());
         earlier(waiting, self.channel.poll_timeout())

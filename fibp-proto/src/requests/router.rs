@@ -125,6 +125,7 @@ impl<T> Router<T> {
             return MAIN;
         }
         let known = self.routes.iter().position(|route| {
+            // One that is ending would lose what is put there: a new route to the same node is opened beside it.
             let takes_work = !route.channel.is_leaving();
             takes_work
                 && route
@@ -145,6 +146,7 @@ impl<T> Router<T> {
         let id = ChannelId(self.next_channel);
         let mut route = Route::to_node(&self.shared, id, endpoint, now, self.random.seed());
         route.channel.set_test_hooks(self.hooks);
+        // However long it takes: what waits here brings its deadlines along.
         route.channel.begin(now, None);
         self.routes.push(route);
         self.new_channels.push_back(id);
@@ -168,6 +170,7 @@ impl<T> Router<T> {
             .max(count.saturating_sub(MAX_NODES));
         for (_, channel) in nodes.into_iter().take(retired) {
             if let Some(route) = self.get_mut(channel) {
+                // What lingers there has nothing to wait for any more.
                 route.queues.flush(now, None);
                 if let Some(node) = &mut route.node {
                     node.retiring = true;
@@ -180,6 +183,7 @@ impl<T> Router<T> {
     pub(super) fn check_retiring(&mut self, now: Instant) {
         for route in self.routes.iter_mut().skip(1) {
             if route.node.as_ref().is_some_and(|node| node.retiring)
+                // Only then: what a channel has in flight is dropped when it is shut.
                 && route.open_work() == 0
                 && !route.channel.is_leaving()
             {
@@ -273,6 +277,7 @@ impl<T> Router<T> {
         let doubts = std::mem::replace(&mut route.doubts, Doubts::new());
         self.main_mut().doubts.absorb(doubts);
         for mut call in calls {
+            // The way that led nowhere counts, or nodes that name each other would pass it on for ever.
             call.attempt.hops += 1;
             self.return_call(now, call);
         }

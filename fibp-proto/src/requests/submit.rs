@@ -113,6 +113,7 @@ impl<T> Requests<T> {
         deadline: Option<Instant>,
         submission: Submission<T>,
     ) {
+        // Whoever gives up says no instant: `abandon` goes by the latest one that was seen.
         self.latest = self.latest.max(now);
         match self.refusal(now) {
             Some(error) => self.ledger.fail_submission(submission, &error),
@@ -153,6 +154,7 @@ impl<T> Requests<T> {
                 if let Some(room) = self.ledger.budgets.get_mut(budget) {
                     room.charge(true, 0);
                 }
+                // The main server first, whichever queue it is about: its answer names the node that has to be asked.
                 self.router.main_mut().requeue_call(call);
             }
             Submission::One(run) => self.admit_run(now, run),
@@ -177,11 +179,13 @@ impl<T> Requests<T> {
         } = many;
         let items = payloads.len();
         let is_enqueue = matches!(payloads, Payloads::Messages(_));
+        // Before the first run comes in: one that fails at once looks for it.
         self.ledger.joins.open(call, token, items, is_enqueue);
         let mut place = 0;
         while place < items {
             let stretch = payloads.split_front(payloads.of_one_queue());
             let is_last = place + stretch.len() == items;
+            // The last one takes what is left, so that the parts give back what the whole was charged.
             let part = if is_last { cost } else { stretch.cost() };
             cost = cost.saturating_sub(part);
             let run = Run::part(call, attempt, place, stretch, part);
@@ -204,6 +208,7 @@ impl<T> Requests<T> {
 
     /// Lets those in line in, as far as there is room; frees the budgets of producers that are done.
     pub(super) fn settle_budgets(&mut self, now: Instant) {
+        // Until none is in line: letting one in may end another at once, which gives room back.
         while let Some(index) = self.ledger.budgets.next_to_settle() {
             let mut admitted = false;
             while let Some(parked) = self.ledger.budgets.get_mut(index).and_then(Budget::next_admitted) {
@@ -216,6 +221,7 @@ impl<T> Requests<T> {
             if admitted && self.ledger.closing.is_some() {
                 self.router.flush(now, Some(index));
             }
+            // Only now: those in line count as its work.
             self.ledger.budgets.remove_done(index);
         }
     }
