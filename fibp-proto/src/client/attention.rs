@@ -17,6 +17,7 @@ impl Attention {
     /// For a driver that is about to be started.
     pub(super) fn new() -> Self {
         Self {
+            // Its first turn comes by itself, and takes in what was asked before.
             awake: AtomicBool::new(true),
             waker: Mutex::new(None),
         }
@@ -25,6 +26,7 @@ impl Attention {
     /// Begins a driver's poll: from here on a kick wakes `waker`. True if there was a kick since the last time.
     pub fn attend(&self, waker: &Waker) -> bool {
         {
+            // First: a kick that comes now finds this waker, or is seen below.
             let mut known = lock(&self.waker);
             match &mut *known {
                 Some(known) => known.clone_from(waker),
@@ -36,6 +38,7 @@ impl Attention {
 
     /// Whether there was a kick since the last time.
     pub fn take_kick(&self) -> bool {
+        // Mostly there was none. The load alone leaves the cache line to the callers.
         self.awake.load(Ordering::Relaxed) && self.awake.swap(false, Ordering::AcqRel)
     }
 

@@ -161,6 +161,7 @@ impl<S> Handle<S> {
         let Owner { clients, main } = &*self.owner;
         let mut stats = clients.shared.stats();
         stats.drain(&mut main.lock().machine.gauges());
+        // Collected first: no machine is locked while the list is.
         let consumers: Vec<_> = lock(&clients.consumers).open().collect();
         for consumer in consumers {
             stats.drain(&mut consumer.lock().machine.gauges());
@@ -172,6 +173,7 @@ impl<S> Handle<S> {
     /// future is dropped.
     pub async fn close(&self, deadline: Duration) -> CloseReport {
         let Owner { clients, main } = &*self.owner;
+        // Before the consumers are taken: one that is opened meanwhile is among them, or sees this (`open_consumer`).
         clients.closed.store(true, Ordering::Release);
         let now = clients.now();
         let closed = main.queue::<answer::Closed>(|requests, waiter| requests.close(now, deadline, waiter));
@@ -185,6 +187,7 @@ impl<S> Handle<S> {
 impl<S> Clients<S> {
     /// Puts a machine under its lock and starts the driver of its main channel.
     fn start<M: Driven>(self: &Arc<Self>, machine: M, receive_buffer: Option<u32>) -> Arc<Cell<M, S>> {
+        // The driver is started with no lock held: it may run, and lock the machine, before this returns.
         let cell = Arc::new(Cell::new(machine, self.drivers.writes));
         M::start(&self.drivers)(self, &cell, ChannelId::MAIN, receive_buffer);
         cell
@@ -206,6 +209,7 @@ impl<S> Clients<S> {
         let (waiter, wait) = Waiter::pair::<answer::Opened>();
         let consumer = Consumer::new(&self.shared, queue, settings, now(), seed(), Some(waiter));
         let cell = self.start(consumer, settings.receive_buffer);
+        // Added first, then looked: `close` says it first, then looks. So one of the two sees the other.
         lock(&self.consumers).add(&cell);
         if self.closed.load(Ordering::Acquire) {
             cell.with(|consumer| consumer.abort(now()));

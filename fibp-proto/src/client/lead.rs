@@ -30,6 +30,8 @@ pub(super) struct Term(u64);
 impl Lead {
     /// A new connection: its reader goes first, as what opens a connection comes unasked.
     pub(super) fn begin(&mut self, reader: Waker) -> Term {
+        // A leader of the last connection may still be at its read. Its term is over, so what it says later changes
+        // nothing.
         *self = Self {
             term: Term(self.term.0.wrapping_add(1)),
             wanted: true,
@@ -60,6 +62,7 @@ impl Lead {
 
     /// Has the standing reader lead if nobody else does. Returns whom to wake.
     pub(super) fn call_reader(&mut self) -> Option<Waker> {
+        // The leader looks for answers that are due when it leaves; a reader that was called is on its way.
         if self.taken || std::mem::replace(&mut self.wanted, true) {
             return None;
         }
@@ -96,6 +99,7 @@ impl Lead {
             self.parked = true;
             return Watch::Park;
         }
+        // While callers come and go the connection is theirs: a read by the reader would cost them a wake-up each.
         if self.taken || !(self.wanted || silent || answers_due) {
             return Watch::Look;
         }

@@ -35,6 +35,7 @@ where
         if let Some(fault) = race.poll_fault(time) {
             return Err(fault);
         }
+        // Made anew each round: every attempt that fails may change when the next one begins.
         let mut timer = pin!(race.poll_timeout().map(&sleep));
         let news = poll_fn(|cx| {
             if let Poll::Ready(ended) = poll_attempts(&mut attempts, cx) {
@@ -61,6 +62,7 @@ where
 {
     let mut ended = None;
     attempts.retain_mut(|(address, attempt)| {
+        // The others are polled in the next round, which begins at once.
         if ended.is_some() {
             return true;
         }

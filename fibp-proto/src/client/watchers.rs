@@ -24,6 +24,7 @@ impl Watchers {
         if self.seen.load(Ordering::Relaxed) == count || self.seen.swap(count, Ordering::AcqRel) == count {
             return;
         }
+        // All are taken out, and woken without the lock: whoever is woken registers again.
         let woken = std::mem::take(&mut *lock(&self.wakers));
         for waker in woken.into_values() {
             waker.wake();

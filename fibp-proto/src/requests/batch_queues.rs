@@ -444,6 +444,7 @@ impl<T> BatchQueues<T> {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= IDLE;
         for _ in 0..self.idle.len() {
             let Some(index) = self.idle.pop_front() else { break };
+            // Counted anew for each: the sweep stops giving back when few enough are left.
             let used = self.by_key.len();
             let Some(queue) = self.queue_mut(index) else { continue };
             if !queue.is_idle() {
@@ -476,6 +477,7 @@ impl<T> BatchQueues<T> {
             self.queues.pop();
         }
         let left = self.queues.len();
+        // Indices beyond the end would be handed out as places that are not there.
         self.free.retain(|index| *index < left);
         if self.queues.capacity() > 2 * left.max(KEEP_IDLE) {
             self.queues.shrink_to_fit();

@@ -175,6 +175,7 @@ impl<T> Budget<T> {
     /// The first in line, if there is room for it now.
     pub(super) fn next_admitted(&mut self) -> Option<Parked<T>> {
         let (_, first) = self.parked.first_key_value()?;
+        // Only the first: see `has_room_for`.
         if !self.fits(first.submission.cost()) {
             return None;
         }
@@ -350,6 +351,7 @@ impl<T> Flushes<T> {
             deadline,
             epoch: self.epoch,
             token,
+            // Told once: by this flush, or by a later one if this one is forgotten.
             error: self.failure.take(),
         };
         // What comes in from now on belongs to the next epoch, and this flush does not wait for it.

@@ -78,6 +78,7 @@ impl<T> Requests<T> {
     pub(super) fn check_closing(&mut self, now: Instant) {
         let Some(closing) = &self.ledger.closing else { return };
         if !closing.done {
+            // A main channel that is closed has failed everything, so nothing more can end.
             let late = is_due(closing.until, now);
             if !late && self.has_open_work() && !self.router.main().channel.is_closed() {
                 return;

@@ -87,6 +87,7 @@ impl<P> Few<P> {
     /// Takes the first `n` off.
     pub(super) fn split_front(&mut self, n: usize) -> Self {
         let Self::Many(many) = self else {
+            // Nothing is left of one. An empty `Many` says so without an allocation.
             return std::mem::replace(self, Self::Many(VecDeque::new()));
         };
         match n {

@@ -111,6 +111,7 @@ impl<T> Joins<T> {
     fn note_done(&mut self, call: CallId, items: usize) -> Option<Completion<T>> {
         let join = self.0.get_mut(&call)?;
         join.left = join.left.saturating_sub(items);
+        // Counted, not looked up: every item ends once, in whatever order.
         if join.left > 0 {
             return None;
         }

@@ -128,6 +128,7 @@ impl<T> Line<T> {
         let order = run.ticket.order();
         match self.places.back_mut() {
             Some(Place::Run(last)) if last.continues_with(&run) => last.append(run),
+            // An older call, which comes back from another route.
             Some(last) if last.order() > order => self.insert(order, run),
             _ => self.places.push_back(Place::Run(run)),
         }
@@ -144,6 +145,7 @@ impl<T> Line<T> {
     /// Puts a run where it belongs, or joins it with the one that continues it.
     fn insert(&mut self, order: (CallId, usize), run: Run<T>) {
         let place = self.places.partition_point(|known| known.order() < order);
+        // With the one behind it, as what comes back comes last first. Runs that stay apart cost a place each, no more.
         match self.places.get_mut(place) {
             Some(Place::Run(next)) if run.continues_with(next) => next.prepend(run),
             _ => self.places.insert(place, Place::Run(run)),
@@ -183,6 +185,7 @@ impl<T> Line<T> {
 
     /// Takes out the runs whose deadline passed.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Run<T>> {
+        // Mostly nothing is due, and to build the line anew moves every run.
         if !self.iter().any(|run| run.ticket.attempt.is_due(now)) {
             return Vec::new();
         }

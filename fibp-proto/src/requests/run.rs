@@ -148,6 +148,7 @@ impl<T> Run<T> {
         let (ticket, next) = (&self.ticket, &next.ticket);
         match (&ticket.reply_to, &next.reply_to) {
             (ReplyTo::Part(place), ReplyTo::Part(follower)) => {
+                // Not with another past: what was sent before is judged otherwise than what was not.
                 ticket.call == next.call && place + ticket.items == *follower && ticket.attempt == next.attempt
             }
             _ => false,
@@ -205,6 +206,7 @@ impl<T> Ticket<T> {
             reply_to: std::mem::replace(&mut self.reply_to, ReplyTo::Told),
             ..*self
         };
+        // The charge goes with the result. The answer to the frame must not give it back again.
         self.cost = 0;
         self.leads = false;
         told
@@ -227,6 +229,7 @@ impl<T> Ticket<T> {
             cost,
             ..*self
         };
+        // The first item goes with the front, and so does the charge for the call.
         self.items = self.items.saturating_sub(items);
         self.cost = self.cost.saturating_sub(cost);
         self.leads = false;

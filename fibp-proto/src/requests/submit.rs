@@ -58,6 +58,7 @@ impl<T> Requests<T> {
 
     /// One ack or nack; completes with [`Reply::Settled`].
     pub fn settle(&mut self, now: Instant, settle: Settle, timeout: Option<Duration>, token: T) -> CallId {
+        // Noted, and sent all the same: leases may last longer than this machine believes.
         self.note_late(now, &settle);
         self.submit_one(now, settle.into(), timeout, token)
     }

@@ -35,6 +35,7 @@ pub(super) fn dial<R: Runtime>(
 ) -> Dialing<R> {
     Box::pin(async move {
         let settings = config.settings();
+        // Here, where no machine is locked: this runs the user's code.
         let key = presented_key(settings)?;
         let options = SocketOptions::new(settings, receive_buffer);
         let addresses = resolve(&runtime, &endpoint, deadline).await?;

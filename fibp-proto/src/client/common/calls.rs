@@ -96,6 +96,7 @@ impl<S: Send + Sync + 'static> Handle<S> {
         settings: ConsumerSettings,
     ) -> Result<(Deliveries<S>, Opening<S>), Error> {
         settings.validate()?;
+        // Nothing may fail from here on: the deliveries close what is opened now.
         let (cell, opening) = self.clients().open_consumer(queue, settings);
         Ok((Deliveries::new(self, cell, settings.prefetch), opening))
     }

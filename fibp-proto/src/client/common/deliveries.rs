@@ -74,6 +74,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
                 return Poll::Ready(None);
             }
             if let Some(waiting) = &mut self.waiting {
+                // Kept until it is ready: another poll goes on with this wait instead of adding one.
                 ready!(Pin::new(waiting).poll(cx));
                 self.waiting = None;
             }
@@ -112,6 +113,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
     }
 
     fn collect<D>(&mut self, max: usize, first: Option<D>, mut make: impl FnMut(Delivery<S>) -> D) -> Vec<D> {
+        // What was taken before is older, and goes first.
         let missing = max.saturating_sub(self.taken.len());
         if missing > 0 && !self.ended {
             self.cell
@@ -145,6 +147,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
 impl<S: Send + Sync + 'static> Drop for Deliveries<S> {
     /// Closes the connection. What was not taken comes back to the queue when its lease expires.
     fn drop(&mut self) {
+        // Deliveries that were handed out keep the client, so they can still be settled.
         let now = self.handle.clients().now();
         self.cell.with(|consumer| consumer.abort(now));
     }
