@@ -101,12 +101,18 @@ pub(crate) fn listen(setup: &Setup, stream: &[u8], mut portion: impl FnMut(usize
         ask(requests, now, &waiters);
     }
     let mut driver = Driver::new(MAIN);
+    let mut dialed = None;
     'connections: for _ in 0..setup.connections {
         let mut server = Stream::new(stream, &mut portion);
-        server.answer = Some(setup.config().settings().credentials.key());
+        let key = setup.config().settings().credentials.key();
+        match dialed.take() {
+            Some(id) => machine.handle_dialed(now, MAIN, id, key),
+            None => server.answer = Some(key),
+        }
         loop {
             driver.act(now, &mut machine, &mut server);
-            if server.is_left {
+            if server.left.is_some() {
+                dialed = server.left;
                 continue 'connections;
             }
             if driver.claim(now, &mut machine, 4096) {

@@ -53,7 +53,8 @@ pub fn run(data: &[u8]) {
     let limits = Limits::new(limit, limit);
     let decoder = || Decoder::new(layout, limits).oversize(oversize);
     for portions in [&[][..], &[1], &case.portions] {
-        assert_eq!(decode(decoder(), &stream, portions, case.read), expected, "{case:?}");
+        let found = decode(decoder(), layout, &stream, portions, case.read);
+        assert_eq!(found, expected, "{case:?}");
     }
     for part in expected.0 {
         if let Part::Frame(header, body) = part {
@@ -90,12 +91,22 @@ impl Piece {
 }
 
 /// What comes out of `stream`, which arrives in `portions`, over and over; all at once if there are none.
-fn decode(mut decoder: Decoder, stream: &[u8], portions: &[u8], read: bool) -> (Vec<Part>, Option<FrameError>) {
+fn decode(
+    mut decoder: Decoder,
+    layout: Layout,
+    stream: &[u8],
+    portions: &[u8],
+    read: bool,
+) -> (Vec<Part>, Option<FrameError>) {
     let mut parts = Vec::new();
     let mut portions = portions.iter().cycle().map(|n| 1 + usize::from(*n));
     let mut rest = stream;
+    assert_eq!(decoder.layout(), layout);
     loop {
         loop {
+            let arrived = u64::try_from(stream.len() - rest.len()).expect("small");
+            let pending = u64::try_from(decoder.pending().len()).expect("small");
+            assert_eq!(decoder.offset() + pending, arrived, "nothing is counted twice or lost");
             match decoder.next_item() {
                 Ok(Some(item)) => parts.push(Part::from(item)),
                 Ok(None) => break,
@@ -117,8 +128,7 @@ fn decode(mut decoder: Decoder, stream: &[u8], portions: &[u8], read: bool) -> (
             // What is fed while the buffer is out comes after what it brings.
             let (brought, fed) = rest[..n].split_at(n.div_ceil(2));
             decoder.feed(fed);
-            buffer.unfilled()[..brought.len()].copy_from_slice(brought);
-            buffer.advance(brought.len());
+            assert_eq!(buffer.copy_from(brought), brought.len());
             decoder.give_buffer(buffer);
         } else {
             decoder.feed(&rest[..n]);

@@ -15,6 +15,21 @@ enum Rule {
     Meaning,
 }
 
+/// What an answer says, as text, as NaN is not equal to itself. Protobuf leaves out every zero, and with it the sign of one.
+pub(crate) fn meaning(dialect: Dialect, response: &Response) -> String {
+    let mut response = response.clone();
+    if let Response::QueueStats(stats) = &mut response
+        && is_protobuf(dialect)
+    {
+        for throttle in &mut stats.per_throttle {
+            for number in [&mut throttle.tokens, &mut throttle.rate_per_second, &mut throttle.burst] {
+                *number += 0.0;
+            }
+        }
+    }
+    format!("{response:?}")
+}
+
 pub(crate) fn assert_request(dialect: Dialect, request: &Request, frame: &Frame, again: &Frame) {
     let rule = match request.op() {
         op if op.is_admin() && is_protobuf(dialect) => Rule::Meaning,

@@ -8,7 +8,7 @@ use fibp_proto::frame::Limits;
 use fibp_proto::{AdminRevision, Dialect, Message, Op, Push, QueueName, Request, Response, ServerError};
 
 use crate::frame_decode::only_frame;
-use crate::identity::is_framed;
+use crate::identity::{is_framed, meaning};
 use crate::values::{AnyDialect, AnyPush, AnyRequest, AnyResponse};
 
 #[derive(Debug, Arbitrary)]
@@ -35,7 +35,14 @@ pub fn run(data: &[u8]) {
         match value {
             Value::Request(AnyRequest(value)) => request(dialect, case.id, &value),
             Value::Response(AnyResponse(op, value)) => response(dialect, case.id, op, &value),
-            Value::Push(AnyPush(value)) => push(dialect, case.id, &value),
+            Value::Push(AnyPush(mut value)) => {
+                push(dialect, case.id, &value);
+                // From this size on a payload stays a slice of the frame that it came in.
+                if let [delivery] = &mut value.deliveries[..] {
+                    delivery.payload = vec![7; 64 * 1024].into();
+                    push(dialect, case.id, &value);
+                }
+            }
         }
     }
 }
@@ -156,8 +163,7 @@ fn response(dialect: Dialect, id: u32, op: Op, response: &Response) {
         }
         (Response::Consume { .. }, Response::Consume { .. }) => {}
         (Response::CreateApiKey(sent), Response::CreateApiKey(read)) => assert_eq!(sent, read),
-        // NaN is not equal to itself, so the remaining answers are compared as text.
-        (sent, read) => assert_eq!(format!("{sent:?}"), format!("{read:?}")),
+        (sent, read) => assert_eq!(meaning(dialect, sent), meaning(dialect, read)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The inputs that fuzzing starts from: golden frames of docs/protocol/, with the decisions that a target reads before them.
 
 use fibp_proto::frame::Limits;
-use fibp_proto::{Dialect, Headers, Push, Received};
+use fibp_proto::{AdminRevision, Dialect, Headers, Push, Received};
 
 /// A server's side of a preamble conversation (docs/protocol/preamble.md 1.1, 1.5 to 1.11): the echo, and answers to what a
 /// machine of [`client_connection`](crate::client_connection) asks.
@@ -130,6 +130,48 @@ const HANDSHAKES: &[(&str, &str)] = &[
     ("no-handshake", "00 00 00 06 03 00 00 00 00 01"),
 ];
 
+/// The first bytes of clients of other protocols.
+const STRANGERS: &[(&str, &str)] = &[
+    ("tls", "16 03 01 02 00 01 00 01 fc 03 03"),
+    ("http2", "'PRI * HTTP/2.0'"),
+];
+
+/// What makes a client of a framed server think again: numbers that only F1 has, a queue that is not there. Each is said of
+/// every request that the machine may have made.
+fn framed_second_thoughts(seeds: &mut Vec<Seed>) {
+    let refusal = |code: u8, text: &str| {
+        let refusals = (1..=14).map(|id| {
+            let length = 6 + 5 + text.len();
+            let head = [0, 0, 0, length.to_le_bytes()[0], 0xfe, 0, 0, 0, 0, id, code, 0];
+            [&head[..], &[text.len().to_le_bytes()[0]], text.as_bytes(), &[0, 0]].concat()
+        });
+        refusals.collect::<Vec<_>>().concat()
+    };
+    let consumed = (1..=3).map(|id| [0, 0, 0, 8, 0x19, 0, 0, 0, 0, id, 0, 0]);
+    let opening = bytes(&FRAMED_ANSWERS[..1]);
+    for (name, decisions, answers) in [
+        (
+            "f1-ack",
+            &[2, 200][..],
+            refusal(0x0d, "unknown or unsupported opcode: 0x16"),
+        ),
+        ("f1-consume", &[3, 200], consumed.collect::<Vec<_>>().concat()),
+        ("queue-not-found", &[0, 3, 200], refusal(1, "queue not found: queue")),
+    ] {
+        let conversation = [&opening[..], &answers].concat();
+        seeds.push(("client_connection", name.to_owned(), with(decisions, &conversation)));
+    }
+}
+
+/// More deliveries than a read buffer holds, and several in one read.
+fn many_deliveries() -> Vec<u8> {
+    let opening = bytes(&PREAMBLE_PUSHES[..2]);
+    let small = bytes(&PREAMBLE_PUSHES[2..]).repeat(4);
+    let delivery = Received::new("id".into(), "queue", Headers::new(), vec![7; 900], "default", 0);
+    let frame = Push::from(delivery).encode(Dialect::Preamble(AdminRevision::Protobuf), 1, Limits::default());
+    [opening, small, frame.expect("fits").repeat(16)].concat()
+}
+
 /// How servers greet and are greeted, and bodies that end too early for whatever opcode there is.
 fn openings_and_torn_bodies(frame_decode: &[u8], server: &[u8], seeds: &mut Vec<Seed>) {
     for (name, greeting) in GREETINGS {
@@ -156,7 +198,13 @@ fn openings_and_torn_bodies(frame_decode: &[u8], server: &[u8], seeds: &mut Vec<
         "goodbye-framed".to_owned(),
         with(&[0, 3, 200], &goodbye),
     ));
-    for (name, opening) in HANDSHAKES {
+    framed_second_thoughts(seeds);
+    seeds.push((
+        "client_connection",
+        "many-deliveries".to_owned(),
+        with(&[0xf1, 0, 254], &many_deliveries()),
+    ));
+    for (name, opening) in HANDSHAKES.iter().chain(STRANGERS) {
         let name = format!("opening-{name}");
         seeds.push(("server_connection", name, with(server, &bytes(&[opening]))));
     }
@@ -348,6 +396,13 @@ pub fn seeds() -> Vec<Seed> {
         &[33, 1, 1, 2, 17, 37, 0, 50, 17],
     ];
     seeds.push(("machine_ops", "nodes".to_owned(), nodes.concat()));
+    // Nothing happens for so long that heartbeats are sent, and answered.
+    let quiet = [
+        &opening[..],
+        &[2, 7, 3, 0, 0, 0, 0, 0],
+        &[17, 17, 17, 7, 3, 0, 0, 0, 0, 0, 17, 17, 7, 3],
+    ];
+    seeds.push(("machine_ops", "quiet".to_owned(), quiet.concat()));
     seeds.push(("machine_ops", "consumer".to_owned(), with(&[3], &consumer.repeat(3))));
     seeds
 }
@@ -356,10 +411,7 @@ pub fn seeds() -> Vec<Seed> {
 fn throttled() -> Vec<u8> {
     let mut delivery = Received::new("id".into(), "orders", Headers::new(), "hello", "default", 0);
     delivery.throttle_keys = Some(vec!["tenant".to_owned(), String::new()]);
-    let push = Push {
-        deliveries: vec![delivery],
-    };
-    let frame = push.encode(Dialect::Handshake, 1, Limits::default());
+    let frame = Push::from(delivery).encode(Dialect::Handshake, 1, Limits::default());
     frame.expect("fits").to_vec()
 }
 

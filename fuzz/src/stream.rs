@@ -18,8 +18,8 @@ pub(crate) struct Stream<'a> {
     pub(crate) sent: Vec<u8>,
     /// The key that the first dial succeeds with.
     pub(crate) answer: Option<Result<Option<Secret>, Error>>,
-    /// It was dialed again.
-    pub(crate) is_left: bool,
+    /// It was dialed again, which is to be answered by another.
+    pub(crate) left: Option<DialId>,
 }
 
 impl<'a> Stream<'a> {
@@ -30,7 +30,7 @@ impl<'a> Stream<'a> {
             portion,
             sent: Vec::new(),
             answer: None,
-            is_left: false,
+            left: None,
         }
     }
 
@@ -40,11 +40,11 @@ impl<'a> Stream<'a> {
 }
 
 impl<M: Machine> Network<M> for Stream<'_> {
-    fn dial(&mut self, _: DialId, _: &Endpoint, _: Option<Instant>) -> Dialed {
+    fn dial(&mut self, id: DialId, _: &Endpoint, _: Option<Instant>) -> Dialed {
         match self.answer.take() {
             Some(key) => Dialed::Open(key),
             None => {
-                self.is_left = true;
+                self.left = Some(id);
                 Dialed::Pending
             }
         }

@@ -8,7 +8,8 @@
 //! What was decoded encodes to the bytes it came from, so that a proxy may decode and encode. The exceptions:
 //!
 //! * Bytes after a complete body, unknown flags, and the body of what has none (a heartbeat) are dropped.
-//! * Protobuf bodies (admin operations of P1 and P2) come out in their canonical form, without unknown fields.
+//! * Protobuf bodies (admin operations of P1 and P2) come out in their canonical form: without unknown fields, and without a
+//!   zero, whatever its sign.
 //! * A yes-or-no byte other than 0 and 1 means yes, and is written as 1.
 //! * The second count in P3's list of configuration entries, and the total in P1's and P2's, is that of the entries.
 //! * The text of a preamble ERROR frame that is not UTF-8 gets replacement characters.
