@@ -23,6 +23,9 @@ use crate::session;
 /// The bound of everything that has to happen, but need not happen fast.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// So many queues of a cluster are created until one is led by a given node.
+pub(crate) const MAX_ELECTIONS: usize = 100;
+
 /// What a case needs of the server side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
@@ -33,10 +36,8 @@ pub enum Needs {
     /// 1.14).
     QuietServer,
     /// Any server, reached without TLS: to put other TLS before it, or to look at what is sent. What TLS it has itself a
-    /// proxy takes off.
+    /// proxy takes off. Of a cluster it is one node, which leads the queues of the case.
     PlainServer,
-    /// The same; of a cluster one node is enough.
-    PlainNode,
     /// As a plain server, and left alone meanwhile.
     QuietPlainServer,
     /// A server that demands a key: the embedded broker once it is told to, or the external one, if `FILA_API_KEY` is
@@ -60,16 +61,14 @@ impl Needs {
     }
 
     fn is_plain(self) -> bool {
-        matches!(self, Self::PlainServer | Self::PlainNode | Self::QuietPlainServer)
+        matches!(self, Self::PlainServer | Self::QuietPlainServer)
     }
 
     /// Why a case cannot run against an external server, where no proxy can help.
     fn obstacle(self) -> Option<&'static str> {
         match self {
-            Self::AnyServer | Self::QuietServer | Self::PlainNode | Self::Peer | Self::Alone => None,
-            Self::PlainServer | Self::QuietPlainServer => {
-                external::is_cluster().then_some("stands before one node, while clients connect to others, too")
-            }
+            Self::AnyServer | Self::QuietServer | Self::PlainServer | Self::QuietPlainServer => None,
+            Self::Peer | Self::Alone => None,
             Self::Keyed => match external::required_key() {
                 Some(_) => None,
                 None => Some("FILA_API_KEY names no key that the server demands"),
@@ -137,6 +136,8 @@ pub struct Env {
     dialect: Dialect,
     embedded: OnceLock<Broker>,
     external: Option<Server>,
+    /// Of a cluster, the node that the case stands before has to lead its queues.
+    at_one_node: bool,
     queues: Mutex<Vec<String>>,
     next_queue: AtomicU32,
 }
@@ -173,6 +174,7 @@ impl Env {
             dialect,
             embedded: OnceLock::new(),
             external: server,
+            at_one_node: needs.is_plain(),
             queues: Mutex::new(Vec::new()),
             next_queue: AtomicU32::new(0),
         })
@@ -438,15 +440,41 @@ impl Env {
     /// # Panics
     ///
     /// It cannot be created.
-    pub async fn queue_with(&self, client: &Arc<dyn Client>, change: impl FnOnce(QueueSpec) -> QueueSpec) -> String {
+    pub async fn queue_with(&self, client: &Arc<dyn Client>, change: impl Fn(QueueSpec) -> QueueSpec) -> String {
+        match self.at_one_node {
+            true => self.queue_here(client, change).await,
+            false => self.create_queue(client, &change).await.0,
+        }
+    }
+
+    /// A new queue that the node behind [`upstream`](Self::upstream) leads: consumers connect to the leader of their queue,
+    /// past a proxy before any other node.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be created, or that node is not elected.
+    pub async fn queue_here(&self, client: &Arc<dyn Client>, change: impl Fn(QueueSpec) -> QueueSpec) -> String {
+        for _ in 0..MAX_ELECTIONS {
+            let (queue, leader) = self.create_queue(client, &change).await;
+            if !self.is_in_cluster() || leader == external::first_node() {
+                return queue;
+            }
+        }
+        panic!("the first node leads none of {MAX_ELECTIONS} queues");
+    }
+
+    /// A new queue, and the node that leads it; 0 outside a cluster.
+    async fn create_queue(&self, client: &Arc<dyn Client>, change: impl Fn(QueueSpec) -> QueueSpec) -> (String, u64) {
         let name = self.queue_name();
         let spec = change(QueueSpec::new(name.as_str()));
         client.create_queue(spec).await.expect("a new queue");
+        let mut leader = 0;
         if self.is_in_cluster() {
             // What breaks connections counts on answers; cases of clusters see what new queues do there.
-            client.queue_stats(&name).await.expect("a queue that every node knows");
+            let stats = client.queue_stats(&name).await.expect("a queue that every node knows");
+            leader = stats.leader_node_id;
         }
-        name
+        (name, leader)
     }
 
     /// A consumer with the defaults.
@@ -463,13 +491,12 @@ impl Env {
 
     /// A whole session of [`session::perform`] on a queue of its own.
     pub fn session(&self, config: Config, what: String) -> impl Future<Output = ()> + Send + use<> {
-        session::perform(
-            self.adapter.clone(),
-            config,
-            self.queue_name(),
-            what,
-            self.is_external(),
-        )
+        self.session_on(self.queue_name(), config, what)
+    }
+
+    /// The same on this queue, which it creates if there is none.
+    pub fn session_on(&self, queue: String, config: Config, what: String) -> impl Future<Output = ()> + Send + use<> {
+        session::perform(self.adapter.clone(), config, queue, what, self.is_external())
     }
 
     /// Starts a task, or a thread.

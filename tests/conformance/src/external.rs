@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use fibp_proto::config::Config;
 use fibp_proto::tls::TlsContext;
-use fibp_proto::{Dialect, ErrorKind};
+use fibp_proto::{Dialect, Error, ErrorKind};
 
 use crate::broker::{FRAMED, P1, P2, P3};
+use crate::env::MAX_ELECTIONS;
 use crate::front::Back;
 use crate::script::{PREAMBLE, frame_bytes};
 
@@ -169,6 +170,35 @@ pub fn is_cluster() -> bool {
         let list = fila_client_blocking::Client::connect(read(None)).and_then(|client| client.admin().list_queues());
         list.is_ok_and(|list| list.cluster_node_count > 1)
     })
+}
+
+/// The number of its first node, of a cluster: it leads a queue whose consumers are not sent on from there.
+///
+/// # Panics
+///
+/// It cannot be asked, or is not elected.
+pub fn first_node() -> u64 {
+    static NODE: OnceLock<u64> = OnceLock::new();
+    *NODE.get_or_init(|| {
+        let config = config(Some(&addr().to_string()));
+        let queues = (0..MAX_ELECTIONS).map(|n| format!("ct-first-node-{}-{n}", std::process::id()));
+        let mut leaders = queues.filter_map(|queue| leader_at(config.clone(), &queue).expect("a node that answers"));
+        leaders.next().expect("a queue that the first node leads")
+    })
+}
+
+/// The leader of a queue that is created for the purpose, if that is the node which the client connects to.
+fn leader_at(config: Config, queue: &str) -> Result<Option<u64>, Error> {
+    let client = fila_client_blocking::Client::connect(config)?;
+    let admin = client.admin();
+    admin.create_queue(queue)?;
+    let leader = admin.queue_stats(queue)?.leader_node_id;
+    let before = client.stats().redirects;
+    let consumer = client.consume(queue)?;
+    let sent_on = client.stats().redirects > before;
+    drop(consumer);
+    admin.delete_queue(queue)?;
+    Ok((!sent_on).then_some(leader))
 }
 
 /// The key to present to it, if it refuses others.

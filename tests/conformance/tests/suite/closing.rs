@@ -49,7 +49,13 @@ cases! {
             receipts.push(producer.send(Message::new(queue.as_str(), vec![n])).await.expect("room"));
         }
         let report = client.close(PATIENCE).await;
-        assert_eq!((report.flushed, report.failed, report.unknown), (50, 0, 0));
+        if env.sends_one_each() {
+            // There nothing lingers: what was confirmed before the close is none of its business.
+            assert!(report.flushed <= 50, "{report:?}");
+        } else {
+            assert_eq!(report.flushed, 50);
+        }
+        assert_eq!((report.failed, report.unknown), (0, 0));
         for receipt in receipts {
             receipt.wait().await.expect("confirmed");
         }

@@ -43,13 +43,10 @@ cases! {
 
     /// Row 2: a consumer that must not resubscribe hands out what it received, yields one error, then ends.
     async fn row_02_a_consumer_ends_with_one_error(env: &Env) {
-        if env.is_beyond_clusters("consumers connect to the queue's leader, past the proxy") {
-            return;
-        }
         const PAYLOAD: usize = 100_000;
         let proxy = env.proxy(|_| Plan::Pass);
         let client = env.connect(env.through(&proxy)).await.expect("a client");
-        let queue = env.queue(&client).await;
+        let queue = env.queue_here(&client, |spec| spec).await;
         for n in 0..2u8 {
             client.enqueue(Message::new(queue.as_str(), vec![n; PAYLOAD])).await.expect("confirmed");
         }

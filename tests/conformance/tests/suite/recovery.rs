@@ -193,13 +193,10 @@ mod quiet {
 
         /// Row 2: a restart of the broker is an event, not an end: client and consumer go on.
         async fn row_02_a_restart_interrupts_nobody(env: &Env) {
-            if env.is_beyond_clusters("consumers connect to the queue's leader, past the proxy") {
-                return;
-            }
             let outage = Outage::new(env);
             let client = env.connect(outage.config()).await.expect("a client");
             // What is handed to a connection that is gone comes back soon.
-            let queue = env.queue_with(&client, |spec| spec.visibility_timeout(Duration::from_secs(1))).await;
+            let queue = env.queue_here(&client, |spec| spec.visibility_timeout(Duration::from_secs(1))).await;
             let mut events = client.events();
             let mut consumer = env.consumer(&client, &queue).await;
             client.enqueue(Message::new(queue.as_str(), "before")).await.expect("confirmed");

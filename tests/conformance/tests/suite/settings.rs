@@ -196,17 +196,19 @@ cases! {
     }
 
     async fn row_31_linger_ends(env: &Env) {
-        if env.is_beyond_clusters("a frame to a cluster may hold one item, and lingers for no others") {
-            return;
+        if env.sends_one_each() {
+            return announce_skip(env.test(), "a frame to a cluster holds one item, and lingers for no others");
         }
         let client = env.client().await;
         let queue = env.queue(&client).await;
         let delay = Duration::from_millis(20);
         let linger = Batching::Linger { delay, max_messages: 1000 };
         let producer = client.producer(ProducerSettings::default().batching(linger)).expect("a producer");
-        let start = Instant::now();
-        producer.send(Message::new(queue.as_str(), "x")).await.expect("room").wait().await.expect("confirmed");
-        assert!(start.elapsed() >= delay, "it was held back");
+        for n in 0..2u8 {
+            let start = Instant::now();
+            producer.send(Message::new(queue.as_str(), vec![n])).await.expect("room").wait().await.expect("confirmed");
+            assert!(start.elapsed() >= delay, "message {n} was held back");
+        }
     }
 
     /// Lease deadlines follow from the visibility timeout that the consumer was given, and late acks are reported.
@@ -330,13 +332,10 @@ mod quiet {
 
         /// A consumer that hears nothing subscribes again: the server may have forgotten it.
         async fn row_31_idle_resubscribe(env: &Env) {
-            if env.is_beyond_clusters("consumers connect to the queue's leader, past the proxy") {
-                return;
-            }
             let proxy = env.proxy(|_| Plan::Pass);
             let (client, direct) = (env.connect(env.through(&proxy).no_heartbeat()).await.expect("a client"), env.client().await);
             // What a connection that was left has taken with it comes back soon.
-            let queue = env.queue_with(&direct, |spec| spec.visibility_timeout(Duration::from_secs(1))).await;
+            let queue = env.queue_here(&direct, |spec| spec.visibility_timeout(Duration::from_secs(1))).await;
             let settings = ConsumerSettings::default().idle_resubscribe(Duration::from_millis(500));
             let mut consumer = client.consumer(&queue, settings).await.expect("a consumer");
             proxy.hold(Flow::Down);

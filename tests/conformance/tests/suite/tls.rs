@@ -116,6 +116,18 @@ async fn refused(env: &Env, config: Config) -> Error {
     error
 }
 
+/// The queue of a session, which creates it. A cluster has it already: clients cannot leave the TLS before one node.
+async fn session_queue(env: &Env) -> String {
+    match env.is_in_cluster() {
+        true => {
+            let client = env.client().await;
+            env.queue_here(&client, |spec| spec.visibility_timeout(Duration::from_secs(1)))
+                .await
+        }
+        false => env.queue_name(),
+    }
+}
+
 async fn works(env: &Env, config: Config) -> Arc<dyn Client> {
     let client = env.connect(config).await.expect("a client");
     let queue = env.queue(&client).await;
@@ -255,7 +267,7 @@ cases! {
         for size in [1, 100] {
             let proxy = Proxy::start(server.addr, move |_| Plan::Split(size));
             let config = session::patient(env.through(&proxy)).tls(Tls::ca_pem(authority.pem()));
-            env.session(config, format!("split by {size}")).await;
+            env.session_on(session_queue(env).await, config, format!("split by {size}")).await;
         }
     }
 }
@@ -264,7 +276,7 @@ mod refused {
     use super::*;
 
     cases! {
-        PlainNode;
+        PlainServer;
 
         async fn row_21_a_wrong_authority_is_refused(env: &Env) {
             let (server, _) = start(env, plain);
@@ -331,7 +343,8 @@ mod broken {
             let (server, authority) = start(env, |_| Options { leases_end: true, ..Options::default() });
             let tls = || Tls::ca_pem(authority.pem());
             let whole = Proxy::start(server.addr, |_| Plan::Pass);
-            env.session(session::patient(env.through(&whole)).tls(tls()), "unbroken".to_owned()).await;
+            let config = session::patient(env.through(&whole)).tls(tls());
+            env.session_on(session_queue(env).await, config, "unbroken".to_owned()).await;
             let lengths: Vec<_> = whole.passed().iter().map(|passed| passed.down.len()).collect();
             for (broken, length) in lengths.into_iter().enumerate() {
                 // Inside the hello, inside the certificates, after the handshake, in the session.
@@ -340,7 +353,8 @@ mod broken {
                     let plan = move |number| if number == broken { Plan::Break { flow: Flow::Down, after, fault } } else { Plan::Pass };
                     let proxy = Proxy::start(server.addr, plan);
                     let what = format!("connection {broken} cut after {after} of {length} bytes");
-                    env.session(session::config(env.through(&proxy)).tls(tls()), what).await;
+                    let config = session::config(env.through(&proxy)).tls(tls());
+                    env.session_on(session_queue(env).await, config, what).await;
                 }
             }
         }
