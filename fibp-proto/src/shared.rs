@@ -7,6 +7,7 @@ use crate::config::{Config, Endpoint, KEY_OVER_PLAINTEXT};
 use crate::directory::{Directory, Purpose};
 use crate::error::Error;
 use crate::event::{Cursor, Event, Ring, State, Stats};
+use crate::frame::Pool;
 use crate::message::QueueName;
 use crate::tls::TlsContext;
 
@@ -25,6 +26,7 @@ struct Inner {
     knows_leaders: AtomicBool,
     record: Mutex<Record>,
     events: AtomicU64,
+    pool: Pool,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +68,7 @@ impl Shared {
             knows_leaders: AtomicBool::new(false),
             record: Mutex::new(record),
             events: AtomicU64::new(0),
+            pool: Pool::default(),
         })))
     }
 
@@ -103,6 +106,11 @@ impl Shared {
     #[must_use]
     pub fn event_count(&self) -> u64 {
         self.0.events.load(Ordering::Acquire)
+    }
+
+    /// Where read buffers find free places.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.0.pool
     }
 
     pub(crate) fn tls(&self) -> Option<&TlsContext> {

@@ -205,6 +205,7 @@ impl<W> Channel<W> {
             limits: settings.frame_limits,
             heartbeat: settings.heartbeat.map(|heartbeat| heartbeat.every),
             heartbeat_missed: settings.heartbeat.map_or(0, |heartbeat| heartbeat.missed),
+            pool: self.shared.pool().clone(),
         };
         match Connection::new(options) {
             Ok(mut connection) => {

@@ -7,7 +7,7 @@ use super::{Arrival, Broken, Connection, Expiry, Options};
 use crate::dialect::Dialect;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::fault::{Fault, FaultKind};
-use crate::frame::{Limits, ReadBuffer, Transmit};
+use crate::frame::{Limits, Pool, ReadBuffer, Transmit};
 use crate::message::{QueueName, Secret};
 use crate::request::Request;
 use crate::response::{Push, Response};
@@ -98,6 +98,7 @@ impl ClientConnection {
             limits: config.limits,
             heartbeat: config.heartbeat,
             heartbeat_missed: config.heartbeat_missed,
+            pool: Pool::default(),
         })?;
         Ok(Self {
             connection,

@@ -16,7 +16,7 @@ use crate::dialect::contents::Arena;
 use crate::dialect::opening::{self, Greeting, Offered, OpeningFailure};
 use crate::dialect::{Codec, Dialect, EncodeError, Incoming, Rules, framed};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::frame::{Decoder, Found, Frame, FrameHeader, FrameRef, Layout, Limits, OutBuf, Oversize, Reassembler};
+use crate::frame::{Decoder, Found, Frame, FrameHeader, FrameRef, Layout, Limits, OutBuf, Oversize, Pool, Reassembler};
 use crate::message::{Message, QueueName, Secret};
 use crate::request::{Op, Request};
 use crate::requests::Settle;
@@ -51,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) limits: Limits,
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) heartbeat_missed: u32,
+    /// Where free places for the read buffer are found.
+    pub(crate) pool: Pool,
 }
 
 /// One connection. `W` is what the machine keeps with a request until it is answered.
@@ -182,6 +184,7 @@ impl<W> Connection<W> {
             limits,
             heartbeat,
             heartbeat_missed,
+            pool,
         } = options;
         let rules = codec.rules();
         let mut out = OutBuf::new();
@@ -204,7 +207,7 @@ impl<W> Connection<W> {
             limits,
             node_id: 0,
             reassembler: rules.continuation.then(|| Reassembler::new(limits.receive as usize)),
-            decoder: Decoder::new(codec.layout(), limits).oversize(Oversize::Skip),
+            decoder: Decoder::new(codec.layout(), limits).oversize(Oversize::Skip).pool(pool),
             arena: Arena::default(),
             encoded: out.len() as u64,
             out,

@@ -1,4 +1,4 @@
-//! Frames of deliveries: read where they lie in the read buffer, and passed on together.
+//! Frames of deliveries: read where they lie in the read buffer, and passed on together. A full buffer is lent to them.
 
 use super::{Arrival, Broken, Connection};
 use crate::dialect::contents::Source;
@@ -31,6 +31,7 @@ impl<W> Connection<W> {
         room: usize,
     ) -> Result<Arrival<W>, Broken> {
         let most = room.min(MAX_TOGETHER);
+        self.decoder.lend();
         let mut deliveries = Vec::new();
         let mut frames = 0;
         loop {
@@ -42,7 +43,11 @@ impl<W> Connection<W> {
                 deliveries.reserve_exact(expected.min(most.saturating_sub(before)));
             }
             self.arena.expect(behind);
-            let from = Source::lent(self.decoder.frame(header, wire_len).body);
+            let lent = self.decoder.lent_body(wire_len);
+            let from = match &lent {
+                Some(body) => Source::lent(body),
+                None => Source::borrowed(self.decoder.frame(header, wire_len).body),
+            };
             let decoded = self
                 .codec
                 .decode_push(queue, header, from, &mut self.arena, &mut deliveries);

@@ -1,8 +1,9 @@
 //! Headers and payloads of messages, moved out of the read buffer.
 //!
-//! A slice of a frame's body keeps the whole read buffer in memory, and keeps the buffer from being read into again.
-//! Small parts are therefore copied, those that arrived together into arenas of at most [`ARENA`] bytes; only large
-//! payloads of large frames stay slices. What a kept message holds besides its own bytes is bounded by that.
+//! A slice of a frame's body keeps the whole place in memory that it lies in, and keeps it from being read into again.
+//! Where messages fill most of a read buffer, it is lent to them: they are slices of it. Else small parts are copied,
+//! those that arrived together into arenas of at most [`ARENA`] bytes; only large payloads of large frames stay slices.
+//! What a kept message holds besides its own bytes is bounded by that.
 
 use alloc::sync::Arc;
 use core::ops::Range;
@@ -37,18 +38,37 @@ pub(crate) struct Source<'a> {
     body: &'a [u8],
     /// The same bytes, where they can be shared.
     shared: Option<&'a Bytes>,
+    /// Payloads from this size on are shared, if they can be.
+    slice_from: usize,
 }
 
 impl<'a> Source<'a> {
-    /// A body that lies in a read buffer.
-    pub(crate) fn lent(body: &'a [u8]) -> Self {
-        Self { body, shared: None }
+    /// A body that lies in a read buffer, which is needed again.
+    pub(crate) fn borrowed(body: &'a [u8]) -> Self {
+        Self {
+            body,
+            shared: None,
+            slice_from: usize::MAX,
+        }
+    }
+
+    /// A body in a place that is lent to what is decoded from it.
+    #[cfg(feature = "std")]
+    pub(crate) fn lent(body: &'a Bytes) -> Self {
+        Self {
+            body,
+            shared: Some(body),
+            slice_from: 0,
+        }
     }
 
     /// A body with a place of its own.
     pub(crate) fn shared(body: &'a Bytes) -> Self {
-        let shared = Some(body);
-        Self { body, shared }
+        Self {
+            body,
+            shared: Some(body),
+            slice_from: SLICE_FROM,
+        }
     }
 
     pub(crate) fn body(&self) -> &'a [u8] {
@@ -97,7 +117,14 @@ impl Arena {
             headers,
             payload,
         } = contents;
-        let slice = from.shared.filter(|_| payload.len() >= SLICE_FROM);
+        let slice = from.shared.filter(|_| payload.len() >= from.slice_from);
+        if let Some(body) = slice.filter(|_| from.slice_from == 0) {
+            let headers = Headers::from_wire(WireHeaders {
+                count: header_count,
+                pairs: part(body, headers),
+            });
+            return (headers, part(body, payload));
+        }
         let copied = headers.len() + if slice.is_some() { 0 } else { payload.len() };
         if copied > self.room.capacity() && copied < ALONE_FROM {
             // The messages to come are likely to be as this one: so much of them will be copied, too.
@@ -131,6 +158,15 @@ impl Arena {
             self.room.put_slice(part);
             self.room.split().freeze()
         }
+    }
+}
+
+/// A part of the body. An empty one holds on to nothing.
+fn part(body: &Bytes, part: Range<usize>) -> Bytes {
+    if part.is_empty() {
+        Bytes::new()
+    } else {
+        body.slice(part)
     }
 }
 
@@ -190,7 +226,7 @@ mod tests {
             (&[("k", "v")], &large),
             (&[], b"last"),
         ]);
-        for from in [Source::shared(&body), Source::lent(&body)] {
+        for from in [Source::shared(&body), Source::borrowed(&body)] {
             let messages = decode(from, &[2, 0, 1, 0], &mut Arena::default()).unwrap();
             let payloads: Vec<_> = messages.iter().map(|(_, payload)| &payload[..]).collect();
             assert_eq!(payloads, [&b"hello"[..], b"", &large, b"last"]);
@@ -215,7 +251,7 @@ mod tests {
     fn an_arena_is_as_large_as_what_is_copied_and_no_larger_than_it_may_be() {
         let body = body(&[(&[("tenant", "acme")][..], &[7; 1000][..]); 100]);
         let mut arena = Arena::default();
-        let messages = decode(Source::lent(&body), &[1; 100], &mut arena).unwrap();
+        let messages = decode(Source::borrowed(&body), &[1; 100], &mut arena).unwrap();
         let starts: Vec<usize> = messages.iter().map(|(_, payload)| payload.as_ptr() as usize).collect();
         let step = 1000 + 14;
         let arenas = starts.windows(2).filter(|pair| pair[1] != pair[0] + step).count() + 1;
@@ -230,14 +266,14 @@ mod tests {
         // With more behind it, one message has an arena that the others fit, too.
         let one = body.slice(..4 + step + 4);
         arena.expect(9 * one.len());
-        decode(Source::lent(&one), &[1], &mut arena).unwrap();
+        decode(Source::borrowed(&one), &[1], &mut arena).unwrap();
         let room = arena.room.capacity();
         assert!((9 * step..10 * step).contains(&room), "{room} bytes");
     }
 
     #[test]
     fn bad_text_is_refused() {
-        let decode = |body, count| decode(Source::lent(body), &[count], &mut Arena::default());
+        let decode = |body, count| decode(Source::borrowed(body), &[count], &mut Arena::default());
         assert!(matches!(
             decode(b"\0\x01\xff\0\0\0\0\0\0", 1),
             Err(DecodeError::Utf8(_))

@@ -26,12 +26,14 @@ const SLICES: usize = 16;
 /// reconnect is recognised as stale.
 #[derive(Default)]
 pub struct ReadBuffer {
-    /// Initialised to its whole length.
-    pub(super) storage: BytesMut,
+    /// Initialised to its whole length. Empty while the place is lent.
+    storage: BytesMut,
+    /// The place, while messages that were decoded may hold parts of it. It cannot be read into then.
+    lent: Option<Bytes>,
     /// What is before it was decoded where it lies, and is free once the rest has moved there.
-    pub(super) start: usize,
+    start: usize,
     /// Not before `start`.
-    pub(super) filled: usize,
+    filled: usize,
     /// How much was filled when the buffer was handed out.
     handed_out: usize,
     pub(crate) epoch: u32,
@@ -60,17 +62,52 @@ impl ReadBuffer {
 
     /// Whether there is no free part left, so that more may wait where the bytes came from.
     pub(crate) fn is_full(&self) -> bool {
-        self.filled == self.storage.len()
+        self.filled == self.len()
+    }
+
+    /// How large its place is.
+    pub(super) fn len(&self) -> usize {
+        self.place().len()
+    }
+
+    /// How much of it can be read into.
+    pub(super) fn free(&self) -> usize {
+        self.storage.len().saturating_sub(self.filled)
+    }
+
+    fn place(&self) -> &[u8] {
+        self.lent.as_deref().unwrap_or(&self.storage)
     }
 
     /// Sees to it that at least `room` bytes are free.
     pub(crate) fn reserve(&mut self, room: usize) {
-        if self.storage.len().saturating_sub(self.filled) < room {
+        if self.free() < room {
             self.compact();
         }
-        if self.storage.len().saturating_sub(self.filled) < room {
-            self.storage.resize(self.filled.saturating_add(room), 0);
+        if self.free() < room {
+            self.replace(self.filled.saturating_add(room), || None);
         }
+    }
+
+    /// Lends the place to what is decoded from now on. Whoever reads on needs another.
+    #[cfg(feature = "std")]
+    pub(super) fn lend(&mut self) {
+        if self.lent.is_none() {
+            self.lent = Some(core::mem::take(&mut self.storage).freeze());
+        }
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// A part of what arrived and is not decoded yet, if the place is lent.
+    pub(super) fn lent_part(&self, part: core::ops::Range<usize>) -> Option<Bytes> {
+        let (from, to) = (self.start.checked_add(part.start)?, self.start.checked_add(part.end)?);
+        self.lent
+            .as_ref()
+            .filter(|_| from <= to && to <= self.filled)
+            .map(|lent| lent.slice(from..to))
     }
 
     /// Forgets the first `n` bytes. Nothing is moved before room is needed.
@@ -83,37 +120,43 @@ impl ReadBuffer {
 
     /// Moves what is left to the front.
     pub(super) fn compact(&mut self) {
-        if self.start > 0 {
+        if self.start > 0 && self.lent.is_none() {
             self.storage.copy_within(self.start..self.filled, 0);
             self.filled -= self.start;
             self.start = 0;
         }
     }
 
-    /// Moves what is left to a place of `size` bytes: the one before, if nobody holds on to frames that were taken out.
-    pub(super) fn replace(&mut self, size: usize) {
+    /// Moves what is left to a place of `size` bytes at least: the one before, if nobody holds on to frames that were taken
+    /// out; else one of `others`, or a new one. Returns the place before, if it was lent.
+    pub(super) fn replace(&mut self, size: usize, others: impl FnOnce() -> Option<BytesMut>) -> Option<Bytes> {
         self.compact();
         self.storage.truncate(self.filled);
-        let more = size.saturating_sub(self.filled);
-        if self.storage.try_reclaim(more) {
+        if self.lent.is_none() && self.storage.try_reclaim(size.saturating_sub(self.filled)) {
             self.storage.resize(size, 0);
-            return;
+            return None;
         }
-        let mut larger = BytesMut::zeroed(size);
-        if let (Some(to), Some(from)) = (larger.get_mut(..self.filled), self.storage.get(..self.filled)) {
-            to.copy_from_slice(from);
+        let mut place = others().unwrap_or_else(|| BytesMut::zeroed(size));
+        let left = self.filled().len();
+        if let Some(to) = place.get_mut(..left) {
+            to.copy_from_slice(self.filled());
         }
-        self.storage = larger;
+        (self.start, self.filled) = (0, left);
+        self.storage = place;
+        self.lent.take()
     }
 
     /// Takes the first `n` bytes out, as far as they are there. Their place is no longer the buffer's.
-    pub(super) fn split_off(&mut self, n: usize) -> BytesMut {
+    pub(super) fn split_off(&mut self, n: usize) -> Bytes {
+        let n = n.min(self.filled().len());
+        if let Some(part) = self.lent_part(0..n) {
+            self.consume(n);
+            return part;
+        }
         self.storage.advance(self.start);
-        self.filled -= self.start;
+        self.filled -= self.start + n;
         self.start = 0;
-        let n = n.min(self.filled);
-        self.filled -= n;
-        self.storage.split_to(n)
+        self.storage.split_to(n).freeze()
     }
 
     /// The free part. Never empty in a buffer that was just handed out.
@@ -124,7 +167,7 @@ impl ReadBuffer {
     /// Records that `n` bytes were written to the front of [`unfilled`](Self::unfilled); more than it
     /// holds is taken as all of it.
     pub fn advance(&mut self, n: usize) {
-        self.filled = self.filled.saturating_add(n).min(self.storage.len());
+        self.filled += n.min(self.free());
     }
 
     /// Copies as much of `bytes` as there is room for, and says how much that is: for bytes that are in memory already.
@@ -161,7 +204,7 @@ impl ReadBuffer {
     /// The bytes that arrived and are not decoded yet.
     #[must_use]
     pub fn filled(&self) -> &[u8] {
-        self.storage.get(self.start..self.filled).unwrap_or_default()
+        self.place().get(self.start..self.filled).unwrap_or_default()
     }
 }
 
@@ -415,7 +458,7 @@ impl fmt::Debug for ReadBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadBuffer")
             .field("filled", &self.filled().len())
-            .field("capacity", &self.storage.len())
+            .field("capacity", &self.len())
             .finish_non_exhaustive()
     }
 }

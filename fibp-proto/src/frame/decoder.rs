@@ -1,8 +1,10 @@
 //! The incremental frame decoder.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes};
 
 use super::buffer::ReadBuffer;
+#[cfg(feature = "std")]
+use super::pool::Pool;
 use super::{Frame, FrameHeader, FrameRef, HEADER_LEN, Layout, Limits, PREFIX_LEN};
 
 /// The read buffer of a quiet connection.
@@ -10,6 +12,9 @@ const SMALL_BUFFER: usize = 16 * 1024;
 
 /// The read buffer of a busy connection: what many of them hold is bounded by it, and more would hardly save a read.
 const LARGE_BUFFER: usize = 64 * 1024;
+
+/// A larger place is not lent to messages, each of which may be kept for long.
+const LENT: usize = 128 * 1024;
 
 /// The least that is reserved inside a large frame.
 const RESERVED: usize = 64 * 1024;
@@ -19,6 +24,9 @@ const MIN_SPARE: usize = 2 * 1024;
 
 /// What a larger frame needs is rounded up to a multiple of this.
 const STEP: usize = 4 * 1024;
+
+/// Places that may be lent are as large as a multiple of this, so that one that is free again fits the next need.
+const PLACE_STEP: usize = 16 * 1024;
 
 /// Why the byte stream cannot be cut into frames any further. Fatal for the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +112,8 @@ pub struct Decoder {
     /// Has been quiet for long: a large buffer is given back.
     quiet: bool,
     failed: Option<FrameError>,
+    #[cfg(feature = "std")]
+    pool: Pool,
 }
 
 impl Decoder {
@@ -123,7 +133,16 @@ impl Decoder {
             busy: false,
             quiet: false,
             failed: None,
+            #[cfg(feature = "std")]
+            pool: Pool::default(),
         }
+    }
+
+    /// The same decoder, which shares the places that it lends and finds free ones here.
+    #[cfg(feature = "std")]
+    pub(crate) fn pool(mut self, pool: Pool) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// The same decoder with another treatment of oversized frames.
@@ -159,7 +178,7 @@ impl Decoder {
     /// Bytes of memory the decoder holds.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.buffer.storage.len()
+        self.buffer.len()
     }
 
     /// Passes over `n` pending bytes that are not a frame (a preamble).
@@ -186,7 +205,7 @@ impl Decoder {
     /// Returns the buffer from [`take_buffer`](Self::take_buffer).
     pub fn give_buffer(&mut self, buffer: ReadBuffer) {
         self.taken = false;
-        self.busy = buffer.filled == buffer.storage.len();
+        self.busy = buffer.is_full();
         if self.pending().is_empty() {
             self.buffer = buffer;
         } else {
@@ -287,13 +306,26 @@ impl Decoder {
 
     /// Takes out the frame that [`look`](Self::look) found. Its place stays with its body.
     pub(crate) fn take_frame(&mut self, header: FrameHeader, wire_len: usize) -> Frame {
-        let mut frame = self.buffer.split_off(wire_len);
+        let mut body = self.buffer.split_off(wire_len);
         self.decoded = self.decoded.saturating_add(wire_len as u64);
-        frame.advance((PREFIX_LEN + HEADER_LEN).min(frame.len()));
-        Frame {
-            header,
-            body: frame.freeze(),
+        body.advance((PREFIX_LEN + HEADER_LEN).min(body.len()));
+        Frame { header, body }
+    }
+
+    /// Lends the read buffer's place to what is decoded next, if that is worth it: what is kept of it later holds no more
+    /// than [`LENT`] bytes, at most half of which are none that arrived with it.
+    #[cfg(feature = "std")]
+    pub(crate) fn lend(&mut self) {
+        let place = self.buffer.len();
+        if place <= LENT && self.pending().len() >= place / 2 {
+            self.buffer.lend();
         }
+    }
+
+    /// The body of the frame that [`look`](Self::look) found, if the place it lies in is lent.
+    #[cfg(feature = "std")]
+    pub(crate) fn lent_body(&self, wire_len: usize) -> Option<Bytes> {
+        self.buffer.lent_part(PREFIX_LEN + HEADER_LEN..wire_len)
     }
 
     /// Whether the bytes to come belong to a frame that is too long.
@@ -326,9 +358,13 @@ impl Decoder {
     /// Sees to it that some of the buffer is free.
     fn make_room(&mut self) {
         let pending = self.pending().len();
-        if core::mem::take(&mut self.quiet) && pending == 0 {
-            self.buffer.storage = BytesMut::new();
-            self.place_len = 0;
+        if core::mem::take(&mut self.quiet) {
+            if pending == 0 {
+                self.buffer = ReadBuffer::default();
+                self.place_len = 0;
+            }
+            #[cfg(feature = "std")]
+            self.pool.clear();
         }
         // What the frame under way still needs, if that is known.
         let missing = self
@@ -339,9 +375,9 @@ impl Decoder {
             .map_or(0, |length| missing(length, pending));
         let enough = MIN_SPARE.max(missing.min(RESERVED));
         let base = if self.busy { LARGE_BUFFER } else { SMALL_BUFFER };
-        if self.place_len >= base {
-            let len = self.buffer.storage.len();
-            if len - self.buffer.filled >= enough {
+        if self.place_len >= base && !self.buffer.is_lent() {
+            let len = self.buffer.len();
+            if self.buffer.free() >= enough {
                 return;
             }
             // Frames that were decoded where they lay have left room: what follows them is part of one frame at most,
@@ -356,8 +392,21 @@ impl Decoder {
         // A little more than it needs: the next frame may be a little larger.
         let want = missing.checked_next_multiple_of(STEP).unwrap_or(missing);
         let want = want.max(more).clamp(MIN_SPARE, most.max(more));
-        self.place_len = pending.saturating_add(want).max(base);
-        self.buffer.replace(self.place_len);
+        // One like the place that was lent: the frames to come are likely to be as those before.
+        let like_before = if self.buffer.is_lent() { self.place_len } else { 0 };
+        let size = pending.saturating_add(want).max(base).max(like_before);
+        let size = if size <= LENT {
+            size.next_multiple_of(PLACE_STEP)
+        } else {
+            size
+        };
+        #[cfg(feature = "std")]
+        if let Some(lent) = self.buffer.replace(size, || self.pool.take(size)) {
+            self.pool.lend(lent);
+        }
+        #[cfg(not(feature = "std"))]
+        self.buffer.replace(size, || None);
+        self.place_len = self.buffer.len();
     }
 }
 
@@ -420,6 +469,65 @@ mod tests {
         n
     }
 
+    /// Reads frames until the decoder's place is full; what is left of them.
+    #[cfg(feature = "std")]
+    fn fill<'a>(decoder: &mut Decoder, mut bytes: &'a [u8]) -> &'a [u8] {
+        loop {
+            let mut buffer = decoder.take_buffer().unwrap();
+            let n = buffer.unfilled().len().min(bytes.len());
+            let (now, later) = bytes.split_at(n);
+            buffer.unfilled()[..n].copy_from_slice(now);
+            buffer.advance(n);
+            bytes = later;
+            let full = buffer.is_full();
+            decoder.give_buffer(buffer);
+            if full || bytes.is_empty() {
+                return bytes;
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "std")]
+    fn a_full_place_is_lent_and_serves_again_when_nobody_holds_it() {
+        let frame = [&[0, 0, 3, 238, 0, 0x21, 0, 0, 0, 1][..], &[7; 1000]].concat();
+        let stream = frame.repeat(2_000);
+        let mut decoder = Decoder::new(Layout::FlagsFirst, Limits::default());
+        let mut places = Vec::new();
+        let mut kept = Vec::new();
+        let mut left = &stream[..];
+        while !left.is_empty() {
+            left = fill(&mut decoder, left);
+            let mut lent = Vec::new();
+            decoder.lend();
+            while let Some(Found::Frame { header, wire_len }) = decoder.look().unwrap() {
+                lent.extend(decoder.lent_body(wire_len));
+                assert_eq!(decoder.frame(header, wire_len).body, &[7; 1000]);
+                decoder.pass(wire_len);
+            }
+            assert!(lent.iter().all(|body| body == &[7; 1000][..]));
+            if let Some(first) = lent.first() {
+                places.push(first.as_ptr() as usize / 4096);
+            }
+            // What is kept of a place keeps all of it.
+            if places.len() == 3 {
+                kept.extend(lent);
+            }
+        }
+        assert_eq!(decoder.offset(), stream.len() as u64);
+        assert!(places.len() > 25, "{} places were lent", places.len());
+        places.sort_unstable();
+        places.dedup();
+        assert!(places.len() < 10, "{} different ones", places.len());
+        assert!(kept.iter().all(|body| body == &[7; 1000][..]));
+
+        // With little in it, a place is not worth it.
+        let mut quiet = Decoder::new(Layout::FlagsFirst, Limits::default());
+        fill(&mut quiet, &frame);
+        quiet.lend();
+        assert_eq!(quiet.lent_body(frame.len()), None);
+    }
+
     #[test]
     fn a_busy_connection_reads_into_one_large_buffer_and_a_quiet_one_gives_it_back() {
         let frame = [&[0, 0, 0, 106, 0, 0x21, 0, 0, 0, 1][..], &[0; 100]].concat();
@@ -429,7 +537,7 @@ mod tests {
         let mut left = &stream[..];
         while !left.is_empty() {
             left = &left[read(&mut decoder, left)..];
-            places.push(decoder.buffer.storage.as_ptr() as usize / LARGE_BUFFER);
+            places.push(decoder.buffer.filled().as_ptr() as usize / LARGE_BUFFER);
         }
         assert!(places.len() < 180, "{} reads for 11 MB", places.len());
         places.dedup();

@@ -11,6 +11,8 @@
 mod buffer;
 mod continuation;
 mod decoder;
+#[cfg(feature = "std")]
+mod pool;
 mod reader;
 
 pub use buffer::{OutBuf, ReadBuffer, Transmit};
@@ -18,6 +20,8 @@ pub use continuation::{CONTINUATION, Reassembler, ReassemblyError};
 pub(crate) use continuation::{MAX_REASSEMBLED, Splitter, max_body};
 pub(crate) use decoder::Found;
 pub use decoder::{Decoder, FrameError, Item, Oversize};
+#[cfg(feature = "std")]
+pub(crate) use pool::Pool;
 #[cfg(feature = "protobuf")]
 pub(crate) use reader::Budget;
 pub use reader::DecodeError;

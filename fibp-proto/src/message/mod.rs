@@ -82,9 +82,9 @@ impl fmt::Debug for Message {
 
 /// A message as a consumer received it.
 ///
-/// Small messages that arrive together lie together: one that is kept holds up to 64 KiB besides its own bytes, until all
-/// its neighbours are gone, too. A payload of 64 KiB or more may hold the frame that it came in. Copy what is to be kept
-/// for long: [`detach`](Self::detach).
+/// Messages that arrive together lie together, mostly in the buffer that they were read into: one that is kept holds up to
+/// 128 KiB besides its own bytes, until all its neighbours are gone, too. A payload of 64 KiB or more may hold the frame
+/// that it came in. Copy what is to be kept for long: [`detach`](Self::detach).
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {

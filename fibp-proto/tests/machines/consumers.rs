@@ -30,6 +30,37 @@ fn drain(sim: &mut ConsumerSim) -> Token {
 }
 
 #[test]
+fn what_is_held_keeps_its_bytes_while_more_arrives() {
+    for dialect in [P1, P3, Dialect::Handshake] {
+        in_every_mode(|mode| {
+            let mut sim = subscribed(prefetch(1_000), dialect, mode);
+            let mut held = Vec::new();
+            for round in 0..6 {
+                // Enough to fill a read buffer, which is lent to them then.
+                let payloads: Vec<_> = (0..24).map(|n| format!("{round}.{n} ").repeat(150)).collect();
+                let payloads: Vec<_> = payloads.iter().map(String::as_str).collect();
+                sim.push(&payloads);
+                sim.settle();
+                let mut leases = sim.take(100);
+                assert_eq!(leases.len(), 24);
+                // Their places serve again, those of the others do not.
+                if round % 2 == 0 {
+                    leases.truncate(1);
+                }
+                held.push(leases);
+            }
+            for (round, leases) in held.iter().enumerate() {
+                for (n, lease) in leases.iter().enumerate() {
+                    let expected = format!("{round}.{n} ").repeat(150);
+                    assert_eq!(lease.received.payload, expected, "message {n} of round {round}");
+                }
+            }
+            sim
+        });
+    }
+}
+
+#[test]
 fn deliveries_arrive_whole_and_in_order() {
     for dialect in [P1, P3, Dialect::Handshake] {
         in_every_mode(|mode| {

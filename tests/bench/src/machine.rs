@@ -153,9 +153,20 @@ impl Machine {
     /// A consumer that is subscribed.
     #[must_use]
     pub fn consumer(dialect: Dialect, queue: &QueueName) -> Self {
-        let (now, settings) = (start(), ConsumerSettings::default());
+        Self::consumer_of(&shared(dialect, Batching::Auto), dialect, queue)
+    }
+
+    /// As [`consumer`](Self::consumer), so many of one client.
+    #[must_use]
+    pub fn consumers(dialect: Dialect, queue: &QueueName, count: usize) -> Vec<Self> {
         let shared = shared(dialect, Batching::Auto);
-        let consumer = Consumer::new(&shared, queue.clone(), settings, now, 1, Some(0));
+        let consumer = || Self::consumer_of(&shared, dialect, queue);
+        std::iter::repeat_with(consumer).take(count).collect()
+    }
+
+    fn consumer_of(shared: &Shared, dialect: Dialect, queue: &QueueName) -> Self {
+        let (now, settings) = (start(), ConsumerSettings::default());
+        let consumer = Consumer::new(shared, queue.clone(), settings, now, 1, Some(0));
         Self::open(Core::Consumer(Box::new(consumer)), now, dialect)
     }
 
