@@ -9,6 +9,7 @@
 //!
 //! What is counted rather than timed has tables that are checked in: `tests/counts.rs` and `fila-instructions`.
 
+pub mod adapters;
 mod as_people_run_it;
 mod bare;
 mod fair;

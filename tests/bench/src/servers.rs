@@ -47,8 +47,8 @@ impl Kind {
         }
     }
 
-    fn parse(args: &[String]) -> Option<Self> {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    fn parse(args: &[impl AsRef<str>]) -> Option<Self> {
+        let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         Some(match args.as_slice() {
             ["null", coalesce, service, node] => Self::Null(Manner {
                 coalesce: *coalesce == "1",
@@ -107,7 +107,7 @@ impl Drop for Server {
 ///
 /// The standard streams are closed, or the loopback interface has no free port.
 #[must_use]
-pub fn serve(args: &[String]) -> bool {
+pub fn serve(args: &[impl AsRef<str>]) -> bool {
     let Some(kind) = Kind::parse(args) else { return false };
     match kind {
         Kind::Null(manner) => println!("{}", null_server::start(manner)),

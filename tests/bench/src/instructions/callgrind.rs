@@ -6,25 +6,35 @@ use std::process::{Command, Stdio};
 
 /// Instructions that calls of functions took, what they call included.
 #[derive(Debug, Default)]
-pub(crate) struct Costs(HashMap<String, u64>);
+pub(crate) struct Costs {
+    calls: HashMap<String, u64>,
+    total: u64,
+}
 
 impl Costs {
     /// Of all functions whose name contains this.
     pub(crate) fn of(&self, name: &str) -> u64 {
-        self.0
+        self.calls
             .iter()
             .filter(|(function, _)| function.contains(name))
             .map(|(_, cost)| cost)
             .sum()
     }
 
+    /// Of the whole program.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Adds up the lines that follow `calls=`, which hold the inclusive cost of a call.
     fn parse(text: &str) -> Self {
         let mut costs: HashMap<String, u64> = HashMap::new();
-        let (mut callee, mut is_call) = (None, false);
+        let (mut callee, mut is_call, mut total) = (None, false, 0);
         for line in text.lines() {
             if let Some(name) = line.strip_prefix("cfn=") {
                 callee = Some(name);
+            } else if let Some(all) = line.strip_prefix("totals: ") {
+                total = all.parse().unwrap_or_default();
             } else if line.starts_with("calls=") {
                 is_call = true;
             } else if std::mem::take(&mut is_call) {
@@ -34,7 +44,7 @@ impl Costs {
                 }
             }
         }
-        Self(costs)
+        Self { calls: costs, total }
     }
 }
 
@@ -71,10 +81,11 @@ mod tests {
     #[test]
     fn costs_of_calls_are_added_up() {
         let text = "fn=main\n1 5\ncfn=fila::stage_submit\ncalls=2 10\n3 100\ncfn=other\ncalls=1 0\n4 7\n\
-                    fn=twin\ncfi=file.rs\ncfn=fila::stage_submit\ncalls=1 10\n9 20\n\nfn=fila::stage_submit\n10 60\n";
+                    fn=twin\ncfi=file.rs\ncfn=fila::stage_submit\ncalls=1 10\n9 20\n\nfn=fila::stage_submit\n10 60\n\ntotals: 192\n";
         let costs = Costs::parse(text);
         assert_eq!(costs.of("stage_submit"), 120);
         assert_eq!(costs.of("other"), 7);
         assert_eq!(costs.of("nothing"), 0);
+        assert_eq!(costs.total(), 192);
     }
 }

@@ -13,9 +13,10 @@ mod callgrind;
 use std::fmt::Write as _;
 use std::process::{Command, ExitCode};
 
+use fila_bench::adapters::{WHOLE, Whole};
 use fila_bench::machine::{Probe, Stage, Unwatched};
 use fila_bench::scenarios::{BOUND, SCALING, SCENARIOS, Scenario};
-use fila_bench::table;
+use fila_bench::{SERVE, serve, table};
 
 const USAGE: &str = "fila-instructions [--only SCENARIO]
 
@@ -34,9 +35,11 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         [] => count_all(|_| true),
-        ["--only", name] => count_all(|scenario| scenario.name == *name),
+        ["--only", wanted] => count_all(|name| name == *wanted),
         // What runs under valgrind.
         ["--run", name, rounds] => run(name, rounds),
+        // The server of a whole adapter.
+        [SERVE, kind @ ..] if serve(kind) => ExitCode::SUCCESS,
         _ => {
             eprintln!("{USAGE}");
             ExitCode::FAILURE
@@ -45,7 +48,12 @@ fn main() -> ExitCode {
 }
 
 fn run(name: &str, rounds: &str) -> ExitCode {
-    let (Some(scenario), Ok(rounds)) = (Scenario::named(name), rounds.parse::<u64>()) else {
+    let rounds = rounds.parse::<u64>().unwrap_or_default();
+    if let Some(whole) = Whole::named(name) {
+        whole.run(rounds);
+        return ExitCode::SUCCESS;
+    }
+    let Some(scenario) = Scenario::named(name) else {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
@@ -102,7 +110,7 @@ stages! {
     stage_abandon Abandon stage_timeout Timeout stage_drop Drop
 }
 
-fn count_all(wanted: impl Fn(&Scenario) -> bool) -> ExitCode {
+fn count_all(wanted: impl Fn(&str) -> bool) -> ExitCode {
     if !Command::new("valgrind")
         .arg("--version")
         .output()
@@ -115,14 +123,14 @@ fn count_all(wanted: impl Fn(&Scenario) -> bool) -> ExitCode {
         toolchain: toolchain(),
         ..Counted::default()
     };
-    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario)) {
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario.name)) {
         for (stage, instructions) in count(scenario) {
             counted.add(format!("{:28} {stage}", scenario.name), instructions);
         }
     }
     for pair in SCALING.chunks_exact(2) {
         let [few, many] = pair else { continue };
-        if wanted(few) || wanted(many) {
+        if wanted(few.name) || wanted(many.name) {
             // The last is the sum.
             let total = |scenario| count(scenario).last().map_or(0.0, |(_, instructions)| *instructions);
             let (alone, crowded) = (total(few), total(many));
@@ -131,7 +139,18 @@ fn count_all(wanted: impl Fn(&Scenario) -> bool) -> ExitCode {
             counted.scale(many.name, crowded / alone);
         }
     }
+    for whole in WHOLE.iter().filter(|whole| wanted(whole.name)) {
+        counted.add(format!("{:28} total", whole.name), count_whole(whole));
+    }
     counted.finish()
+}
+
+/// Instructions per message of a whole adapter, sockets and runtime included but not what the system does for them.
+fn count_whole(whole: &Whole) -> f64 {
+    let rounds = 4_000 / whole.messages;
+    let once = callgrind::run(whole.name, rounds).total();
+    let twice = callgrind::run(whole.name, 2 * rounds).total();
+    twice.saturating_sub(once) as f64 / (rounds * whole.messages) as f64
 }
 
 /// Instructions per message of each stage, and of all.
