@@ -395,8 +395,9 @@ impl Decoder {
         // One like the place that was lent: the frames to come are likely to be as those before.
         let like_before = if self.buffer.is_lent() { self.place_len } else { 0 };
         let size = pending.saturating_add(want).max(base).max(like_before);
-        let size = if size <= LENT {
-            size.next_multiple_of(PLACE_STEP)
+        let rounded = size.next_multiple_of(PLACE_STEP);
+        let size = if rounded <= LENT.min(pending.saturating_add(most)) {
+            rounded
         } else {
             size
         };
