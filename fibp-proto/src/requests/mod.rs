@@ -13,8 +13,9 @@
 //!
 //! # Invariants
 //!
-//! * Every request is in exactly one place: parked in its budget, waiting at one route, or in flight on one route's
-//!   channel. It moves between routes under this machine's lock, and takes its place in its budget with it.
+//! * Every request is in exactly one place: parked in its budget, waiting at one route, in flight on one route's
+//!   channel, or, after an answer that may mean two things, in that route's `doubts`. It moves between routes under
+//!   this machine's lock, and takes its place in its budget with it.
 //! * Whatever waits in one place waits in the order of call ids; searches rely on it. What comes back from a connection
 //!   is put where its id belongs, not at the end.
 //! * Room is given back once for each time it was taken, whoever still waits.

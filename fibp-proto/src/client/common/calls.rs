@@ -1,14 +1,13 @@
 //! Calls.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::deliveries::Deliveries;
+use super::pending::Pending;
 use super::producer::Producer;
 use crate::client::cell::RequestCall;
 use crate::client::clients::{Handle, Opening};
-use crate::client::waiter::{Answer, answer};
+use crate::client::waiter::answer;
 use crate::client::watchers::{StateWatch, Subscription};
 use crate::config::{ConsumerSettings, ProducerSettings};
 use crate::error::Error;
@@ -113,32 +112,5 @@ impl<S: Send + Sync + 'static> Handle<S> {
     pub fn subscribe(&self) -> Subscription {
         let clients = self.clients();
         Subscription::new(&clients.shared, &clients.watchers)
-    }
-}
-
-/// A call whose result may be asked for later, or never. Keeps the client alive.
-#[derive(Debug)]
-#[must_use]
-pub struct Pending<S, A: Answer> {
-    call: RequestCall<S, A>,
-    handle: Handle<S>,
-}
-
-impl<S, A: Answer> Pending<S, A> {
-    pub(super) fn new(call: RequestCall<S, A>, handle: Handle<S>) -> Self {
-        Self { call, handle }
-    }
-
-    /// What made the call, and the call itself: to be polled with what keeps the client alive at hand.
-    pub fn parts(&mut self) -> (&Handle<S>, &mut RequestCall<S, A>) {
-        (&self.handle, &mut self.call)
-    }
-}
-
-impl<S, A: Answer> Future for Pending<S, A> {
-    type Output = A::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.call).poll(cx)
     }
 }

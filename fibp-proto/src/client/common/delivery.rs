@@ -1,6 +1,6 @@
 //! Settling.
 
-use super::calls::Pending;
+use super::pending::Pending;
 use crate::client::ack_item::AckItem;
 use crate::client::cell::RequestCall;
 use crate::client::clients::Handle;

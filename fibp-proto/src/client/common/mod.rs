@@ -6,9 +6,10 @@
 mod calls;
 mod deliveries;
 mod delivery;
+mod pending;
 mod producer;
 
-pub use calls::Pending;
 pub use deliveries::Deliveries;
 pub use delivery::{Acker, Delivery};
+pub use pending::Pending;
 pub use producer::Producer;

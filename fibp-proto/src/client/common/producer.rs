@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::calls::Pending;
+use super::pending::Pending;
 use crate::client::cell::RequestCall;
 use crate::client::clients::Handle;
 use crate::client::waiter::answer;
