@@ -363,7 +363,9 @@ impl Machine {
         for push in pushes {
             self.server.connection.push(&push).expect("deliveries that fit a frame");
         }
-        self.server.output()
+        let mut output = Vec::new();
+        self.server.write_to(&mut output);
+        output
     }
 
     /// What a driver does at the end of each turn.
@@ -424,17 +426,14 @@ impl Peer {
         let mut input = std::mem::take(&mut self.input);
         let (mut left, mut output) = (input.as_slice(), Vec::new());
         while !left.is_empty() {
-            let mut buffer = self.connection.take_read_buffer().expect("a server that reads");
-            let n = buffer.unfilled().len().min(left.len());
-            buffer.unfilled()[..n].copy_from_slice(&left[..n]);
-            buffer.advance(n);
+            let n = self.connection.feed(left);
+            assert!(n > 0, "a server that reads");
             left = &left[n..];
-            self.connection.handle_input(buffer);
             while let Some(event) = self.connection.poll_event() {
                 self.react(event);
-                output.append(&mut self.output());
+                self.write_to(&mut output);
             }
-            output.append(&mut self.output());
+            self.write_to(&mut output);
         }
         input.clear();
         self.input = input;
@@ -453,17 +452,8 @@ impl Peer {
         }
     }
 
-    fn output(&mut self) -> Vec<u8> {
-        let (mut transmit, mut output) = (Transmit::new(), Vec::new());
-        while self.connection.take_transmit(&mut transmit) {
-            while !transmit.is_empty() {
-                let chunk = transmit.chunk();
-                let n = chunk.len();
-                output.extend_from_slice(chunk);
-                self.connection.transmitted(&mut transmit, n);
-            }
-        }
-        output
+    fn write_to(&mut self, output: &mut Vec<u8>) {
+        self.connection.write_to(output).expect("memory takes everything");
     }
 }
 
