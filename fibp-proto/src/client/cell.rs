@@ -103,6 +103,7 @@ impl<M: Driven, S> Cell<M, S> {
 
     /// Lets `change` do something to the machine, then wakes whom that concerns.
     pub fn with<R>(&self, change: impl FnOnce(&mut M) -> R) -> R {
+        // Completed after unlocking: whoever is woken may lock the machine at once.
         let mut completions = Vec::new();
         let mut locked = self.lock();
         let result = change(&mut locked.machine);
@@ -262,6 +263,7 @@ impl<S> RequestsCell<S> {
         span: CallSpan,
         call: impl FnOnce(&mut Requests<Waiter>, Waiter) -> CallId,
     ) -> RequestCall<S, A> {
+        // Made before the lock is taken, as it allocates.
         let (waiter, wait) = Waiter::pair::<A>();
         let mut completions = Vec::new();
         let mut locked = self.lock();
@@ -447,6 +449,7 @@ impl<M: Driven, S, A: Answer> Future for Call<M, S, A> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { wait, span, .. } = &mut *self;
         let reply = ready!(span.in_scope(|| Pin::new(wait).poll(cx)));
+        // The machine has ended the call: there is nothing to abandon any more.
         self.open = false;
         // Invariant: a machine gives every token back, and `cell` keeps the machine. No reply means that it was taken.
         #[expect(clippy::expect_used, reason = "the caller's mistake, as for other futures")]
@@ -460,6 +463,7 @@ impl<M: Driven, S, A: Answer> Future for Call<M, S, A> {
 impl<M: Driven, S, A: Answer> Drop for Call<M, S, A> {
     fn drop(&mut self) {
         if self.open {
+            // Dropped without the lock: its slot wakes whoever waits.
             let waiter = self.cell.with(|machine| machine.abandon(self.id));
             drop(waiter);
         }

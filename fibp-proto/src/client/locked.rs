@@ -116,6 +116,7 @@ impl<M: Machine, S> Locked<M, S> {
         let claimed = self.claimed;
         let (machine, port) = self.with_port(channel);
         let socket = port.socket.as_ref()?;
+        // What the last write left goes first, and is the driver's: nobody may write around it.
         if !port.unwritten.is_empty() || !machine.wants_write(channel) {
             return None;
         }
@@ -124,6 +125,7 @@ impl<M: Machine, S> Locked<M, S> {
             claimed(socket);
             return Some((Arc::clone(socket), transmit));
         }
+        // Its capacity is kept for the next frame.
         port.unwritten = transmit;
         None
     }

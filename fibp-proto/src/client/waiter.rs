@@ -237,6 +237,7 @@ impl<R> Shared<R> {
         let Stage::Waiting(waker) = &mut *stage else {
             return None;
         };
+        // Returned, not woken: the lock of this slot is held.
         let waker = waker.take();
         *stage = next;
         waker
@@ -265,6 +266,7 @@ pub fn complete(completions: &mut Vec<Completion<Waiter>>) -> usize {
             continue;
         };
         awaited += 1;
+        // Woken one behind: all that share a waker have their replies before it is called.
         if last.as_ref().is_none_or(|last| !last.will_wake(&waker))
             && let Some(other) = last.replace(waker)
         {

@@ -212,6 +212,7 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
         let was_read = matches!(news, News::Read { .. });
         let was_written = matches!(news, News::Written { .. });
         if is_driver {
+            // Before the machine is locked: a kick that comes later is about something that this step may not see.
             self.attention.take_kick();
         }
         let channel = self.channel;
@@ -236,6 +237,7 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
         }
         locked.machine.drain_completions(&mut rest.completions);
         let job = job.unwrap_or_else(|| self.idle(&mut locked, now, &mut rest.wakers));
+        // After everything that makes room: the reader sleeps until somebody says so.
         if locked.machine.wants_read(channel) {
             rest.wakers.extend(locked.port(channel).lead.unpark());
         }
@@ -258,11 +260,13 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
             News::Nothing => {}
             News::Dialed { id, result } => {
                 let port = locked.port(channel);
+                // A dial that was given up while its thread was at it: its socket is dropped, and closes.
                 if port.dialing.take_if(|dialing| *dialing == id).is_none() {
                     return;
                 }
                 match (result, &mut self.role) {
                     (Ok((socket, key)), Role::Reader { waker, term, .. }) => {
+                        // The term begins before the machine knows of the socket: what comes of that may call the reader.
                         *term = Some(port.lead.begin(waker.clone()));
                         port.socket = Some(socket);
                         locked.machine.handle_dialed(now, channel, id, key);
@@ -305,6 +309,7 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
                 if answers_due {
                     wakers.extend(locked.port(channel).lead.call_reader());
                 }
+                // Under the same lock: a caller that brings the deadline forward sees how long this thread sleeps.
                 let until = locked.machine.poll_timeout(channel);
                 locked.machine.note_sleep(channel, until);
                 Job::Sleep(until)
@@ -380,6 +385,7 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
 impl<M: Driven, S> Drop for Worker<'_, M, S> {
     fn drop(&mut self) {
         if self.leading.is_some() {
+            // The lock is free again when the reader is woken.
             let waker = leave(&mut self.leading, &mut self.cell.lock(), self.channel);
             if let Some(waker) = waker {
                 waker.wake();

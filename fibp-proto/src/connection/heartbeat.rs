@@ -31,6 +31,7 @@ impl Heartbeat {
 
     /// Something arrived, or watching begins (again).
     pub(super) fn restart(&mut self, now: Instant) {
+        // Any sign of life counts, not the answer alone: a busy peer may answer late.
         self.outstanding = 0;
         self.next = self.every.and_then(|every| now.checked_add(every));
     }
@@ -48,6 +49,7 @@ impl Heartbeat {
         if self.next.is_none_or(|next| next > now) {
             return None;
         }
+        // Looked at before the next one is sent: the last one had a whole interval to be answered in.
         if self.outstanding >= self.missed {
             self.next = None;
             return Some(Beat::Dead);

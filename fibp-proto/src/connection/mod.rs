@@ -334,12 +334,14 @@ impl<W> Connection<W> {
         let id = self.table.next_id();
         let before = self.out.len();
         encode(self.codec, id, &mut self.out)?;
+        // Every byte of `out` counts, answers to heartbeats too: offsets in the stream tell what was sent.
         self.encoded = self.encoded.saturating_add((self.out.len() - before) as u64);
         Ok(id)
     }
 
     /// Registers work for a request that [`encode`](Self::encode) just wrote.
     pub(crate) fn register(&mut self, id: u32, op: Op, work: W, deadline: Option<Instant>) {
+        // The request ends where the stream ends now, so nothing may be encoded in between.
         self.table.insert(id, op, Ticket::User(work), self.encoded, deadline);
     }
 
@@ -364,6 +366,7 @@ impl<W> Connection<W> {
             if !self.greet()? {
                 return Ok(None);
             }
+            // Where a key has to be accepted first, its answer says so: `deliver_own`.
             if self.phase == Phase::Ready {
                 self.heartbeat.restart(now);
                 return Ok(Some(Arrival::Ready));
@@ -471,6 +474,7 @@ impl<W> Connection<W> {
                 ..
             } => {
                 self.node_id = node_id;
+                // Before anything else is encoded: what is too large for this server is refused here.
                 self.limits.send = self.limits.send.min(max_frame_size);
             }
         }
@@ -534,6 +538,7 @@ impl<W> Connection<W> {
                 let Some(entry) = self.answered(header.id) else {
                     return Ok(None);
                 };
+                // Before the answer is decoded: it has the numbers that it teaches.
                 self.learn_numbers(entry.op, header, place);
                 let frame = self.frame_at(header, place);
                 let again = self.has_unknown_number(&entry, frame);
@@ -562,6 +567,7 @@ impl<W> Connection<W> {
             && let Some(codec) = Dialect::HandshakeEarly.codec()
         {
             self.codec = codec;
+            // What is on its way has the numbers of F2, and is sent again when it is refused (`has_unknown_number`).
             self.numbers = Numbers::Learned { at: self.encoded };
         }
     }
@@ -645,8 +651,11 @@ impl<W> Connection<W> {
     pub(crate) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W) -> Expiry) -> Result<(), Broken> {
         self.table.expire(now, |ticket| match ticket {
             Ticket::User(work) => expire(work),
+            // They have no caller. Missing heartbeats, and the deadline of the attempt, end a connection that does not
+            // answer.
             Ticket::Own(_) => Expiry::Never,
         });
+        // Ids stay taken until they are answered, so a server that never answers would fill the memory.
         if self.table.tombstones() > MAX_TOMBSTONES {
             return Err(Broken::new(Error::new(
                 ErrorKind::Disconnected,
@@ -713,6 +722,7 @@ impl<W> Connection<W> {
             .drain()
             .into_iter()
             .filter_map(|(ticket, end)| match ticket {
+                // Whole or not at all: servers act on whole frames.
                 Ticket::User(work) => Some((work, end <= written)),
                 Ticket::Own(_) => None,
             })

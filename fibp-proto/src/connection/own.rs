@@ -38,6 +38,7 @@ impl<W> Connection<W> {
     pub(super) fn request_own(&mut self, request: &Request, own: Own) -> Result<(), EncodeError> {
         let id = self.encode(request)?;
         self.table
+            // No deadline: nobody waits for it.
             .insert(id, request.op(), Ticket::Own(own), self.encoded, None);
         self.own += 1;
         Ok(())
@@ -111,10 +112,12 @@ impl<W> Connection<W> {
                     _ => None,
                 };
                 let Some(codec) = revision.and_then(|revision| Dialect::Preamble(revision).codec()) else {
+                    // The next admin call may probe again: the refusal may be over by then.
                     self.admin = Admin::Unknown;
                     self.go_on_asking();
                     return Ok(Some(Arrival::AdminRevision(Err(probe_failure(response)))));
                 };
+                // From now on everything is encoded by this revision.
                 self.admin = Admin::Known;
                 self.codec = codec;
                 self.go_on_asking();

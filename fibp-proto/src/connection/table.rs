@@ -67,6 +67,7 @@ impl<W> Table<W> {
             self.next_id = self.next_id % 4 + 1;
             return self.next_id;
         }
+        // It ends: callers and tombstones are bounded, far below the number of ids.
         loop {
             let id = self.next_id;
             self.next_id = self.next_id.wrapping_add(1).max(1);
@@ -116,6 +117,7 @@ impl<W> Table<W> {
 
     /// Shows every request whose deadline has passed to `expire`, in the order in which they were encoded.
     pub(super) fn expire(&mut self, now: Instant, mut expire: impl FnMut(&mut W) -> Expiry) {
+        // Mostly nothing is due. Requests that were answered leave their deadline behind, at the price of one look.
         if !self.earliest.take_due(now) {
             return;
         }
@@ -125,6 +127,7 @@ impl<W> Table<W> {
             .filter(|(_, entry)| entry.work.is_some() && entry.deadline.is_some_and(|at| at <= now))
             .map(|(id, entry)| (entry.end, *id))
             .collect();
+        // In the order of the stream, as the map has none: callers hear of it in the order in which they asked.
         due.sort_unstable();
         for (_, id) in due {
             let Some(entry) = self.entries.get_mut(&id) else {
@@ -140,6 +143,7 @@ impl<W> Table<W> {
                 }
             };
         }
+        // `take_due` has forgotten the earliest, so all that is left say theirs again.
         for entry in self.entries.values() {
             self.earliest.add(entry.deadline);
         }
@@ -177,6 +181,7 @@ impl<W> Table<W> {
             .drain()
             .filter_map(|(_, entry)| entry.work.map(|work| (work, entry.end)))
             .collect();
+        // What is sent again goes in the order in which it was sent first.
         all.sort_by_key(|(_, end)| *end);
         all
     }

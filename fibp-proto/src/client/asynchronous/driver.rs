@@ -128,6 +128,7 @@ impl<R: Runtime, M: Driven> Future for Driver<R, M> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        // Before anything is polled: a kick in between is seen here, or wakes the task again.
         let mut kicked = this.attention.attend(cx.waker());
         let mut frames = 0;
         // Bounded: a busy connection must not keep the executor from other tasks.
@@ -238,6 +239,7 @@ impl<R: Runtime, M: Driven> Driver<R, M> {
         }
         let timeout = locked.machine.poll_timeout(channel);
         locked.machine.note_sleep(channel, timeout);
+        // Looked at last: completions and actions have been drained, so nothing is left behind.
         let done = locked.machine.is_terminated(channel);
         if done {
             locked.remove_port(channel);
@@ -245,11 +247,13 @@ impl<R: Runtime, M: Driven> Driver<R, M> {
         let others = locked.needed(channel);
         drop(locked);
 
+        // Sockets are closed, and dials given up, without the lock.
         drop((sockets, dials));
         if let (true, Some(writer)) = (half_close, &self.writer) {
             // Fails only if the connection is lost already, which reading will tell.
             let _ = R::shut_down_write(writer);
         }
+        // Before they are woken: their calls find the driver awake, and wait for its next turn.
         if self.collecting {
             self.attention.collect_calls();
         }
