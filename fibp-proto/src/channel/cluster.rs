@@ -28,6 +28,7 @@ impl<W> Channel<W> {
             return Some(true);
         }
         let ready = self.is_ready();
+        // While there is none that is ready, nothing can be asked. The next one is.
         let connection = self.connection_mut().filter(|_| ready)?;
         (!connection.hides_cluster() || connection.ask_cluster()).then_some(false)
     }

@@ -28,6 +28,7 @@ struct Delayed<T> {
 
 impl<T> Delayed<T> {
     fn add(&mut self, until: Option<Instant>, run: Run<T>) {
+        // The longest pause holds for all of them, so that they keep their order.
         self.until = self.until.max(until);
         match self.runs.last_mut() {
             Some(last) if last.continues_with(&run) => last.append(run),
@@ -46,6 +47,7 @@ impl<T> Requests<T> {
     ) {
         let response = match self.router.get_mut(channel) {
             Some(route) => {
+                // First what it says of the cluster: that decides how this answer is judged, and how what waits is sent.
                 route.channel.note_cluster(&response);
                 // A refusal counts, too: the server does its work.
                 route.channel.note_success();
@@ -149,6 +151,7 @@ impl<T> Requests<T> {
             true => Answered::NotYet,
             false => Answered::Finally,
         };
+        // Back before the queue hears of it: what follows is about all that waits there, these in front.
         self.router
             .put_back(now, channel, key.clone(), delayed.runs, &mut self.ledger);
         let Some(route) = self.router.get_mut(channel) else {
@@ -162,8 +165,10 @@ impl<T> Requests<T> {
         if let Some(since) = delayed.absent_since {
             route.queues.note_absent(&key, since);
         }
+        // Last: from here on the queue may send again.
         route.queues.answered(now, &key, items, answered);
         if delayed.moved && key.kind == BatchKind::Enqueue {
+            // Behind the ones that moved, or they would arrive before them.
             for run in route.queues.take_waiting(now, &key) {
                 self.router.return_run(now, run, &mut self.ledger);
             }
@@ -209,6 +214,7 @@ impl<T> Requests<T> {
             }
             None => error,
         };
+        // Its caller was told when its deadline passed. Nobody gains by asking again.
         if item.ticket.is_told() {
             return;
         }
@@ -240,6 +246,7 @@ impl<T> Requests<T> {
             }
         }
         if let Some(again) = self.retry_absent(now, channel, &error, attempt) {
+            // The first of them has asked for longest, and the queue's time to become known began with it.
             delayed.absent_since = delayed.absent_since.or(attempt.absent_since);
             return delayed.add(Some(again), item);
         }

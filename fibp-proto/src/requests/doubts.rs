@@ -55,6 +55,7 @@ impl<T> Doubts<T> {
     }
 
     pub(super) fn add(&mut self, now: Instant, run: Run<T>, error: Error, places: &mut Places) {
+        // A caller that goes away is looked for here from now on.
         run.ticket.note_place(places, Place::InDoubt);
         self.insert(Doubt {
             run,

@@ -71,6 +71,7 @@ impl ItemResults {
     /// Passes the next item if it refuses that, and says why.
     pub(super) fn next_refusal(&mut self) -> Option<Error> {
         let refused = match self.kind {
+            // The result stays: it holds the id, which `ids` takes out. Results of settles hold nothing.
             BatchKind::Enqueue if self.accepts(1) => return None,
             BatchKind::Enqueue => self.enqueued.next().and_then(Result::err),
             BatchKind::Ack | BatchKind::Nack => match self.settled.next() {
@@ -81,6 +82,7 @@ impl ItemResults {
         Some(match refused {
             Some(error) => Error::from_server(*error),
             None => {
+                // What was sent and not answered for may have been done: that is for the caller to find out.
                 let fewer = || missing("the server answered fewer results than there were items");
                 self.rest.get_or_insert_with(fewer).clone()
             }
