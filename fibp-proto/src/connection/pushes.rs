@@ -58,11 +58,14 @@ impl<W> Connection<W> {
                     self.frames = self.frames.wrapping_sub(1);
                     break;
                 }
+                // Passed, so that the pushes behind it are still found when the connection is over
+                // (`Channel::poll_last_push`).
                 self.decoder.pass(wire_len);
                 return Err(undecodable_push(queue, &error));
             }
             self.decoder.pass(wire_len);
             frames += 1;
+            // A frame is not divided, so this may be more than there is room for: by the rest of one frame.
             if deliveries.len() >= most {
                 break;
             }
