@@ -359,6 +359,7 @@ impl Decoder {
     fn make_room(&mut self) {
         let pending = self.pending().len();
         if core::mem::take(&mut self.quiet) {
+            // A quiet connection keeps no place for its busy times, unless part of a frame lies in it.
             if pending == 0 {
                 self.buffer = ReadBuffer::default();
                 self.place_len = 0;
