@@ -131,7 +131,7 @@ impl<T> Consumer<T> {
     }
 
     /// A delivery was settled or dropped: where a window of credit bounds what is leased, the server may send another.
-    /// Only deliveries that [are counted](Lease::is_counted) need it. A number that was released before, or never
+    /// Only deliveries that [are counted](super::Lease::is_counted) need it. A number that was released before, or never
     /// delivered, does nothing.
     pub fn release_delivery(&mut self, sequence: u64) {
         if self.deliveries.unsettled.remove(&sequence) {
