@@ -1,11 +1,12 @@
 //! Consumers: subscribing, credit, deliveries, pauses.
 
 use fibp_proto::config::ConsumerSettings;
-use fibp_proto::frame::Limits;
+use fibp_proto::fault::FaultKind;
+use fibp_proto::frame::{Limits, Transmit};
 use fibp_proto::machine::Reply;
 use fibp_proto::machine::{ChannelId, Machine};
 use fibp_proto::response::ServerError;
-use fibp_proto::{Dialect, ErrorKind, Request, Response};
+use fibp_proto::{Dialect, ErrorKind, Fault, Request, Response};
 
 use crate::harness::{ConsumerSim, MODES, Mode, P1, P3, Sim, Token, config, deliveries, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
@@ -225,7 +226,7 @@ fn what_arrived_before_a_loss_is_delivered() {
         match end {
             End::Eof => sim.machine.handle_eof(sim.now, ChannelId::MAIN),
             End::Reset => {
-                let fault = fibp_proto::Fault::new(fibp_proto::FaultKind::Reset, "reset");
+                let fault = Fault::new(FaultKind::Reset, "reset");
                 sim.machine.handle_transport_error(sim.now, ChannelId::MAIN, fault);
             }
         }
@@ -493,4 +494,29 @@ fn a_loss_that_room_brings_to_light_leaves_its_driver_in_peace() {
         assert!(!sim.machine.needs_driver(ChannelId::MAIN), "in {mode:?}");
         sim.finish();
     }
+}
+
+#[test]
+fn a_failed_write_of_a_consumer_is_a_loss() {
+    let mut sim = Sim::consumer(config().dialect(P1), Mode::Whole, prefetch(1));
+    sim.settle_until_socket();
+    let mut transmit = Transmit::new();
+    assert!(sim.machine.take_transmit(sim.now, ChannelId::MAIN, 1024, &mut transmit));
+    let fault = Fault::new(FaultKind::Reset, "broken pipe");
+    sim.machine.transmit_failed(sim.now, ChannelId::MAIN, transmit, fault);
+    sim.advance_secs(1);
+    assert!(sim.opened().is_ok());
+    assert_eq!(sim.dials.len(), 2);
+    sim.finish();
+}
+
+#[test]
+fn every_frame_counts_for_the_length_of_a_turn() {
+    let mut sim = subscribed(prefetch(10), P1, Mode::Whole);
+    let before = sim.machine.frames_read(ChannelId::MAIN);
+    sim.push(&["1", "2"]);
+    sim.push(&["3"]);
+    sim.settle();
+    assert_eq!(sim.machine.frames_read(ChannelId::MAIN) - before, 2);
+    sim.finish();
 }

@@ -59,8 +59,11 @@ fn what_was_written_counts_before_it_is_answered() {
     let before = sim.shared.stats();
     let silent = sim.call(Heartbeat {});
     sim.settle();
+    assert_eq!(sim.shared.stats().frames_sent - before.frames_sent, 1);
+    sim.enqueue("others", "m");
+    sim.settle();
     let after = sim.shared.stats();
-    assert_eq!(after.frames_sent - before.frames_sent, 1);
+    assert_eq!(after.frames_sent - before.frames_sent, 2);
     assert!(after.bytes_sent > before.bytes_sent);
     // A socket that is full in the middle of a frame.
     sim.socket().budget = Some(100);

@@ -10,7 +10,7 @@ use fibp_proto::typed::GetQueueStats;
 use fibp_proto::{Config, Dialect, Endpoint, ErrorKind, Event, Message, Outcome, Request, Response};
 
 use crate::batching::frames;
-use crate::calls::connected;
+use crate::calls::{connected, stats};
 use crate::harness::{ConsumerSim, Mode, P1, Sim, TestMachine, config, in_every_mode};
 use crate::host::{Act, End, Host, obliging};
 
@@ -38,6 +38,27 @@ fn hosts<M: TestMachine>(sim: &Sim<M>) -> Vec<String> {
 
 fn consumer(config: Config, mode: Mode) -> ConsumerSim {
     Sim::consumer(config.dialect(P1).no_heartbeat(), mode, ConsumerSettings::default())
+}
+
+#[test]
+fn the_driver_of_the_main_channel_wakes_for_a_channel_that_has_none() {
+    let mut first = connected(config().no_heartbeat(), Mode::Whole, P1);
+    first.serve = Box::new(|_, _| hint("n2:6000"));
+    first.call(stats());
+    first.settle();
+    let mut second = first.requests_beside();
+    second.settle();
+    assert!(second.opened().is_ok());
+    assert!(!second.machine.needs_driver(ChannelId::MAIN));
+    let message = second.enqueue("orders", "m");
+    assert!(second.machine.needs_driver(ChannelId::MAIN), "to start another");
+    let node = second.machine.poll_new_channel().expect("the way to the leader");
+    assert!(!second.machine.needs_driver(ChannelId::MAIN));
+    assert!(second.machine.needs_driver(node), "to dial");
+    second.settle();
+    assert!(second.enqueued(message).is_ok());
+    second.finish();
+    first.finish();
 }
 
 // ---- consumers ----
