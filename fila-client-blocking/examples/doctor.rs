@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fibp_proto::frame::Transmit;
 use fibp_proto::observe::{Conversation, ObserverConfig, Side};
-use fibp_proto::{ClientConfig, ClientConnection, ClientEvent, Request};
+use fibp_proto::{ClientConfig, ClientConnection, ClientEvent, Request, Response};
 use fila_client_blocking::{AdminRevision, Client, Config, Dialect, Error, ErrorKind, Event, Outcome, Reconnect};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -244,8 +244,14 @@ fn dialect(client: &Client, config: &Config) {
             };
             say("dialect", &format!("preamble: {age}"));
         }
-        Some(Dialect::HandshakeEarly) => say("dialect", "handshake-early: one of a few builds of early April 2026"),
-        Some(dialect) => say("dialect", &format!("{dialect}: a current server")),
+        Some(_) => say(
+            "dialect",
+            match is_early(config) {
+                Some(true) => "handshake-early: one of a few builds of early April 2026",
+                Some(false) => "handshake: a current server",
+                None => "handshake: a current server, or one of a few builds of early April 2026",
+            },
+        ),
         None => say("dialect", "not found out: no second connection was possible"),
     }
 }
@@ -253,11 +259,30 @@ fn dialect(client: &Client, config: &Config) {
 /// Clients find the admin revision out for each connection, when an admin operation is asked for. So does this one, by the
 /// same question, and an observer says what the answer means. Plaintext only.
 fn revision(config: &Config) -> Option<AdminRevision> {
+    let opening = Dialect::Preamble(AdminRevision::Protobuf);
+    let (_, observer) = ask(config, opening, &Request::ProbeAdmin)?;
+    match observer.dialect() {
+        Some((Dialect::Preamble(revision), true)) => Some(revision),
+        _ => None,
+    }
+}
+
+/// Early builds have other numbers for acks, and know no such request as an ack of today. Plaintext only.
+fn is_early(config: &Config) -> Option<bool> {
+    match ask(config, Dialect::Handshake, &Request::Ack(Vec::new()))?.0 {
+        Ok(Response::Ack(_)) => Some(false),
+        Err(refusal) if refusal.kind() == ErrorKind::Unsupported => Some(true),
+        _ => None,
+    }
+}
+
+/// What is answered to one request, on a connection of its own, and an observer of that connection.
+fn ask(config: &Config, dialect: Dialect, request: &Request) -> Option<(Result<Response, Error>, Conversation)> {
     let settings = config.settings();
     let endpoint = settings.endpoints.first().filter(|_| settings.tls.is_none())?;
     let mut socket = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
-    let mut opening = ClientConfig::new(Dialect::Preamble(AdminRevision::Protobuf));
+    let mut opening = ClientConfig::new(dialect);
     opening.key = settings.credentials.key().ok()?;
     let mut connection = ClientConnection::new(opening).ok()?;
     let mut observer = Conversation::new(ObserverConfig::default());
@@ -277,11 +302,8 @@ fn revision(config: &Config) -> Option<AdminRevision> {
         connection.handle_input(Instant::now(), buffer);
         while let Some(event) = connection.poll_event() {
             match event {
-                ClientEvent::Opened => drop(connection.request(&Request::ProbeAdmin, None).ok()?),
-                ClientEvent::Answer { .. } => match observer.dialect() {
-                    Some((Dialect::Preamble(revision), true)) => return Some(revision),
-                    _ => return None,
-                },
+                ClientEvent::Opened => drop(connection.request(request, None).ok()?),
+                ClientEvent::Answer { response, .. } => return Some((response, observer)),
                 _ => return None,
             }
         }
