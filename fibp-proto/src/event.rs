@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::Endpoint;
 use crate::dialect::Dialect;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::message::{MessageId, QueueName};
 
 /// How many events are kept for slow subscribers.
@@ -158,6 +158,10 @@ impl fmt::Display for Event {
                 endpoint,
                 dialect,
             } => write!(f, "{connection}: connected to {endpoint} ({dialect})"),
+            // Its cause says so.
+            Self::Disconnected { connection, cause } if cause.kind() == ErrorKind::Disconnected => {
+                write!(f, "{connection}: {cause}")
+            }
             Self::Disconnected { connection, cause } => write!(f, "{connection}: disconnected: {cause}"),
             Self::Reconnecting {
                 connection,
@@ -408,6 +412,19 @@ mod tests {
             to: Endpoint::new("node-2", 5555).unwrap(),
         };
         assert_eq!(event.to_string(), "main connection: redirected to node-2:5555");
+        let lost = |kind| Event::Disconnected {
+            connection: ConnectionRole::Main,
+            cause: Error::new(kind, "no answer").at(Endpoint::new("node-2", 5555).as_ref().ok()),
+        };
+        assert_eq!(
+            lost(ErrorKind::Disconnected).to_string(),
+            "main connection: connection to node-2:5555: disconnected: no answer"
+        );
+        let protocol = lost(ErrorKind::Protocol).to_string();
+        assert!(
+            protocol.starts_with("main connection: disconnected: connection to node-2:5555: "),
+            "{protocol}"
+        );
     }
 
     #[test]
