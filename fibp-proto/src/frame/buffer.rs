@@ -26,10 +26,7 @@ const SLICES: usize = 16;
 /// reconnect is recognised as stale.
 #[derive(Default)]
 pub struct ReadBuffer {
-    /// Initialised to its whole length. Empty while the place is lent.
-    storage: BytesMut,
-    /// The place, while messages that were decoded may hold parts of it. It cannot be read into then.
-    lent: Option<Bytes>,
+    place: Place,
     /// What is before it was decoded where it lies, and is free once the rest has moved there.
     start: usize,
     /// Not before `start`.
@@ -38,6 +35,29 @@ pub struct ReadBuffer {
     handed_out: usize,
     pub(crate) epoch: u32,
     reports_empty: bool,
+}
+
+/// Where the bytes of a buffer lie.
+enum Place {
+    /// Initialised to its whole length.
+    Own(BytesMut),
+    /// Messages that were decoded may hold parts of it: it cannot be read into.
+    Lent(Bytes),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Own(BytesMut::new())
+    }
+}
+
+impl Place {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Lent(bytes) => bytes,
+        }
+    }
 }
 
 impl ReadBuffer {
@@ -67,16 +87,15 @@ impl ReadBuffer {
 
     /// How large its place is.
     pub(super) fn len(&self) -> usize {
-        self.place().len()
+        self.place.bytes().len()
     }
 
     /// How much of it can be read into.
     pub(super) fn free(&self) -> usize {
-        self.storage.len().saturating_sub(self.filled)
-    }
-
-    fn place(&self) -> &[u8] {
-        self.lent.as_deref().unwrap_or(&self.storage)
+        match &self.place {
+            Place::Own(bytes) => bytes.len().saturating_sub(self.filled),
+            Place::Lent(_) => 0,
+        }
     }
 
     /// Sees to it that at least `room` bytes are free.
@@ -92,22 +111,22 @@ impl ReadBuffer {
     /// Lends the place to what is decoded from now on. Whoever reads on needs another.
     #[cfg(feature = "std")]
     pub(super) fn lend(&mut self) {
-        if self.lent.is_none() {
-            self.lent = Some(core::mem::take(&mut self.storage).freeze());
+        if let Place::Own(bytes) = &mut self.place {
+            self.place = Place::Lent(core::mem::take(bytes).freeze());
         }
     }
 
     pub(super) fn is_lent(&self) -> bool {
-        self.lent.is_some()
+        matches!(self.place, Place::Lent(_))
     }
 
     /// A part of what arrived and is not decoded yet, if the place is lent.
     pub(super) fn lent_part(&self, part: core::ops::Range<usize>) -> Option<Bytes> {
         let (from, to) = (self.start.checked_add(part.start)?, self.start.checked_add(part.end)?);
-        self.lent
-            .as_ref()
-            .filter(|_| from <= to && to <= self.filled)
-            .map(|lent| lent.slice(from..to))
+        match &self.place {
+            Place::Lent(lent) if from <= to && to <= self.filled => Some(lent.slice(from..to)),
+            _ => None,
+        }
     }
 
     /// Forgets the first `n` bytes. Nothing is moved before room is needed.
@@ -120,8 +139,10 @@ impl ReadBuffer {
 
     /// Moves what is left to the front.
     pub(super) fn compact(&mut self) {
-        if self.start > 0 && self.lent.is_none() {
-            self.storage.copy_within(self.start..self.filled, 0);
+        if let Place::Own(bytes) = &mut self.place
+            && self.start > 0
+        {
+            bytes.copy_within(self.start..self.filled, 0);
             self.filled -= self.start;
             self.start = 0;
         }
@@ -131,10 +152,12 @@ impl ReadBuffer {
     /// out; else one of `others`, or a new one. Returns the place before, if it was lent.
     pub(super) fn replace(&mut self, size: usize, others: impl FnOnce() -> Option<BytesMut>) -> Option<Bytes> {
         self.compact();
-        self.storage.truncate(self.filled);
-        if self.lent.is_none() && self.storage.try_reclaim(size.saturating_sub(self.filled)) {
-            self.storage.resize(size, 0);
-            return None;
+        if let Place::Own(bytes) = &mut self.place {
+            bytes.truncate(self.filled);
+            if bytes.try_reclaim(size.saturating_sub(self.filled)) {
+                bytes.resize(size, 0);
+                return None;
+            }
         }
         let mut place = others().unwrap_or_else(|| BytesMut::zeroed(size));
         let left = self.filled().len();
@@ -142,26 +165,36 @@ impl ReadBuffer {
             to.copy_from_slice(self.filled());
         }
         (self.start, self.filled) = (0, left);
-        self.storage = place;
-        self.lent.take()
+        match core::mem::replace(&mut self.place, Place::Own(place)) {
+            Place::Own(_) => None,
+            Place::Lent(before) => Some(before),
+        }
     }
 
     /// Takes the first `n` bytes out, as far as they are there. Their place is no longer the buffer's.
     pub(super) fn split_off(&mut self, n: usize) -> Bytes {
         let n = n.min(self.filled().len());
-        if let Some(part) = self.lent_part(0..n) {
-            self.consume(n);
-            return part;
+        match &mut self.place {
+            Place::Own(bytes) => {
+                bytes.advance(self.start);
+                self.filled -= self.start + n;
+                self.start = 0;
+                bytes.split_to(n).freeze()
+            }
+            Place::Lent(bytes) => {
+                let part = bytes.slice(self.start..self.start + n);
+                self.consume(n);
+                part
+            }
         }
-        self.storage.advance(self.start);
-        self.filled -= self.start + n;
-        self.start = 0;
-        self.storage.split_to(n).freeze()
     }
 
     /// The free part. Never empty in a buffer that was just handed out.
     pub fn unfilled(&mut self) -> &mut [u8] {
-        self.storage.get_mut(self.filled..).unwrap_or_default()
+        match &mut self.place {
+            Place::Own(bytes) => bytes.get_mut(self.filled..).unwrap_or_default(),
+            Place::Lent(_) => &mut [],
+        }
     }
 
     /// Records that `n` bytes were written to the front of [`unfilled`](Self::unfilled); more than it
@@ -204,7 +237,7 @@ impl ReadBuffer {
     /// The bytes that arrived and are not decoded yet.
     #[must_use]
     pub fn filled(&self) -> &[u8] {
-        self.place().get(self.start..self.filled).unwrap_or_default()
+        self.place.bytes().get(self.start..self.filled).unwrap_or_default()
     }
 }
 
