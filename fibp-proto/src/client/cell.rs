@@ -108,7 +108,7 @@ impl<M: Driven, S> Cell<M, S> {
         let mut locked = self.lock();
         let result = change(&mut locked.machine);
         locked.machine.drain_completions(&mut completions);
-        let kick = locked.machine.needs_driver(ChannelId::MAIN);
+        let kick = self.needs_kick(&locked);
         let others = locked.needed(ChannelId::MAIN);
         drop(locked);
         complete(&mut completions);
@@ -117,6 +117,14 @@ impl<M: Driven, S> Cell<M, S> {
         }
         others.iter().for_each(|driver| driver.kick());
         result
+    }
+
+    /// Whether the main channel's driver has something to do, and has to be told.
+    ///
+    /// A driver that is awake takes its mark off before it locks the machine: whoever sees the mark under the lock is seen
+    /// by the turn that follows, and is spared a look at what there is to do.
+    fn needs_kick(&self, locked: &Locked<M, S>) -> bool {
+        !self.driver.is_awake() && locked.machine.needs_driver(ChannelId::MAIN)
     }
 
     /// Makes a call whose bytes travel in the next frame.
@@ -277,7 +285,7 @@ impl<S> RequestsCell<S> {
         };
         locked.machine.drain_completions(&mut completions);
         // What is being written needs no driver any more, whoever looks meanwhile.
-        let mut kick = locked.machine.needs_driver(ChannelId::MAIN);
+        let mut kick = self.needs_kick(&locked);
         let others = locked.needed(ChannelId::MAIN);
         drop(locked);
         complete(&mut completions);
