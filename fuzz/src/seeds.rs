@@ -163,13 +163,16 @@ fn framed_second_thoughts(seeds: &mut Vec<Seed>) {
     }
 }
 
-/// More deliveries than a read buffer holds, and several in one read.
+/// More deliveries than a read buffer holds, several in one read, and some that fill more than half of it.
 fn many_deliveries() -> Vec<u8> {
     let opening = bytes(&PREAMBLE_PUSHES[..2]);
     let small = bytes(&PREAMBLE_PUSHES[2..]).repeat(4);
-    let delivery = Received::new("id".into(), "queue", Headers::new(), vec![7; 900], "default", 0);
-    let frame = Push::from(delivery).encode(Dialect::Preamble(AdminRevision::Protobuf), 1, Limits::default());
-    [opening, small, frame.expect("fits").repeat(16)].concat()
+    let push = |size| {
+        let delivery = Received::new("id".into(), "queue", Headers::new(), vec![7; size], "default", 0);
+        let frame = Push::from(delivery).encode(Dialect::Preamble(AdminRevision::Protobuf), 1, Limits::default());
+        frame.expect("fits").to_vec()
+    };
+    [opening, small, push(900).repeat(16), push(8200).repeat(2)].concat()
 }
 
 /// How servers greet and are greeted, and bodies that end too early for whatever opcode there is.
