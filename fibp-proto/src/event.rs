@@ -27,7 +27,7 @@ pub enum State {
     Failed,
     /// Closed by the caller, or for good after a loss with [`Reconnect::Never`](crate::config::Reconnect::Never) or when
     /// the attempts of [`Backoff::max_attempts`](crate::config::Backoff::max_attempts) were used up: every later call fails
-    /// with [`ErrorKind::Closed`](crate::ErrorKind::Closed), which says since when and why.
+    /// with [`ErrorKind::Closed`], which says since when and why.
     Closed,
 }
 
