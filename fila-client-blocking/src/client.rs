@@ -233,7 +233,7 @@ impl Client {
     /// # fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
     /// for event in client.events() {
     ///     if let Event::Disconnected { cause, .. } = event {
-    ///         println!("disconnected: {cause}");
+    ///         println!("{cause}");
     ///     }
     /// }
     /// # Ok(())

@@ -137,7 +137,7 @@ async fn report_events(client: Client) {
     drop(client); // the service ends when it is closed
     while let Some(event) = events.next().await {
         match event {
-            Event::Disconnected { cause, .. } => eprintln!("disconnected: {cause}"),
+            event @ Event::Disconnected { .. } => eprintln!("{event}"),
             Event::Resubscribed { queue } => eprintln!("consuming {queue} again"),
             Event::LateSettle { id, late_by, .. } => eprintln!("{id} was settled {late_by:?} after its lease"),
             _ => {}

@@ -189,7 +189,7 @@ impl<W> Channel<W> {
         };
         // Only `Auto` has none, and `plain_dialect` has decided by now.
         let Some(codec) = dialect.codec() else { return };
-        // Taken: the next dial asks the credentials anew, and a key that was replaced is not kept.
+        // Taken: the next dial asks for the credentials again, and a key that was replaced is not kept.
         let key = self.dialer.key.take();
         self.dialer.key_withheld = key.is_some() && self.withholds_key(&endpoint, codec);
         let key = key.filter(|_| !self.dialer.key_withheld);

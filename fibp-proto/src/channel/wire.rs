@@ -177,9 +177,10 @@ impl<W> Channel<W> {
             return Ok(true);
         }
         let mut decrypted = 0;
+        // A piece at a time: the machine takes the events of each before it asks for more, so room bounds what is
+        // decrypted.
         if let Some(connection) = &mut self.connection
             && tls.pipe.has_plaintext()
-// A piece at a time: the machine takes the events of each before it asks for more, so room bounds what is decrypted.
             && let Some(mut buffer) = connection.decoder().take_buffer()
         {
             decrypted = tls.pipe.plaintext(buffer.unfilled());
@@ -235,8 +236,8 @@ impl<W> Channel<W> {
             transmit.clear();
             return;
         }
-        let n = n.min(transmit.len());
         // A driver that reports more than there was is not believed.
+        let n = n.min(transmit.len());
         transmit.advance(n);
         self.traffic.bytes_sent += n as u64;
         // A large frame may take longer than a heartbeat waits: bytes that the peer takes are signs of life.

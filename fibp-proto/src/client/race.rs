@@ -35,7 +35,7 @@ where
         if let Some(fault) = race.poll_fault(time) {
             return Err(fault);
         }
-        // Made anew each round: every attempt that fails may change when the next one begins.
+        // A new timer each round: every attempt that fails may change when the next one begins.
         let mut timer = pin!(race.poll_timeout().map(&sleep));
         let news = poll_fn(|cx| {
             if let Poll::Ready(ended) = poll_attempts(&mut attempts, cx) {

@@ -37,8 +37,8 @@ impl<W> Connection<W> {
     /// Sends a request of the connection's own.
     pub(super) fn request_own(&mut self, request: &Request, own: Own) -> Result<(), EncodeError> {
         let id = self.encode(request)?;
+        // No deadline: nobody waits for it.
         self.table
-            // No deadline: nobody waits for it.
             .insert(id, request.op(), Ticket::Own(own), self.encoded, None);
         self.own += 1;
         Ok(())

@@ -36,39 +36,38 @@ pub(crate) struct Arena {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     body: &'a [u8],
-    /// The same bytes, where they can be shared.
-    shared: Option<&'a Bytes>,
-    /// Payloads from this size on are shared, if they can be.
-    slice_from: usize,
+    sharing: Sharing<'a>,
+}
+
+/// What may stay where it lies.
+#[derive(Debug, Clone, Copy)]
+enum Sharing<'a> {
+    Nothing,
+    /// Payloads from [`SLICE_FROM`] on, as slices of these bytes.
+    LargePayloads(&'a Bytes),
+    /// Headers and payloads.
+    #[cfg(feature = "std")]
+    All(&'a Bytes),
 }
 
 impl<'a> Source<'a> {
     /// A body that lies in a read buffer, which is needed again.
     pub(crate) fn borrowed(body: &'a [u8]) -> Self {
-        Self {
-            body,
-            shared: None,
-            slice_from: usize::MAX,
-        }
+        let sharing = Sharing::Nothing;
+        Self { body, sharing }
     }
 
     /// A body in a place that is lent to what is decoded from it.
     #[cfg(feature = "std")]
     pub(crate) fn lent(body: &'a Bytes) -> Self {
-        Self {
-            body,
-            shared: Some(body),
-            slice_from: 0,
-        }
+        let sharing = Sharing::All(body);
+        Self { body, sharing }
     }
 
     /// A body with a place of its own.
     pub(crate) fn shared(body: &'a Bytes) -> Self {
-        Self {
-            body,
-            shared: Some(body),
-            slice_from: SLICE_FROM,
-        }
+        let sharing = Sharing::LargePayloads(body);
+        Self { body, sharing }
     }
 
     pub(crate) fn body(&self) -> &'a [u8] {
@@ -117,14 +116,18 @@ impl Arena {
             headers,
             payload,
         } = contents;
-        let slice = from.shared.filter(|_| payload.len() >= from.slice_from);
-        if let Some(body) = slice.filter(|_| from.slice_from == 0) {
-            let headers = Headers::from_wire(WireHeaders {
-                count: header_count,
-                pairs: part(body, headers),
-            });
-            return (headers, part(body, payload));
-        }
+        let slice = match from.sharing {
+            #[cfg(feature = "std")]
+            Sharing::All(body) => {
+                let headers = Headers::from_wire(WireHeaders {
+                    count: header_count,
+                    pairs: part(body, headers),
+                });
+                return (headers, part(body, payload));
+            }
+            Sharing::LargePayloads(body) if payload.len() >= SLICE_FROM => Some(body),
+            Sharing::LargePayloads(_) | Sharing::Nothing => None,
+        };
         let copied = headers.len() + if slice.is_some() { 0 } else { payload.len() };
         if copied > self.room.capacity() && copied < ALONE_FROM {
             // The messages to come are likely to be as this one: so much of them will be copied, too.
@@ -162,6 +165,7 @@ impl Arena {
 }
 
 /// A part of the body. An empty one holds on to nothing.
+#[cfg(feature = "std")]
 fn part(body: &Bytes, part: Range<usize>) -> Bytes {
     if part.is_empty() {
         Bytes::new()
@@ -237,7 +241,10 @@ mod tests {
 
             assert!(!lies_in(&messages[0].1, &body));
             assert!(!lies_in(&messages[3].1, &body));
-            assert_eq!(lies_in(&messages[2].1, &body), from.shared.is_some());
+            assert_eq!(
+                lies_in(&messages[2].1, &body),
+                matches!(from.sharing, Sharing::LargePayloads(_))
+            );
             let first = messages[0].1.as_ptr_range().start;
             let last = messages[3].1.as_ptr_range().end;
             assert!(

@@ -312,8 +312,8 @@ impl Decoder {
         Frame { header, body }
     }
 
-    /// Lends the read buffer's place to what is decoded next, if that is worth it: what is kept of it later holds no more
-    /// than [`LENT`] bytes, at most half of which are none that arrived with it.
+    /// Lends the read buffer's place to what is decoded next, if that is worth it: what is kept of it later holds at most
+    /// [`LENT`] bytes, and at least half of the place is filled.
     #[cfg(feature = "std")]
     pub(crate) fn lend(&mut self) {
         let place = self.buffer.len();
@@ -396,6 +396,7 @@ impl Decoder {
         // One like the place that was lent: the frames to come are likely to be as those before.
         let like_before = if self.buffer.is_lent() { self.place_len } else { 0 };
         let size = pending.saturating_add(want).max(base).max(like_before);
+        // Rounded only within what may be reserved: a declared length is not worth more than before.
         let rounded = size.next_multiple_of(PLACE_STEP);
         let size = if rounded <= LENT.min(pending.saturating_add(most)) {
             rounded
@@ -463,9 +464,7 @@ mod tests {
 
     fn read(decoder: &mut Decoder, bytes: &[u8]) -> usize {
         let mut buffer = decoder.take_buffer().unwrap();
-        let n = buffer.unfilled().len().min(bytes.len());
-        buffer.unfilled()[..n].copy_from_slice(&bytes[..n]);
-        buffer.advance(n);
+        let n = buffer.copy_from(bytes);
         decoder.give_buffer(buffer);
         while decoder.next_item().unwrap().is_some() {}
         n
@@ -476,11 +475,7 @@ mod tests {
     fn fill<'a>(decoder: &mut Decoder, mut bytes: &'a [u8]) -> &'a [u8] {
         loop {
             let mut buffer = decoder.take_buffer().unwrap();
-            let n = buffer.unfilled().len().min(bytes.len());
-            let (now, later) = bytes.split_at(n);
-            buffer.unfilled()[..n].copy_from_slice(now);
-            buffer.advance(n);
-            bytes = later;
+            bytes = &bytes[buffer.copy_from(bytes)..];
             let full = buffer.is_full();
             decoder.give_buffer(buffer);
             if full || bytes.is_empty() {
@@ -522,6 +517,13 @@ mod tests {
         places.dedup();
         assert!(places.len() < 10, "{} different ones", places.len());
         assert!(kept.iter().all(|body| body == &[7; 1000][..]));
+
+        // When it is quiet, the places are forgotten: those that are held end with their messages.
+        kept.truncate(1);
+        assert!(!kept[0].is_unique());
+        decoder.shrink();
+        assert!(decoder.take_buffer().is_some());
+        assert!(kept[0].is_unique());
 
         // With little in it, a place is not worth it.
         let mut quiet = Decoder::new(Layout::FlagsFirst, Limits::default());

@@ -444,7 +444,7 @@ impl<T> BatchQueues<T> {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= IDLE;
         for _ in 0..self.idle.len() {
             let Some(index) = self.idle.pop_front() else { break };
-            // Counted anew for each: the sweep stops giving back when few enough are left.
+            // Counted for each: the sweep stops giving back when few enough are left.
             let used = self.by_key.len();
             let Some(queue) = self.queue_mut(index) else { continue };
             if !queue.is_idle() {

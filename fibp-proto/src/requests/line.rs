@@ -185,7 +185,7 @@ impl<T> Line<T> {
 
     /// Takes out the runs whose deadline passed.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Run<T>> {
-        // Mostly nothing is due, and to build the line anew moves every run.
+        // Mostly nothing is due, and to rebuild the line moves every run.
         if !self.iter().any(|run| run.ticket.attempt.is_due(now)) {
             return Vec::new();
         }

@@ -58,7 +58,7 @@ impl Attempt {
 
     /// It goes back to the main route, which begins to look for the leader again.
     pub(super) fn return_home(&mut self) {
-        // The chase begins anew, and so does the count that ends it; that of the returns goes on.
+        // The search starts over, and so does the count that ends it; the count of returns goes on.
         self.hops = 0;
         self.returns = self.returns.saturating_add(1);
     }

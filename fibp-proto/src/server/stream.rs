@@ -46,8 +46,8 @@ impl ServerConnection {
     }
 
     /// Serves a client over its socket until it leaves: whatever it asks for is answered by `answer`, and while it consumes,
-    /// `deliver` is asked for the next message of the queue, before anything is read. Give the socket a read timeout: so often
-    /// `deliver` is asked while the client is silent. What needs no decision is done as by
+    /// `deliver` is asked for the next message of the queue, before anything is read. The socket blocks. Give it a read timeout: so
+    /// often `deliver` is asked while the client is silent. What needs no decision is done as by
     /// [`poll_request`](Self::poll_request).
     ///
     /// # Errors

@@ -23,7 +23,7 @@ fn is_framed(dialect: Dialect) -> bool {
     matches!(dialect, Dialect::Handshake | Dialect::HandshakeEarly)
 }
 
-/// Text of these characters. (Regular expressions do the same, but are read anew for each value: minutes under Miri.)
+/// Text of these characters. (Regular expressions do the same, but are parsed again for each value: minutes under Miri.)
 fn chars(of: impl Strategy<Value = char>, count: impl Into<SizeRange>) -> impl Strategy<Value = String> {
     vec(of, count).prop_map(String::from_iter)
 }

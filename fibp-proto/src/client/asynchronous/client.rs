@@ -298,7 +298,7 @@ impl<R: Runtime> Client<R> {
     /// let mut events = client.events();
     /// while let Some(event) = events.next().await {
     ///     if let Event::Disconnected { cause, .. } = event {
-    ///         println!("disconnected: {cause}");
+    ///         println!("{cause}");
     ///     }
     /// }
     /// # Ok(())
