@@ -8,6 +8,8 @@ extern crate alloc;
 
 pub mod admin;
 #[cfg(feature = "std")]
+mod by_number;
+#[cfg(feature = "std")]
 mod channel;
 #[cfg(feature = "client")]
 pub mod client;
