@@ -375,8 +375,10 @@ impl<W> Channel<W> {
             _ => {}
         }
         // The phase may have ended the connection just now. Then this changes nothing: the first reason stays.
-        if let Some(Err(broken)) = self.connection_mut().map(|connection| connection.heartbeat(now)) {
-            self.break_off(now, broken);
+        match self.connection_mut().map(|connection| connection.heartbeat(now)) {
+            Some(Ok(true)) => self.transport.shrink(),
+            Some(Err(broken)) => self.break_off(now, broken),
+            Some(Ok(false)) | None => {}
         }
     }
 

@@ -7,8 +7,12 @@ use crate::connection::Connection;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::tls::TlsPipe;
 
-/// About how much ciphertext is made ahead of the socket.
-const TLS_WRITE: usize = 64 * 1024;
+/// About how much ciphertext is made ahead of the socket: what one turn of a driver encodes at the most, 64 KiB and a batch of
+/// 128 KiB. A frame that took two writes would need the driver for its rest.
+const TLS_WRITE: usize = 192 * 1024;
+
+/// What records add to the plaintext of one write.
+const RECORD_HEADS: usize = 1024;
 
 /// A write that lasts longer than this waited for room, and room comes only from a peer that takes bytes. A shorter one
 /// may have filled the buffer of the operating system, which takes bytes even when the peer is gone.
@@ -40,6 +44,8 @@ pub(super) struct Tls {
     pub(super) input: ReadBuffer,
     /// Plaintext that is not encrypted yet.
     output: Transmit,
+    /// For ciphertext; away while that is written.
+    spare: Vec<u8>,
 }
 
 impl Transport {
@@ -75,6 +81,7 @@ impl Transport {
             pipe,
             input: ReadBuffer::default(),
             output: Transmit::new(),
+            spare: Vec::new(),
         }));
     }
 
@@ -131,6 +138,13 @@ impl Transport {
         true
     }
 
+    /// A quiet connection gives back the memory of its busy times.
+    pub(super) fn shrink(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.spare.shrink_to_fit();
+        }
+    }
+
     /// Whether bytes that the socket takes now show that the peer takes them, too.
     pub(super) fn writes_slowly(&self, now: Instant) -> bool {
         self.writing_since
@@ -139,16 +153,19 @@ impl Transport {
 }
 
 impl Tls {
-    /// Encrypts what waits, about as much as is worth one write. What is encrypted counts as sent: the peer may
-    /// act on it.
+    /// Encrypts what waits, a record at a time, about as much as is worth one write. What is encrypted counts as sent: the
+    /// peer may act on it.
     fn encrypt<W>(&mut self, mut connection: Option<&mut Connection<W>>, transmit: &mut Transmit) {
-        let mut ciphertext = transmit.take_spare();
+        let mut ciphertext = std::mem::take(&mut self.spare);
         self.pipe.take_ciphertext(&mut ciphertext);
         if let Some(connection) = &mut connection {
             connection.out.take_into(&mut self.output);
+            if !self.output.is_empty() {
+                ciphertext.reserve(self.output.len().min(TLS_WRITE) + RECORD_HEADS);
+            }
             while !self.output.is_empty() && ciphertext.len() < TLS_WRITE {
                 let n = self.pipe.write_plaintext(self.output.chunk());
-                // The pipe holds as much as it may. The rest keeps its place in `output`, and goes with the next write.
+                // After the end of TLS nothing is taken: the rest stays in `output`.
                 if n == 0 {
                     break;
                 }
@@ -156,9 +173,17 @@ impl Tls {
                 connection.note_written(n);
                 self.pipe.take_ciphertext(&mut ciphertext);
             }
+            connection.out.recycle(&mut self.output);
         }
-        if !ciphertext.is_empty() {
+        if ciphertext.is_empty() {
+            self.spare = ciphertext;
+        } else {
             transmit.push(ciphertext);
         }
+    }
+
+    /// Takes back the storage of ciphertext that was written.
+    pub(super) fn recycle(&mut self, written: &mut Transmit) {
+        self.spare = written.take_spare();
     }
 }

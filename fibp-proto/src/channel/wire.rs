@@ -245,14 +245,20 @@ impl<W> Channel<W> {
             self.note_life(now);
         }
         let done = transmit.is_empty();
-        // Under TLS, bytes counted as written when they were encrypted.
-        if let Some(connection) = &mut self.connection
-            && self.transport.tls.is_none()
-        {
-            connection.note_written(n);
-            if done {
-                connection.out.recycle(transmit);
+        match (&mut self.transport.tls, &mut self.connection) {
+            // These bytes counted as written when they were encrypted.
+            (Some(tls), _) => {
+                if done {
+                    tls.recycle(transmit);
+                }
             }
+            (None, Some(connection)) => {
+                connection.note_written(n);
+                if done {
+                    connection.out.recycle(transmit);
+                }
+            }
+            (None, None) => {}
         }
         if done {
             self.transport.writing = false;

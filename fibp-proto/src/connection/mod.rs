@@ -665,25 +665,23 @@ impl<W> Connection<W> {
         Ok(())
     }
 
-    /// Sends a heartbeat if one is due.
-    pub(crate) fn heartbeat(&mut self, now: Instant) -> Result<(), Broken> {
+    /// Sends a heartbeat if one is due, and says so: the connection is quiet.
+    pub(crate) fn heartbeat(&mut self, now: Instant) -> Result<bool, Broken> {
         match self.heartbeat.handle_timeout(now) {
-            None => {}
-            Some(Beat::Dead) => {
-                return Err(Broken::new(Error::new(
-                    ErrorKind::Disconnected,
-                    "the server answers no heartbeats",
-                )));
-            }
+            None => Ok(false),
+            Some(Beat::Dead) => Err(Broken::new(Error::new(
+                ErrorKind::Disconnected,
+                "the server answers no heartbeats",
+            ))),
             Some(Beat::Send) => {
                 // A quiet connection keeps no memory of its busy times.
                 self.out.shrink();
                 self.decoder.shrink();
                 self.request_own(&Request::Heartbeat, Own::Heartbeat)
                     .map_err(|error| Broken::new(error.into()))?;
+                Ok(true)
             }
         }
-        Ok(())
     }
 
     /// Input is not read for now: silence means nothing.

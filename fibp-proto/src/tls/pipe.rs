@@ -12,8 +12,9 @@ use crate::error::{Error, ErrorKind};
 /// How much decrypted data may wait before reading stops. One more record may come on top.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// How much encrypted data may wait before writing stops.
-const MAX_SENDABLE: usize = 64 * 1024;
+/// How much encrypted data may wait before writing stops: one record. rustls gives each record memory of its own, which the
+/// next one has again, still in the cache, if it is fetched in between.
+const MAX_SENDABLE: usize = 16 * 1024;
 
 /// One TLS connection as bytes in, bytes out. It does no IO.
 ///
@@ -22,7 +23,7 @@ const MAX_SENDABLE: usize = 64 * 1024;
 /// [`write_plaintext`](Self::write_plaintext). After every call, an error included, send what
 /// [`take_ciphertext`](Self::take_ciphertext) gives: the handshake and fatal alerts travel that way.
 ///
-/// Memory is bounded: about 32 KiB of received and 64 KiB of sendable data, 64 KiB of handshake.
+/// Memory is bounded: about 32 KiB of received and 16 KiB of sendable data, 64 KiB of handshake.
 pub struct TlsPipe {
     connection: ClientConnection,
     /// The name that is verified, for texts.

@@ -253,6 +253,24 @@ fn large_payloads_both_ways() {
     }
 }
 
+/// Threads write what they call themselves, once: a rest would cost a thread more.
+#[test]
+fn a_batch_is_written_at_once() {
+    let certificates = Certificates::new();
+    let mut sim = Sim::requests(certificates.config(), Mode::Whole);
+    open(&mut sim, P3, &certificates.server(&["fibp"]));
+    assert!(sim.opened().is_ok());
+    sim.socket().budget = Some(0);
+    let payload = "p".repeat(1_000);
+    let many = sim.enqueue_many(vec![Message::new("orders", payload.clone()); 125]);
+    sim.settle();
+    assert!(sim.transmit().len() > 125 * payload.len());
+    sim.socket().budget = None;
+    sim.settle();
+    assert!(sim.enqueued_many(many).iter().all(Result::is_ok));
+    sim.finish();
+}
+
 #[test]
 fn a_paused_consumer_stops_reading_ciphertext() {
     let certificates = Certificates::new();
