@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use fibp_proto::client::{
-    Answer, CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, SLICE, Sources, Wait,
+    Answer, CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, SLICE, Sources,
     Waiter, answer,
 };
 use fibp_proto::fault::Fault;
@@ -173,7 +173,7 @@ struct World {
     cell: Arc<RequestsCell<Wire>>,
     /// All channels that were opened, the main one first.
     channels: Arc<Mutex<Vec<ChannelId>>>,
-    opened: Cell<Option<Wait<Result<(), Error>>>>,
+    opened: Cell<Option<RequestCall<Wire, answer::Opened>>>,
     now: Cell<Instant>,
 }
 
@@ -334,7 +334,7 @@ fn in_open(
     assert!(is_silent(&silent), "what opens a connection comes unasked: {silent:?}");
     assert!(matches!(world.work(&mut driver, News::Nothing), Job::Sleep(_)));
     let opened = world.opened.take().unwrap();
-    let Poll::Ready(opened) = pin!(opened.opened()).poll(&mut Context::from_waker(Waker::noop())) else {
+    let Poll::Ready(opened) = pin!(opened).poll(&mut Context::from_waker(Waker::noop())) else {
         panic!("not open")
     };
     opened.unwrap();
@@ -659,7 +659,7 @@ fn connecting_ends_by_its_deadline_while_a_write_stalls() {
     assert!(matches!(write, Job::Write { .. }), "{write:?}");
     let read = world.work(&mut reader, perform(write));
     assert!(is_silent(&read), "a write is left to the driver: {read:?}");
-    let mut opened = pin!(world.opened.take().unwrap().opened());
+    let mut opened = pin!(world.opened.take().unwrap());
     let mut cx = Context::from_waker(Waker::noop());
     let (_, passed) = world.drive(&mut driver, |_| {
         matches!(opened.as_mut().poll(&mut cx), Poll::Ready(Err(_)))

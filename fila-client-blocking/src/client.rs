@@ -48,7 +48,7 @@ impl Client {
     {
         let shared = shared(config.try_into().map_err(Into::into)?)?;
         let (handle, opened) = Handle::open(shared, SOURCES, drivers());
-        wait(&handle, opened.opened())?;
+        wait(&handle, opened)?;
         Ok(Self(handle))
     }
 

@@ -48,7 +48,7 @@ impl ConsumerBuilder {
             settings,
         } = self;
         let (deliveries, opening) = handle.open_consumer(queue, settings)?;
-        wait_on(deliveries.handle().clients(), deliveries.cell(), opening.opened())?;
+        wait_on(deliveries.handle().clients(), deliveries.cell(), opening)?;
         Ok(Consumer { deliveries })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -11,15 +12,16 @@ use super::attention::Attention;
 use super::clients::Driven;
 use super::lock;
 use super::locked::Locked;
+use super::replies::Replies;
 use super::sync::{Mutex, MutexGuard};
-use super::waiter::{Answer, Wait, Waiter, answer, complete};
+use super::waiter::{Answer, Waiter, Waiters, answer};
 use crate::config::Endpoint;
 use crate::consumer::{Consumer, LeaseGuard, Leases, ReleaseDelivery};
 use crate::dialect::Dialect;
 use crate::error::{Error, SendError};
 use crate::fault::Fault;
 use crate::frame::Transmit;
-use crate::machine::{CallId, ChannelId, Machine};
+use crate::machine::{CallId, ChannelId, Completion, Machine};
 use crate::message::{Message, QueueName};
 use crate::request::{Op, Request};
 use crate::requests::{ProducerId, Requests, Settle, queue_of};
@@ -33,6 +35,7 @@ const CALLER_WRITE: usize = 16 * 1024;
 /// The lock is never held while a task is woken or a socket is used.
 pub struct Cell<M, S> {
     locked: Mutex<Locked<M, S>>,
+    replies: Replies,
     /// The main channel's driver, known without the lock.
     driver: Arc<Attention>,
     /// How a caller tries to write.
@@ -70,15 +73,16 @@ impl<S> Clone for CallerWrites<S> {
 impl<S> Copy for CallerWrites<S> {}
 
 impl<M: Driven, S> Cell<M, S> {
-    /// A cell for `machine`.
-    pub fn new(machine: M, writes: CallerWrites<S>) -> Self {
-        let mut locked = Locked::new(machine);
+    /// A cell for `machine`, some of whose calls may have these waiters.
+    pub(super) fn new(machine: M, waiters: Waiters, writes: CallerWrites<S>) -> Self {
+        let mut locked = Locked::new(machine, waiters);
         if let Some(claimed) = writes.claimed {
             locked.claimed = claimed;
         }
         Self {
             driver: Arc::clone(&locked.port(ChannelId::MAIN).attention),
             locked: Mutex::new(locked),
+            replies: Replies::default(),
             write: writes.write,
             eager: writes.claimed.is_some(),
         }
@@ -86,9 +90,15 @@ impl<M: Driven, S> Cell<M, S> {
 
     // ---- the drivers' side ----
 
-    /// Locks the machine. Drain its completions, then [`complete`] them after unlocking.
+    /// Locks the machine. Drain its completions, then [`deliver`](Self::deliver) them after unlocking.
     pub(super) fn lock(&self) -> MutexGuard<'_, Locked<M, S>> {
         lock(&self.locked)
+    }
+
+    /// Delivers the replies to calls, leaving `completions` empty, and wakes who waits. Returns how many were waited for.
+    /// Call it with the machine unlocked.
+    pub(super) fn deliver(&self, completions: &mut Vec<Completion<Waiter>>) -> usize {
+        self.replies.deliver(completions)
     }
 
     /// What wakes the driver of a channel.
@@ -103,15 +113,19 @@ impl<M: Driven, S> Cell<M, S> {
 
     /// Lets `change` do something to the machine, then wakes whom that concerns.
     pub fn with<R>(&self, change: impl FnOnce(&mut M) -> R) -> R {
-        // Completed after unlocking: whoever is woken may lock the machine at once.
+        self.with_locked(|locked| change(&mut locked.machine))
+    }
+
+    fn with_locked<R>(&self, change: impl FnOnce(&mut Locked<M, S>) -> R) -> R {
+        // Delivered after unlocking: whoever is woken may lock the machine at once.
         let mut completions = Vec::new();
         let mut locked = self.lock();
-        let result = change(&mut locked.machine);
+        let result = change(&mut locked);
         locked.machine.drain_completions(&mut completions);
         let kick = self.needs_kick(&locked);
         let others = locked.needed(ChannelId::MAIN);
         drop(locked);
-        complete(&mut completions);
+        self.deliver(&mut completions);
         if kick {
             self.driver.kick();
         }
@@ -129,19 +143,26 @@ impl<M: Driven, S> Cell<M, S> {
 
     /// Makes a call whose bytes travel in the next frame.
     pub(super) fn queue<A: Answer>(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<M, S, A> {
-        let (waiter, wait) = Waiter::pair::<A>();
-        let id = self.with(|machine| call(machine, waiter));
-        self.under_way(id, wait, CallSpan::none())
+        let (id, number) = self.with_locked(|locked| locked.call(call));
+        self.under_way(id, number, CallSpan::none())
     }
 
-    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, wait: Wait<A::Output>, span: CallSpan) -> Call<M, S, A> {
+    /// The wait for a call whose waiter has this number.
+    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, number: u64, span: CallSpan) -> Call<M, S, A> {
         Call {
             cell: Arc::clone(self),
-            wait,
+            number: Some(number),
             id,
             open: true,
             span,
+            answer: PhantomData,
         }
+    }
+
+    /// The wait until the machine is open; its waiter has this number. Nothing is abandoned with it: the machine ends
+    /// with its handles.
+    pub(super) fn opening(self: &Arc<Self>, number: u64, span: CallSpan) -> Call<M, S, answer::Opened> {
+        self.under_way(CallId::new(0), number, span).detached()
     }
 
     /// Ends the span of a call.
@@ -231,9 +252,9 @@ impl<S> RequestsCell<S> {
         timeout: Option<Duration>,
     ) -> RequestCall<S, answer::Settled> {
         let span = CallSpan::new(op_of(&settle), || Some(&settle.queue));
-        let (waiter, wait) = Waiter::pair::<answer::Settled>();
-        let id = span.in_scope(|| self.with(|requests| requests.settle(now, settle, timeout, waiter)));
-        self.under_way(id, wait, span).detached()
+        let settle = |requests: &mut Requests<Waiter>, waiter| requests.settle(now, settle, timeout, waiter);
+        let (id, number) = span.in_scope(|| self.with_locked(|locked| locked.call(settle)));
+        self.under_way(id, number, span).detached()
     }
 
     /// Many acks and nacks; see [`Requests::settle_many`].
@@ -271,13 +292,11 @@ impl<S> RequestsCell<S> {
         span: CallSpan,
         call: impl FnOnce(&mut Requests<Waiter>, Waiter) -> CallId,
     ) -> RequestCall<S, A> {
-        // Made before the lock is taken, as it allocates.
-        let (waiter, wait) = Waiter::pair::<A>();
         let mut completions = Vec::new();
         let mut locked = self.lock();
         // While an answer is due the driver will turn anyway, and what is called until then shares a frame.
         let is_quiet = locked.machine.in_flight(ChannelId::MAIN) == 0 && !self.driver.is_awake();
-        let id = span.in_scope(|| call(&mut locked.machine, waiter));
+        let (id, number) = span.in_scope(|| locked.call(call));
         let claimed = if self.eager || is_quiet {
             locked.claim(now, ChannelId::MAIN, CALLER_WRITE)
         } else {
@@ -288,7 +307,7 @@ impl<S> RequestsCell<S> {
         let mut kick = self.needs_kick(&locked);
         let others = locked.needed(ChannelId::MAIN);
         drop(locked);
-        complete(&mut completions);
+        self.deliver(&mut completions);
         if let Some((socket, transmit)) = claimed {
             kick |= self.write(now, &socket, transmit);
         }
@@ -296,7 +315,7 @@ impl<S> RequestsCell<S> {
             self.driver.kick();
         }
         others.iter().for_each(|driver| driver.kick());
-        self.under_way(id, wait, span)
+        self.under_way(id, number, span)
     }
 
     /// Waits for room for a producer's message, which the caller keeps until then.
@@ -350,9 +369,15 @@ impl<S> RequestsCell<S> {
         send: impl FnOnce(&mut Requests<Waiter>, Message, Waiter) -> Result<CallId, (SendError, Waiter)>,
     ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
         let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
-        let (receipt, confirmation) = Waiter::pair::<answer::Enqueued>();
-        match span.in_scope(|| self.with(|requests| send(requests, message, receipt))) {
-            Ok(id) => Ok(self.under_way(id, confirmation, span)),
+        let sent = span.in_scope(|| {
+            self.with_locked(|locked| {
+                let (receipt, number) = locked.waiters.next();
+                send(&mut locked.machine, message, receipt).map(|id| (id, number))
+            })
+        });
+        match sent {
+            Ok((id, number)) => Ok(self.under_way(id, number, span)),
+            // Nobody has asked for the receipt's reply yet, and there will be none.
             Err((failed, _receipt)) => {
                 self.finish(&span, Some(&failed.error));
                 Err(failed)
@@ -364,16 +389,16 @@ impl<S> RequestsCell<S> {
 impl<S: Send + Sync + 'static> ConsumerCell<S> {
     /// Takes up to `max` deliveries, or begins to wait for some.
     pub fn take_deliveries(self: &Arc<Self>, now: Instant, max: usize, into: &mut Leases) -> Taken<S> {
-        self.with(|consumer| {
+        self.with_locked(|locked| {
+            let consumer = &mut locked.machine;
             if consumer.take_leases(now, consumer.worth_taking(max), into) > 0 {
                 return Taken::Some;
             }
             if let Some(end) = consumer.poll_end() {
                 return Taken::Ended(end);
             }
-            let (waiter, wait) = Waiter::pair::<answer::Ready>();
-            let id = consumer.wait_delivery(now, waiter);
-            Taken::Later(self.under_way(id, wait, CallSpan::none()))
+            let (id, number) = locked.call(|consumer, waiter| consumer.wait_delivery(now, waiter));
+            Taken::Later(self.under_way(id, number, CallSpan::none()))
         })
     }
 
@@ -420,10 +445,12 @@ pub type RequestCall<S, A> = Call<Requests<Waiter>, S, A>;
 #[must_use]
 pub struct Call<M: Driven, S, A: Answer> {
     cell: Arc<Cell<M, S>>,
-    wait: Wait<A::Output>,
+    /// That of its waiter, until it has the reply.
+    number: Option<u64>,
     id: CallId,
     open: bool,
     span: CallSpan,
+    answer: PhantomData<fn() -> A>,
 }
 
 impl<M: Driven, S, A: Answer> Call<M, S, A> {
@@ -455,25 +482,30 @@ impl<M: Driven, S, A: Answer> Future for Call<M, S, A> {
     type Output = A::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { wait, span, .. } = &mut *self;
-        let reply = ready!(span.in_scope(|| Pin::new(wait).poll(cx)));
-        // The machine has ended the call: there is nothing to abandon any more.
-        self.open = false;
-        // Invariant: a machine gives every token back, and `cell` keeps the machine. No reply means that it was taken.
+        let Self { cell, number, span, .. } = &mut *self;
         #[expect(clippy::expect_used, reason = "the caller's mistake, as for other futures")]
-        let reply = reply.expect("a call is not polled again after it was ready");
-        self.cell.finish(&self.span, A::error(&reply));
-        self.span = CallSpan::none();
-        Poll::Ready(reply)
+        let waiter = number.expect("a call is not polled again after it was ready");
+        let reply = ready!(span.in_scope(|| cell.replies.poll(waiter, cx)));
+        // The machine has ended the call: there is nothing to abandon any more.
+        *number = None;
+        // Invariant: calls are made where it is plain what answers them.
+        #[expect(clippy::expect_used, reason = "a machine's defect")]
+        let output = A::output(reply).expect("a machine answers what it was asked");
+        cell.finish(span, A::error(&output));
+        *span = CallSpan::none();
+        Poll::Ready(output)
     }
 }
 
 impl<M: Driven, S, A: Answer> Drop for Call<M, S, A> {
     fn drop(&mut self) {
-        if self.open {
-            // Dropped without the lock: its slot wakes whoever waits.
-            let waiter = self.cell.with(|machine| machine.abandon(self.id));
-            drop(waiter);
+        if let Some(number) = self.number {
+            let abandoned = if self.open {
+                self.cell.with(|machine| machine.abandon(self.id))
+            } else {
+                None
+            };
+            self.cell.replies.leave(number, abandoned);
         }
         if self.span.is_recorded() {
             self.span.give_up(self.cell.whereabouts(&self.span).as_ref());

@@ -1,20 +1,17 @@
 //! The machines of one client.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::cell::{CallerWrites, Cell, ConsumerCell, RequestsCell};
+use super::cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell};
 use super::lock;
 use super::sync::{AtomicBool, Mutex, Ordering};
-use super::waiter::{Wait, Waiter, answer};
+use super::waiter::{Waiter, Waiters, answer};
 use super::watchers::Watchers;
 use crate::config::{ConsumerSettings, Endpoint};
 use crate::consumer::Consumer;
 use crate::dialect::Dialect;
-use crate::error::Error;
 use crate::event::Stats;
 use crate::machine::{ChannelId, CloseReport, Machine};
 use crate::message::QueueName;
@@ -106,18 +103,21 @@ struct Owner<S> {
 
 impl<S> Handle<S> {
     /// Opens a client's requests, and the wait until they are ready.
-    pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, Wait<Result<(), Error>>) {
-        let (waiter, wait) = Waiter::pair::<answer::Opened>();
-        (Self::start(shared, sources, drivers, Some(waiter)), wait)
+    pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, RequestCall<S, answer::Opened>) {
+        let mut waiters = Waiters::default();
+        let (waiter, number) = waiters.next();
+        let handle = Self::start(shared, sources, drivers, waiters, Some(waiter));
+        let opening = handle.main().opening(number, CallSpan::none());
+        (handle, opening)
     }
 
     /// Opens a client's requests, which connect by themselves: the first attempt is repeated like a later one.
     #[must_use]
     pub fn open_lazily(shared: Shared, sources: Sources, drivers: Drivers<S>) -> Self {
-        Self::start(shared, sources, drivers, None)
+        Self::start(shared, sources, drivers, Waiters::default(), None)
     }
 
-    fn start(shared: Shared, sources: Sources, drivers: Drivers<S>, opened: Option<Waiter>) -> Self {
+    fn start(shared: Shared, sources: Sources, drivers: Drivers<S>, waiters: Waiters, opened: Option<Waiter>) -> Self {
         let clients = Arc::new(Clients {
             shared,
             watchers: Arc::default(),
@@ -127,7 +127,7 @@ impl<S> Handle<S> {
             closed: AtomicBool::new(false),
         });
         let requests = Requests::new(&clients.shared, (sources.now)(), (sources.seed)(), opened);
-        let main = clients.start(requests, None);
+        let main = clients.start(requests, waiters, None);
         Self {
             owner: Arc::new(Owner { clients, main }),
             timeout: None,
@@ -186,9 +186,14 @@ impl<S> Handle<S> {
 
 impl<S> Clients<S> {
     /// Puts a machine under its lock and starts the driver of its main channel.
-    fn start<M: Driven>(self: &Arc<Self>, machine: M, receive_buffer: Option<u32>) -> Arc<Cell<M, S>> {
+    fn start<M: Driven>(
+        self: &Arc<Self>,
+        machine: M,
+        waiters: Waiters,
+        receive_buffer: Option<u32>,
+    ) -> Arc<Cell<M, S>> {
         // The driver is started with no lock held: it may run, and lock the machine, before this returns.
-        let cell = Arc::new(Cell::new(machine, self.drivers.writes));
+        let cell = Arc::new(Cell::new(machine, waiters, self.drivers.writes));
         M::start(&self.drivers)(self, &cell, ChannelId::MAIN, receive_buffer);
         cell
     }
@@ -203,22 +208,19 @@ impl<S> Clients<S> {
         self: &Arc<Self>,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> (Arc<ConsumerCell<S>>, Opening<S>) {
+    ) -> (Arc<ConsumerCell<S>>, Call<Consumer<Waiter>, S, answer::Opened>) {
         let span = CallSpan::new(Op::Consume, || Some(&queue));
         let Sources { now, seed } = self.sources;
-        let (waiter, wait) = Waiter::pair::<answer::Opened>();
+        let mut waiters = Waiters::default();
+        let (waiter, number) = waiters.next();
         let consumer = Consumer::new(&self.shared, queue, settings, now(), seed(), Some(waiter));
-        let cell = self.start(consumer, settings.receive_buffer);
+        let cell = self.start(consumer, waiters, settings.receive_buffer);
         // Added first, then looked: `close` says it first, then looks. So one of the two sees the other.
         lock(&self.consumers).add(&cell);
         if self.closed.load(Ordering::Acquire) {
             cell.with(|consumer| consumer.abort(now()));
         }
-        let opening = Opening {
-            cell: Arc::clone(&cell),
-            wait,
-            span,
-        };
+        let opening = cell.opening(number, span);
         (cell, opening)
     }
 
@@ -236,30 +238,6 @@ impl<S> Clients<S> {
     fn take_consumers(&self) -> Vec<Arc<ConsumerCell<S>>> {
         let consumers = std::mem::take(&mut *lock(&self.consumers));
         consumers.open().collect()
-    }
-}
-
-/// The wait until a consumer is confirmed.
-#[derive(Debug)]
-#[must_use]
-pub struct Opening<S> {
-    cell: Arc<ConsumerCell<S>>,
-    wait: Wait<Result<(), Error>>,
-    span: CallSpan,
-}
-
-impl<S> Opening<S> {
-    /// Waits until the server has confirmed the consumer.
-    ///
-    /// # Errors
-    ///
-    /// Why it could not be opened.
-    pub async fn opened(self) -> Result<(), Error> {
-        let Self { cell, wait, span } = self;
-        let mut opened = pin!(wait.opened());
-        let result = poll_fn(|cx| span.in_scope(|| opened.as_mut().poll(cx))).await;
-        cell.finish(&span, result.as_ref().err());
-        result
     }
 }
 
@@ -303,7 +281,7 @@ impl<S> Drop for Owner<S> {
             consumer.with(|consumer| consumer.abort(now));
         }
         // The driver finishes and closes, with nobody waiting for it.
-        main.with(|requests| requests.close(now, GRACE, Waiter::Detached));
+        main.with(|requests| requests.close(now, GRACE, Waiter::NOBODY));
     }
 }
 

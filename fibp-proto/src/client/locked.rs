@@ -7,14 +7,17 @@ use std::time::Instant;
 
 use super::attention::Attention;
 use super::lead::Lead;
+use super::waiter::{Waiter, Waiters};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
-use crate::machine::{ChannelId, DialId, Machine};
+use crate::machine::{CallId, ChannelId, DialId, Machine};
 
 /// What the lock protects.
 pub struct Locked<M, S> {
     /// The machine.
     pub machine: M,
+    /// Of the machine's calls.
+    pub(super) waiters: Waiters,
     /// The main channel's.
     main: Port<S>,
     /// Those of further channels.
@@ -60,13 +63,20 @@ impl<S> Port<S> {
 }
 
 impl<M: Machine, S> Locked<M, S> {
-    pub(super) fn new(machine: M) -> Self {
+    pub(super) fn new(machine: M, waiters: Waiters) -> Self {
         Self {
             machine,
+            waiters,
             main: Port::new(ChannelId::MAIN),
             further: Vec::new(),
             claimed: |_| (),
         }
+    }
+
+    /// Makes a call, and returns the number of its waiter too.
+    pub(super) fn call(&mut self, call: impl FnOnce(&mut M, Waiter) -> CallId) -> (CallId, u64) {
+        let (waiter, number) = self.waiters.next();
+        (call(&mut self.machine, waiter), number)
     }
 
     /// The machine, and the port of one of its channels. A channel that is over, and whose driver has ended, has an

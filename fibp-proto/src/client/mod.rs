@@ -32,6 +32,7 @@ mod locked;
 #[cfg(all(test, shuttle))]
 mod models;
 mod race;
+mod replies;
 mod sync;
 mod transport;
 mod waiter;
@@ -45,10 +46,10 @@ pub use asynchronous::{
 };
 pub use attention::Attention;
 pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
-pub use clients::{Clients, Driven, Drivers, Handle, Opening, Sources, StartDriver};
+pub use clients::{Clients, Driven, Drivers, Handle, Sources, StartDriver};
 pub use locked::Locked;
 pub use transport::presented_key;
-pub use waiter::{Answer, Slot, Wait, Waiter, answer, complete};
+pub use waiter::{Answer, Waiter, answer};
 pub use watchers::{StateWatch, Subscription, Watchers};
 pub use worker::{Dialed, Input, Job, News, SLICE, Worker};
 

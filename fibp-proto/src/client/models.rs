@@ -10,7 +10,7 @@
 //! reorderings of relaxed atomics. There is one: `take_kick` reads before it swaps, and the swap acquires.
 
 use std::collections::VecDeque;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -21,9 +21,10 @@ use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use super::attention::Attention;
+use super::replies::Replies;
 use super::{
-    CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, Sources, Subscription, Wait,
-    Waiter, Watchers, answer, complete,
+    CallerWrites, Clients, Drivers, Handle, Input, Job, News, RequestCall, RequestsCell, Sources, Subscription, Waiter,
+    Watchers, answer,
 };
 use crate::dialect::{AdminRevision, Dialect};
 use crate::event::{ConnectionRole, Event, State};
@@ -90,31 +91,48 @@ fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     }
 }
 
-fn wait_for<R>(mut wait: Wait<R>) -> Option<R> {
-    block_on(|cx| Pin::new(&mut wait).poll(cx))
+fn wait_for(replies: &Replies, number: u64) {
+    block_on(|cx| replies.poll(number, cx).map(drop));
+}
+
+fn deliver(replies: &Replies, numbers: impl IntoIterator<Item = u64>) -> usize {
+    let completion = |number| Completion {
+        token: Waiter(number),
+        reply: Reply::Ready,
+    };
+    replies.deliver(&mut numbers.into_iter().map(completion).collect())
 }
 
 #[test]
 fn every_wait_ends_once() {
     check(SMALL, || {
-        let mut waits = Vec::new();
-        let mut completions = Vec::new();
-        for _ in 0..3 {
-            let (token, wait) = Waiter::pair::<answer::Ready>();
-            waits.push(thread::spawn(move || wait_for(wait)));
-            let reply = Reply::Ready;
-            completions.push(Completion { token, reply });
+        let replies = Arc::new(Replies::default());
+        let waiting: Vec<_> = (1..=3)
+            .map(|number| {
+                let replies = Arc::clone(&replies);
+                thread::spawn(move || wait_for(&replies, number))
+            })
+            .collect();
+        let leaving = Arc::clone(&replies);
+        let leaving = thread::spawn(move || {
+            let polled = leaving.poll(4, &mut Context::from_waker(Waker::noop()));
+            if polled.is_pending() {
+                leaving.leave(4, None);
+            }
+        });
+        let (first, second) = (Arc::clone(&replies), Arc::clone(&replies));
+        let delivering = [
+            thread::spawn(move || deliver(&first, [1, 2])),
+            thread::spawn(move || deliver(&second, [3, 4])),
+        ];
+        for thread in waiting {
+            thread.join().unwrap();
         }
-        let (dropped, wait) = Waiter::pair::<answer::Ready>();
-        let gone = thread::spawn(move || wait_for(wait));
-        let dropping = thread::spawn(move || drop(dropped));
-        let completing = thread::spawn(move || complete(&mut completions));
-        for wait in waits {
-            assert!(matches!(wait.join().unwrap(), Some(())));
+        leaving.join().unwrap();
+        for thread in delivering {
+            assert!(thread.join().unwrap() <= 2);
         }
-        assert!(gone.join().unwrap().is_none());
-        dropping.join().unwrap();
-        assert!(completing.join().unwrap() <= 3);
+        assert_eq!(replies.len(), 0);
     });
 }
 
@@ -122,13 +140,14 @@ fn every_wait_ends_once() {
 #[test]
 fn a_wait_moves_between_tasks() {
     check(SMALL, || {
-        let (token, mut wait) = Waiter::pair::<answer::Ready>();
-        let completing = thread::spawn(move || token.complete(Reply::Ready));
-        let first = Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop()));
+        let replies = Arc::new(Replies::default());
+        let delivering = Arc::clone(&replies);
+        let delivering = thread::spawn(move || deliver(&delivering, [1]));
+        let first = replies.poll(1, &mut Context::from_waker(Waker::noop()));
         if first.is_pending() {
-            assert!(matches!(wait_for(wait), Some(())));
+            wait_for(&replies, 1);
         }
-        completing.join().unwrap();
+        delivering.join().unwrap();
     });
 }
 

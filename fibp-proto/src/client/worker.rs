@@ -10,7 +10,7 @@ use super::cell::Cell;
 use super::clients::{Clients, Driven};
 use super::lead::{Term, Watch};
 use super::locked::Locked;
-use super::waiter::{Waiter, complete};
+use super::waiter::Waiter;
 use crate::config::Endpoint;
 use crate::error::Error;
 use crate::fault::Fault;
@@ -456,7 +456,7 @@ impl Rest {
     /// Tells whom it concerns. True if there were replies, and all were waited for.
     fn finish<M: Driven, S>(mut self, clients: &Arc<Clients<S>>, cell: &Arc<Cell<M, S>>) -> bool {
         let delivered = self.completions.len();
-        let awaited = complete(&mut self.completions);
+        let awaited = cell.deliver(&mut self.completions);
         for waker in self.wakers {
             waker.wake();
         }

@@ -63,10 +63,10 @@ impl<R: Runtime> Client<R> {
     /// Dropping the future closes the connection.
     pub async fn connect_on(runtime: R, config: Config) -> Result<Self, Error> {
         let shared = Shared::new(config.load_files(R::read_file)?)?;
-        let (handle, wait) = Handle::open(shared, sources::<R>(), drivers(runtime));
+        let (handle, opened) = Handle::open(shared, sources::<R>(), drivers(runtime));
         // Held while it waits: dropped with the future, it closes the connection.
         let client = Self(handle);
-        wait.opened().await?;
+        opened.await?;
         Ok(client)
     }
 

@@ -54,7 +54,7 @@ impl<R: Runtime> ConsumerBuilder<R> {
         let (deliveries, opening) = handle.open_consumer(queue, settings)?;
         // Held while it waits: dropped with the future, it closes the connection.
         let consumer = Consumer { deliveries };
-        opening.opened().await?;
+        opening.await?;
         Ok(consumer)
     }
 }

@@ -12,7 +12,7 @@ use crate::client::attention::Attention;
 use crate::client::cell::{CallerWrites, Cell};
 use crate::client::clients::{Clients, Driven, Drivers, StartDriver};
 use crate::client::locked::Locked;
-use crate::client::waiter::{Waiter, complete};
+use crate::client::waiter::Waiter;
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
 use crate::machine::{Action, ChannelId, Completion, DialId};
@@ -257,7 +257,7 @@ impl<R: Runtime, M: Driven> Driver<R, M> {
         if self.collecting {
             self.attention.collect_calls();
         }
-        complete(&mut self.completions);
+        cell.deliver(&mut self.completions);
         self.clients.notify();
         for channel in further {
             self.clients.start_further(&cell, channel);
@@ -322,7 +322,7 @@ impl<R: Runtime, M: Driven> Drop for Driver<R, M> {
         let others = locked.needed(self.channel);
         drop(locked);
         drop(socket);
-        complete(&mut self.completions);
+        self.cell.deliver(&mut self.completions);
         others.iter().for_each(|driver| driver.kick());
         self.clients.notify();
     }
