@@ -18,7 +18,7 @@ use fibp_proto::machine::{ChannelId, DialId};
 use fibp_proto::requests::{Requests, Settle};
 use fibp_proto::response::ServerError;
 use fibp_proto::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
-use fibp_proto::{AdminRevision, Config, Dialect, Error, ErrorKind, Message, MessageId, Request, Response, Shared};
+use fibp_proto::{AdminRevision, Config, Dialect, ErrorKind, Message, MessageId, Request, Response, Shared};
 
 type Worker<'a> = fibp_proto::client::Worker<'a, Requests<Waiter>, Wire>;
 
@@ -192,6 +192,7 @@ impl World {
                 claimed: Some(|wire| {
                     wire.claims.fetch_add(1, Ordering::SeqCst);
                 }),
+                wake_driver: false,
             },
             start_requests: Box::new(move |_, _, channel, _| known.lock().unwrap().push(channel)),
             start_consumer: Box::new(|_, _, _, _| panic!("no consumer is opened")),

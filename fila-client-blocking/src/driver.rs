@@ -26,6 +26,7 @@ pub(crate) fn drivers() -> Drivers<Stream> {
         writes: CallerWrites {
             write: |stream: &Stream, _, transmit| stream.write(transmit),
             claimed: Some(Stream::begin_frame),
+            wake_driver: false,
         },
         start_requests: starter(),
         start_consumer: starter(),

@@ -64,6 +64,9 @@ impl Runtime for Tokio {
     type Writer = OwnedWriteHalf;
     type Timer = Pin<Box<Sleep>>;
 
+    // The reactor knows what is readable whatever is looked at, and tokio asks the socket only then.
+    const WAKE_AFTER_WRITE: bool = false;
+
     fn current() -> Result<Self, Error> {
         let handle = Handle::try_current()
             .map_err(|error| Error::new(ErrorKind::Config, error.to_string()).with_source(Arc::new(error)))?;

@@ -42,6 +42,8 @@ pub struct Cell<M, S> {
     write: TryWrite<S>,
     /// Callers write even if something is under way.
     eager: bool,
+    /// The driver is woken after each write of a caller.
+    wake_after_write: bool,
 }
 
 /// The cell of a client's requests.
@@ -62,6 +64,9 @@ pub struct CallerWrites<S> {
     /// thread that writes for them costs more. They have no waker. This is told, with the machine locked, that a write
     /// begins: later callers travel in another one.
     pub claimed: Option<fn(&S)>,
+    /// Whether the driver is woken after each write, to look whether the answer is there. It is woken for what is left in
+    /// any case.
+    pub wake_driver: bool,
 }
 
 impl<S> Clone for CallerWrites<S> {
@@ -85,6 +90,7 @@ impl<M: Driven, S> Cell<M, S> {
             replies: Replies::default(),
             write: writes.write,
             eager: writes.claimed.is_some(),
+            wake_after_write: writes.wake_driver,
         }
     }
 
@@ -183,9 +189,7 @@ impl<M: Driven, S> Cell<M, S> {
         let result = (self.write)(socket, &mut cx, &transmit);
         let mut locked = self.lock();
         locked.written(now, ChannelId::MAIN, transmit, result);
-        // A driver that is a task looks in any case: by the time it runs the answer may be there, and it is spared the
-        // way through the reactor.
-        !self.eager || locked.needs_driver_after_write(ChannelId::MAIN)
+        self.wake_after_write || locked.needs_driver_after_write(ChannelId::MAIN)
     }
 }
 
@@ -426,7 +430,7 @@ pub enum Taken<S> {
     /// Deliveries.
     Some,
     /// None yet: look again after this wait.
-    Later(Call<Consumer<Waiter>, S, answer::Ready>),
+    Later(ConsumerCall<S, answer::Ready>),
     /// The consumer's end, and the error that ended it.
     Ended(Option<Error>),
 }
@@ -439,6 +443,9 @@ impl<M, S> fmt::Debug for Cell<M, S> {
 
 /// A call to a client's requests.
 pub type RequestCall<S, A> = Call<Requests<Waiter>, S, A>;
+
+/// A call to a consumer.
+pub type ConsumerCall<S, A> = Call<Consumer<Waiter>, S, A>;
 
 /// A call under way, which is answered with `A`. Dropping it abandons the call. Like most futures it panics if it is
 /// polled again after it was ready.

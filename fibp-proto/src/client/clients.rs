@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell};
+use super::cell::{CallerWrites, Cell, ConsumerCall, ConsumerCell, RequestCall, RequestsCell};
 use super::lock;
 use super::sync::{AtomicBool, Mutex, Ordering};
 use super::waiter::{Waiter, Waiters, answer};
@@ -208,7 +208,7 @@ impl<S> Clients<S> {
         self: &Arc<Self>,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> (Arc<ConsumerCell<S>>, Call<Consumer<Waiter>, S, answer::Opened>) {
+    ) -> (Arc<ConsumerCell<S>>, ConsumerCall<S, answer::Opened>) {
         let span = CallSpan::new(Op::Consume, || Some(&queue));
         let Sources { now, seed } = self.sources;
         let mut waiters = Waiters::default();

@@ -45,7 +45,7 @@ pub use asynchronous::{
     Runtime, SocketOptions, States,
 };
 pub use attention::Attention;
-pub use cell::{Call, CallerWrites, Cell, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
+pub use cell::{Call, CallerWrites, Cell, ConsumerCall, ConsumerCell, RequestCall, RequestsCell, Taken, TryWrite};
 pub use clients::{Clients, Driven, Drivers, Handle, Sources, StartDriver};
 pub use locked::Locked;
 pub use transport::presented_key;

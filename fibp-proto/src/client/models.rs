@@ -390,6 +390,7 @@ impl Threads {
             writes: CallerWrites {
                 write: |wire: &Wire, _, transmit| wire.write(transmit),
                 claimed: Some(|_| ()),
+                wake_driver: false,
             },
             // Started below.
             start_requests: Box::new(|_, _, _, _| ()),

@@ -39,6 +39,7 @@ pub(super) fn drivers<R: Runtime>(runtime: R) -> Drivers<R::Writer> {
                 Poll::Pending => Ok(0),
             },
             claimed: None,
+            wake_driver: R::WAKE_AFTER_WRITE,
         },
         start_requests: starter(runtime.clone()),
         start_consumer: starter(runtime),

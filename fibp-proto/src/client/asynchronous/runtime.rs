@@ -32,6 +32,11 @@ pub trait Runtime: Clone + fmt::Debug + Send + Sync + Unpin + 'static {
     /// Completes at an instant.
     type Timer: Future<Output = ()> + Send + Unpin + 'static;
 
+    /// Whether the task that reads a connection is woken after each write of a caller, to look whether the answer is there.
+    /// Worth it where waiting for a socket takes system calls of its own, which an early look may spare. Otherwise it is a
+    /// wake-up for nothing.
+    const WAKE_AFTER_WRITE: bool = true;
+
     /// The runtime of the calling task, or the one global runtime where there is such a thing.
     ///
     /// # Errors
@@ -85,7 +90,8 @@ pub trait Runtime: Clone + fmt::Debug + Send + Sync + Unpin + 'static {
     fn poll_write(writer: &Self::Writer, cx: &mut Context<'_>, from: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
     /// Writes what the socket takes at once. Called within the poll of a task that makes a call, with the context of the
-    /// connection's own task, which is woken in any case and then writes the rest: this method need not arrange for a wake-up.
+    /// connection's own task, which is woken if anything is left, and then writes it: this method need not arrange for a
+    /// wake-up.
     fn try_write(writer: &Self::Writer, cx: &mut Context<'_>, from: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Self::poll_write(writer, cx, from)
     }

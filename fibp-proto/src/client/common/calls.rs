@@ -5,12 +5,11 @@ use std::time::Duration;
 use super::deliveries::Deliveries;
 use super::pending::Pending;
 use super::producer::Producer;
-use crate::client::cell::{Call, RequestCall};
+use crate::client::cell::{ConsumerCall, RequestCall};
 use crate::client::clients::Handle;
-use crate::client::waiter::{Waiter, answer};
+use crate::client::waiter::answer;
 use crate::client::watchers::{StateWatch, Subscription};
 use crate::config::{ConsumerSettings, ProducerSettings};
-use crate::consumer::Consumer;
 use crate::error::Error;
 use crate::message::{Message, QueueName};
 use crate::requests::Settle;
@@ -94,7 +93,7 @@ impl<S: Send + Sync + 'static> Handle<S> {
         self,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> Result<(Deliveries<S>, Call<Consumer<Waiter>, S, answer::Opened>), Error> {
+    ) -> Result<(Deliveries<S>, ConsumerCall<S, answer::Opened>), Error> {
         settings.validate()?;
         // Nothing may fail from here on: the deliveries close what is opened now.
         let (cell, opening) = self.clients().open_consumer(queue, settings);

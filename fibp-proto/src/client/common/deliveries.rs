@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::delivery::Delivery;
-use crate::client::cell::{Call, ConsumerCell, Taken};
+use crate::client::cell::{ConsumerCall, ConsumerCell, Taken};
 use crate::client::clients::Handle;
-use crate::client::waiter::{Waiter, answer};
-use crate::consumer::{Consumer, Leases};
+use crate::client::waiter::answer;
+use crate::consumer::Leases;
 use crate::error::Error;
 
 /// What a consumer's machine received, taken from it in batches: most deliveries cost no lock. Fused. Dropping it closes the
@@ -20,7 +20,7 @@ pub struct Deliveries<S: Send + Sync + 'static> {
     /// How many are taken at a time.
     batch: usize,
     taken: Leases,
-    waiting: Option<Call<Consumer<Waiter>, S, answer::Ready>>,
+    waiting: Option<ConsumerCall<S, answer::Ready>>,
     ended: bool,
 }
 
@@ -136,7 +136,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
     }
 
     /// Stops receiving, and the wait until that is done. It is done even if the wait is dropped.
-    pub fn drain(&self) -> Call<Consumer<Waiter>, S, answer::Drained> {
+    pub fn drain(&self) -> ConsumerCall<S, answer::Drained> {
         let now = self.handle.clients().now();
         self.cell
             .queue(|consumer, waiter| consumer.stop_consuming(now, waiter))
