@@ -4,6 +4,9 @@
 //! Where messages fill most of a read buffer, it is lent to them: they are slices of it. Else small parts are copied,
 //! those that arrived together into arenas of at most [`ARENA`] bytes; only large payloads of large frames stay slices.
 //! What a kept message holds besides its own bytes is bounded by that.
+//!
+//! What a delivery is decoded with is `inline(always)`: a result that is too large for registers is written to memory and read
+//! back at once, in other pieces, which makes processors wait. That was a third of the time of decoding.
 
 use alloc::sync::Arc;
 use core::ops::Range;
@@ -85,8 +88,12 @@ pub(crate) struct Contents {
 
 impl Contents {
     /// Reads `header_count` pairs of `str16`, then a payload of `bytes32`. The copy of them is counted.
+    #[inline(always)]
     pub(crate) fn read(header_count: usize, body: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let headers = body.str16_pairs(header_count)?;
+        let headers = match header_count {
+            0 => body.position()..body.position(),
+            _ => body.str16_pairs(header_count)?,
+        };
         let payload = body.bytes32()?;
         // What is left of an arena when the next message does not fit is lost.
         body.hold(headers.len().saturating_add(payload.len()).saturating_mul(2))?;
@@ -110,23 +117,28 @@ impl Arena {
     }
 
     /// Moves headers and payload of a message out of the body. The message takes up `message` of the body.
+    #[inline(always)]
     pub(crate) fn take(&mut self, contents: Contents, message: Range<usize>, from: Source<'_>) -> (Headers, Bytes) {
+        #[cfg(feature = "std")]
+        if let Sharing::All(body) = from.sharing {
+            let headers = Headers::from_wire(WireHeaders {
+                count: contents.header_count,
+                pairs: part(body, contents.headers),
+            });
+            return (headers, part(body, contents.payload));
+        }
+        self.take_copies(contents, message, from)
+    }
+
+    fn take_copies(&mut self, contents: Contents, message: Range<usize>, from: Source<'_>) -> (Headers, Bytes) {
         let Contents {
             header_count,
             headers,
             payload,
         } = contents;
         let slice = match from.sharing {
-            #[cfg(feature = "std")]
-            Sharing::All(body) => {
-                let headers = Headers::from_wire(WireHeaders {
-                    count: header_count,
-                    pairs: part(body, headers),
-                });
-                return (headers, part(body, payload));
-            }
             Sharing::LargePayloads(body) if payload.len() >= SLICE_FROM => Some(body),
-            Sharing::LargePayloads(_) | Sharing::Nothing => None,
+            _ => None,
         };
         let copied = headers.len() + if slice.is_some() { 0 } else { payload.len() };
         if copied > self.room.capacity() && copied < ALONE_FROM {
@@ -175,17 +187,21 @@ fn part(body: &Bytes, part: Range<usize>) -> Bytes {
 }
 
 /// The next `str16` as a shared string: the previous message's if it is equal, as it mostly is.
+#[inline(always)]
 pub(crate) fn share(previous: Option<&Arc<str>>, body: &mut Reader<'_>) -> Result<Arc<str>, DecodeError> {
     let text = body.bytes16()?;
     match previous {
         // What is equal to text is text.
         Some(previous) if previous.as_bytes() == text => Ok(Arc::clone(previous)),
-        _ => {
-            let text = core::str::from_utf8(text)?;
-            body.hold(shared_len(text))?;
-            Ok(text.into())
-        }
+        _ => share_anew(text, body),
     }
+}
+
+#[cold]
+fn share_anew(text: &[u8], body: &mut Reader<'_>) -> Result<Arc<str>, DecodeError> {
+    let text = core::str::from_utf8(text)?;
+    body.hold(shared_len(text.len()))?;
+    Ok(text.into())
 }
 
 #[cfg(test)]

@@ -26,14 +26,18 @@ pub(crate) trait Record: Sized {
     fn held(&self) -> usize;
 }
 
-/// What a shared string holds: its text and two counters.
-pub(crate) fn shared_len(text: &str) -> usize {
-    text.len().saturating_add(2 * size_of::<usize>())
+/// What a shared string of so many bytes holds: its text and two counters.
+pub(crate) fn shared_len(text: usize) -> usize {
+    text.saturating_add(2 * size_of::<usize>())
 }
 
 /// What a message id holds besides itself.
 pub(crate) fn id_len(id: &MessageId) -> usize {
-    if id.is_inline() { 0 } else { shared_len(id.as_str()) }
+    if id.is_inline() {
+        0
+    } else {
+        shared_len(id.as_bytes().len())
+    }
 }
 
 /// `u16` count, then the items.
@@ -75,7 +79,7 @@ impl Record for AckItem {
     }
 
     fn held(&self) -> usize {
-        shared_len(&self.queue).saturating_add(id_len(&self.id))
+        shared_len(self.queue.len()).saturating_add(id_len(&self.id))
     }
 }
 
@@ -96,7 +100,7 @@ impl Record for NackItem {
     }
 
     fn held(&self) -> usize {
-        shared_len(&self.queue)
+        shared_len(self.queue.len())
             .saturating_add(id_len(&self.id))
             .saturating_add(self.error.len())
     }

@@ -1,6 +1,6 @@
 //! Message ids.
 
-use crate::dialect::records::id_len;
+use crate::dialect::records::shared_len;
 use crate::frame::{DecodeError, Reader};
 use crate::prelude::*;
 use alloc::sync::Arc;
@@ -9,19 +9,23 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
 
-/// Ids of real servers are hyphenated UUIDs of 36 bytes; those need no allocation.
-const INLINE: usize = 38;
-
-/// The length of those.
+/// The length of the ids of real servers, which are hyphenated UUIDs. They need no allocation.
 const UUID: usize = 36;
+
+/// Nor do ids up to this length.
+const SHORT: usize = UUID - 1;
 
 /// The server's id of a message: an opaque string of at most 65 535 bytes, in practice a UUIDv7.
 #[derive(Clone)]
 pub struct MessageId(Repr);
 
+// Ids are moved often. Behind a tag of one byte they would be moved in pieces that overlap, and processors wait before they
+// read what they have just written in other pieces. Behind one of four bytes the rest is moved in three pieces.
 #[derive(Clone)]
+#[repr(u32)]
 enum Repr {
-    Inline { len: u8, bytes: [u8; INLINE] },
+    Uuid([u8; UUID]),
+    Short { len: u8, bytes: [u8; SHORT] },
     Shared(Arc<str>),
 }
 
@@ -30,12 +34,9 @@ impl MessageId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            // Only whole strings are ever stored.
-            Repr::Inline { len, bytes } => bytes
-                .get(..usize::from(*len))
-                .and_then(|bytes| core::str::from_utf8(bytes).ok())
-                .unwrap_or_default(),
             Repr::Shared(id) => id,
+            // Only whole strings are ever stored.
+            Repr::Uuid(_) | Repr::Short { .. } => core::str::from_utf8(self.as_bytes()).unwrap_or_default(),
         }
     }
 }
@@ -44,59 +45,85 @@ impl MessageId {
     /// The id as the text's bytes, which were validated once.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Repr::Inline { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Repr::Uuid(bytes) => bytes,
+            Repr::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
             Repr::Shared(id) => id.as_bytes(),
         }
     }
 
     /// The next `str16` of a body. What it holds is counted.
+    #[inline]
     pub(crate) fn read(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let id = Self::read_uncounted(body)?;
-        body.hold(id_len(&id))?;
-        Ok(id)
+        Ok(IdText::read(body)?.into())
     }
 
     /// The next `str16` of a body.
+    #[inline]
     pub(crate) fn read_uncounted(body: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let text = body.bytes16()?;
-        // As most are. That each of so many bytes is ASCII is seen sooner than that some bytes are text.
-        if let Ok(uuid) = <&[u8; UUID]>::try_from(text)
-            && uuid.iter().fold(0, |all, byte| all | byte).is_ascii()
-        {
-            return Ok(Self(Repr::uuid(uuid)));
-        }
-        Ok(Self::from(core::str::from_utf8(text)?))
+        Ok(IdText::read_uncounted(body)?.into())
     }
 
     /// Whether it holds no memory besides itself.
     pub(crate) fn is_inline(&self) -> bool {
-        matches!(self.0, Repr::Inline { .. })
+        !matches!(self.0, Repr::Shared(_))
     }
 }
 
-impl Repr {
-    /// A text that needs no allocation.
-    fn inline(text: &[u8]) -> Option<Self> {
-        let mut bytes = [0; INLINE];
-        bytes.get_mut(..text.len())?.copy_from_slice(text);
-        let len = u8::try_from(text.len()).ok()?;
-        Some(Self::Inline { len, bytes })
+/// An id in a body, known to be text. The id itself is large, and made where it is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct IdText<'a>(&'a [u8]);
+
+impl<'a> IdText<'a> {
+    // `inline(always)`: see `dialect::contents`.
+    /// The next `str16` of a body. What the id will hold is counted.
+    #[inline(always)]
+    pub(crate) fn read(body: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let text = Self::read_uncounted(body)?;
+        if text.0.len() > UUID {
+            body.hold(shared_len(text.0.len()))?;
+        }
+        Ok(text)
     }
 
-    /// A text of this length.
-    fn uuid(text: &[u8; UUID]) -> Self {
-        let mut bytes = [0; INLINE];
-        if let Some((place, _)) = bytes.split_first_chunk_mut() {
-            *place = *text;
+    /// The next `str16` of a body.
+    #[inline(always)]
+    pub(crate) fn read_uncounted(body: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let text = body.bytes16()?;
+        // As most are. That each of so many bytes is ASCII is seen sooner than that some bytes are text.
+        let is_ascii =
+            <&[u8; UUID]>::try_from(text).is_ok_and(|uuid| uuid.iter().fold(0, |all, byte| all | byte).is_ascii());
+        if !is_ascii {
+            core::str::from_utf8(text)?;
         }
-        let len = UUID as u8;
-        Self::Inline { len, bytes }
+        Ok(Self(text))
+    }
+}
+
+impl From<IdText<'_>> for MessageId {
+    #[inline(always)]
+    fn from(IdText(text): IdText<'_>) -> Self {
+        Self(match text.try_into() {
+            Ok(uuid) => Repr::Uuid(uuid),
+            Err(_) => Repr::other(text),
+        })
     }
 }
 
 impl From<&str> for MessageId {
     fn from(id: &str) -> Self {
-        Self(Repr::inline(id.as_bytes()).unwrap_or_else(|| Repr::Shared(id.into())))
+        IdText(id.as_bytes()).into()
+    }
+}
+
+impl Repr {
+    /// A text that is not as long as a UUID.
+    fn other(text: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        if let (Some(place), Ok(len)) = (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            place.copy_from_slice(text);
+            return Self::Short { len, bytes };
+        }
+        Self::Shared(core::str::from_utf8(text).unwrap_or_default().into())
     }
 }
 
@@ -216,7 +243,7 @@ mod tests {
 
     #[test]
     fn keeps_ids_of_any_length() {
-        for len in [0, 1, 36, 37, 38, 39, 300, 70_000] {
+        for len in [0, 1, 35, 36, 37, 38, 39, 300, 70_000] {
             let text = "x".repeat(len);
             assert_eq!(MessageId::from(text.as_str()).as_str(), text);
         }

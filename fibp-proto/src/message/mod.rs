@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::prelude::*;
 pub(crate) use headers::WireHeaders;
 pub use headers::{Headers, Iter as HeaderIter};
+pub(crate) use id::IdText;
 pub use id::MessageId;
 pub use secret::Secret;
 pub use trace_context::TraceContext;

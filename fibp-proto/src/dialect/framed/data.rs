@@ -8,7 +8,7 @@ use crate::dialect::encode::{Body, Encoder, measure_items};
 use crate::dialect::records::encode_settles;
 use crate::dialect::records::{Record, read_items};
 use crate::frame::{DecodeError, Frame, FrameRef, Reader};
-use crate::message::{Headers, Message, MessageId, QueueName, Received};
+use crate::message::{Headers, IdText, Message, MessageId, QueueName, Received};
 use crate::prelude::*;
 #[cfg(feature = "std")]
 use crate::requests::Settle;
@@ -227,7 +227,7 @@ pub(super) fn read_deliveries(
     for _ in 0..count {
         let start = body.position();
         let previous = into.last();
-        let id = MessageId::read(&mut body)?;
+        let id = IdText::read(&mut body)?;
         let queue = share(Some(previous.map_or(queue, |delivery| &delivery.queue)), &mut body)?;
         let header_count = usize::from(body.u16()?);
         let contents = Contents::read(header_count, &mut body)?;
@@ -238,7 +238,7 @@ pub(super) fn read_deliveries(
         let (enqueued_at, leased_at) = (body.u64()?, body.u64()?);
         let (headers, payload) = arena.take(contents, start..body.position(), from);
         into.push(Received {
-            id,
+            id: id.into(),
             queue,
             headers,
             payload,

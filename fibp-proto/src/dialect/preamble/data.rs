@@ -10,7 +10,7 @@ use crate::dialect::encode::{Body, Encoder, measure_items};
 use crate::dialect::records::encode_settles;
 use crate::dialect::records::{encode_list16, read_list16};
 use crate::frame::{DecodeError, Reader};
-use crate::message::{Headers, Message, MessageId, QueueName, Received, same_queue};
+use crate::message::{Headers, IdText, Message, MessageId, QueueName, Received, same_queue};
 use crate::prelude::*;
 use crate::request::{AckItem, NackItem, Op, Request};
 #[cfg(feature = "std")]
@@ -270,7 +270,7 @@ pub(super) fn decode_push(
     into.reserve_exact(reader.reserve(count, DELIVERY_LEN, size_of::<Received>())?);
     for _ in 0..count {
         let start = reader.position();
-        let id = MessageId::read(&mut reader)?;
+        let id = IdText::read(&mut reader)?;
         let previous = into.last().map(|delivery| &delivery.fairness_key);
         let fairness_key = contents::share(previous, &mut reader)?;
         let attempt_count = reader.u32()?;
@@ -278,7 +278,7 @@ pub(super) fn decode_push(
         let contents = Contents::read(headers, &mut reader)?;
         let (headers, payload) = arena.take(contents, start..reader.position(), from);
         into.push(Received {
-            id,
+            id: id.into(),
             queue: queue.clone(),
             headers,
             payload,
