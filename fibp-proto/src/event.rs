@@ -334,6 +334,11 @@ macro_rules! stats {
         }
 
         impl Stats {
+            /// Whether nothing was counted. Asked often, so without a branch for each.
+            pub(crate) fn is_zero(&self) -> bool {
+                0 $(| self.$name)+ == 0
+            }
+
             /// Moves what `from` has counted here.
             pub(crate) fn drain(&mut self, from: &mut Self) {
                 $(self.$name = self.$name.wrapping_add(std::mem::take(&mut from.$name));)+

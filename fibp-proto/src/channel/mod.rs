@@ -262,10 +262,9 @@ impl<W> Channel<W> {
     ) -> Option<ChannelEvent<W>> {
         // Without room nothing is decoded: what was read stays in the decoder, and the socket fills up behind it.
         while room > 0 && self.ending.is_none() {
-            let arrival = match (&mut self.connection, queue) {
-                (Some(connection), Some(queue)) => connection.next_arrival(now, queue, room),
-                (Some(connection), None) => connection.next_arrival(now, &QueueName::default(), room),
-                (None, _) => Ok(None),
+            let arrival = match &mut self.connection {
+                Some(connection) => connection.next_arrival(now, queue, room),
+                None => Ok(None),
             };
             match arrival {
                 Ok(Some(arrival)) => {
@@ -334,7 +333,7 @@ impl<W> Channel<W> {
     pub(crate) fn poll_last_push(&mut self, now: Instant, queue: &QueueName) -> Option<Push> {
         while let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_ready()) {
             let pending = connection.decoder().pending().len();
-            match connection.next_arrival(now, queue, 1) {
+            match connection.next_arrival(now, Some(queue), 1) {
                 Ok(Some(Arrival::Push { push, .. })) => return Some(push),
                 // Answers have no reader here: what a consumer asked is asked again on the next connection.
                 Ok(Some(_)) => {}

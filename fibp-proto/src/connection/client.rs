@@ -146,7 +146,7 @@ impl ClientConnection {
         }
         self.connection.decoder().give_buffer(buffer);
         while !self.over {
-            match self.connection.next_arrival(now, &self.queue, 1) {
+            match self.connection.next_arrival(now, Some(&self.queue), 1) {
                 Ok(Some(Arrival::Ready)) => self.events.push_back(ClientEvent::Opened),
                 Ok(Some(Arrival::Answer { work: id, response })) => {
                     self.events.push_back(ClientEvent::Answer { id, response });

@@ -10,6 +10,7 @@ mod pushes;
 mod table;
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::dialect::contents::Arena;
@@ -37,6 +38,9 @@ const MAX_OUTPUT_OF_ECHOES: usize = 16 * 1024;
 
 /// So many answers to heartbeats of the server are remembered, in case that they are answered in turn.
 const MAX_ECHOES: usize = 16;
+
+/// Where there is no queue to be named.
+pub(crate) static NOWHERE: LazyLock<QueueName> = LazyLock::new(QueueName::default);
 
 /// What a connection needs to know.
 #[derive(Debug)]
@@ -355,13 +359,15 @@ impl<W> Connection<W> {
     }
 
     /// The next thing that arrived; `None` when more bytes are needed. `queue` names deliveries where the wire
-    /// does not. Frames of deliveries are passed on together while there is `room` for more deliveries.
+    /// does not; none where nothing is consumed. Frames of deliveries are passed on together while there is `room` for
+    /// more deliveries.
     pub(crate) fn next_arrival(
         &mut self,
         now: Instant,
-        queue: &QueueName,
+        queue: Option<&QueueName>,
         room: usize,
     ) -> Result<Option<Arrival<W>>, Broken> {
+        let queue = queue.unwrap_or(&NOWHERE);
         if self.phase == Phase::Opening {
             if !self.greet()? {
                 return Ok(None);

@@ -71,7 +71,7 @@ impl<T> Ledger<T> {
     }
 
     pub(super) fn publish_stats(&mut self) {
-        if self.stats != Stats::default() {
+        if !self.stats.is_zero() {
             self.shared.add_stats(&mut self.stats);
         }
     }
