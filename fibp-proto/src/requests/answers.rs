@@ -57,7 +57,7 @@ impl<T> Requests<T> {
             None => response,
         };
         match work {
-            InFlight::Call(call) => self.answer_call(now, channel, call, response),
+            InFlight::Call(call) => self.answer_call(now, channel, *call, response),
             InFlight::Batch(batch) => self.answer_batch(now, channel, batch, response),
         }
     }
@@ -66,14 +66,14 @@ impl<T> Requests<T> {
     pub(super) fn send_again(&mut self, now: Instant, channel: ChannelId, work: InFlight<T>) {
         match work {
             InFlight::Call(call) => match self.router.get_mut(channel) {
-                Some(route) => route.requeue_call(call),
-                None => self.router.main_mut().requeue_call(call),
+                Some(route) => route.requeue_call(*call),
+                None => self.router.main_mut().requeue_call(*call),
             },
             InFlight::Batch(batch) => {
                 if let Some(route) = self.router.get_mut(channel) {
-                    route.queues.answered(now, &batch.key, batch.len(), Answered::NotYet);
+                    route.queues.answered(now, batch.key(), batch.len(), Answered::NotYet);
                 }
-                let key = batch.key.clone();
+                let key = batch.key().to_key();
                 let runs = batch.into_runs().filter(|run| !run.ticket.is_told()).collect();
                 self.router.put_back(now, channel, key, runs, &mut self.ledger);
             }
@@ -136,16 +136,16 @@ impl<T> Requests<T> {
         response: Result<Response, Error>,
     ) {
         let items = batch.len();
-        let mut results = ItemResults::of(batch.key.kind, response);
+        let mut results = ItemResults::of(batch.key().kind, response);
         if results.accepts(items) {
-            let Batch { key, tickets, .. } = *batch;
-            tickets.for_each(|ticket| self.ledger.accept(ticket, &mut results));
+            // Before its runs are accepted, which takes them. Nothing is sent meanwhile.
             if let Some(route) = self.router.get_mut(channel) {
-                route.queues.answered(now, &key, items, Answered::Finally);
+                route.queues.answered(now, batch.key(), items, Answered::Finally);
             }
-            return;
+            let accept = |ticket| self.ledger.accept(ticket, &mut results);
+            return batch.tickets.for_each(accept);
         }
-        let key = batch.key.clone();
+        let key = batch.key().to_key();
         let delayed = self.answer_items(now, channel, *batch, results);
         let answered = match delayed.moved || !delayed.runs.is_empty() {
             true => Answered::NotYet,
@@ -166,7 +166,7 @@ impl<T> Requests<T> {
             route.queues.note_absent(&key, since);
         }
         // Last: from here on the queue may send again.
-        route.queues.answered(now, &key, items, answered);
+        route.queues.answered(now, key.by_ref(), items, answered);
         if delayed.moved && key.kind == BatchKind::Enqueue {
             // Behind the ones that moved, or they would arrive before them.
             for run in route.queues.take_waiting(now, &key) {

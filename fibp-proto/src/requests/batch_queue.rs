@@ -104,24 +104,17 @@ impl<T> BatchQueue<T> {
         self.line.is_empty()
     }
 
-    pub(super) fn front(&self) -> Option<&Run<T>> {
-        self.line.front()
+    /// What waits, in order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &Run<T>> {
+        self.line.iter()
     }
 
-    /// How many runs wait.
-    pub(super) fn runs(&self) -> usize {
-        self.line.runs()
+    /// The call of the first run.
+    pub(super) fn first_call(&self) -> Option<CallId> {
+        self.line.front().map(|run| run.ticket.call)
     }
 
-    #[inline]
-    pub(super) fn pop_front(&mut self) -> Option<Run<T>> {
-        let run = self.line.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(run.ticket.cost);
-        self.note_emptied();
-        Some(run)
-    }
-
-    /// Takes so many items off the first run, or all there are.
+    /// Takes so many items off the first run, or all it has.
     pub(super) fn take_front(&mut self, items: usize) -> Option<Run<T>> {
         let run = self.line.take_front(items)?;
         self.bytes = self.bytes.saturating_sub(run.ticket.cost);
@@ -129,11 +122,14 @@ impl<T> BatchQueue<T> {
         Some(run)
     }
 
-    /// About how many of the waiting items take up so many bytes.
-    pub(super) fn share_of(&self, bytes: usize) -> usize {
-        let items = self.line.len();
-        let average = self.bytes / items.max(1);
-        items.min(bytes / average.max(1) + 1)
+    /// Takes so many items off the front, run by run.
+    #[inline]
+    pub(super) fn take(&mut self, items: usize, mut take: impl FnMut(Run<T>)) {
+        self.line.take(items, |run| {
+            self.bytes = self.bytes.saturating_sub(run.ticket.cost);
+            take(run);
+        });
+        self.note_emptied();
     }
 
     /// Adds a run behind what waits already, in the order of call ids.

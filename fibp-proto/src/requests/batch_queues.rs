@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use super::batch_queue::{Answered, BatchQueue, Peer, Policy};
 use super::places::{Place, Places};
 use super::run::{ReplyTo, Run};
-use super::work::{BatchKey, BatchKind};
+use super::work::{BatchKey, KeyRef};
 use crate::earliest_deadline::EarliestDeadline;
 use crate::machine::CallId;
-use crate::message::{QueueName, same_queue};
+use crate::message::QueueName;
 
 /// Idle queues are kept for reuse as long as there are no more queues than this.
 const KEEP_IDLE: usize = 64;
@@ -134,7 +134,7 @@ impl<T> BatchQueues<T> {
 
     /// The queue of this key sends nothing before `until`.
     pub(super) fn hold(&mut self, now: Instant, key: &BatchKey, until: Instant) {
-        if let Some(index) = self.find(key) {
+        if let Some(index) = self.find(key.by_ref()) {
             if let Some(queue) = self.queue_mut(index) {
                 queue.not_before = Some(until);
             }
@@ -170,7 +170,7 @@ impl<T> BatchQueues<T> {
     }
 
     /// A frame of this queue with so many items was answered, or given up.
-    pub(super) fn answered(&mut self, now: Instant, key: &BatchKey, items: usize, answered: Answered) {
+    pub(super) fn answered(&mut self, now: Instant, key: KeyRef<'_>, items: usize, answered: Answered) {
         if let Some(index) = self.find(key) {
             if let Some(queue) = self.queue_mut(index) {
                 queue.answered(items, answered);
@@ -182,14 +182,16 @@ impl<T> BatchQueues<T> {
     /// The server does not know this queue, perhaps not yet, since then: that holds for what waits behind the message
     /// that was asked for, too, so that all of them wait for the queue no longer than one.
     pub(super) fn note_absent(&mut self, key: &BatchKey, since: Instant) {
-        if let Some(queue) = self.find(key).and_then(|index| self.queue_mut(index)) {
+        if let Some(queue) = self.find(key.by_ref()).and_then(|index| self.queue_mut(index)) {
             queue.note_absent(since);
         }
     }
 
     /// Takes out all that waits in one queue.
     pub(super) fn take_waiting(&mut self, now: Instant, key: &BatchKey) -> Vec<Run<T>> {
-        let Some(index) = self.find(key) else { return Vec::new() };
+        let Some(index) = self.find(key.by_ref()) else {
+            return Vec::new();
+        };
         let Some(queue) = self.queue_mut(index) else {
             return Vec::new();
         };
@@ -304,24 +306,22 @@ impl<T> BatchQueues<T> {
         }
     }
 
-    fn find(&mut self, key: &BatchKey) -> Option<usize> {
-        if let Some(index) = self.find_known(key.budget, key.kind, &key.queue) {
+    fn find(&mut self, key: KeyRef<'_>) -> Option<usize> {
+        if let Some(index) = self.find_known(key) {
             return Some(index);
         }
-        let index = *self.by_key.get(key)?;
-        self.note_used(index, &key.queue);
+        let index = *self.by_key.get(&key.to_key())?;
+        self.note_used(index, key.queue);
         Some(index)
     }
 
     /// A queue that was used lately.
-    fn find_known(&mut self, budget: u32, kind: BatchKind, name: &QueueName) -> Option<usize> {
+    fn find_known(&mut self, key: KeyRef<'_>) -> Option<usize> {
         let is_it = |index: &usize| {
             let queue = self.queues.get(*index).and_then(Option::as_ref);
-            queue.is_some_and(|queue| {
-                (queue.key.budget, queue.key.kind) == (budget, kind) && same_queue(&queue.key.queue, name)
-            })
+            queue.is_some_and(|queue| key.is(&queue.key))
         };
-        let known = self.known.get(place_of_name(name)).copied();
+        let known = self.known.get(place_of_name(key.queue)).copied();
         let index = [known.unwrap_or_default(), self.latest].into_iter().find(is_it)?;
         self.latest = index;
         Some(index)
@@ -336,20 +336,18 @@ impl<T> BatchQueues<T> {
 
     /// The queue that a run belongs to.
     fn queue_of(&mut self, run: &Run<T>, policy: Policy) -> usize {
-        let (budget, kind, name) = (run.ticket.call.budget, run.payloads.kind(), run.payloads.queue());
-        if let Some(index) = self.find_known(budget, kind, name) {
+        if let Some(index) = self.find_known(run.key()) {
             // The budget may belong to another producer than when the queue was made.
             if let Some(queue) = self.queue_mut(index) {
                 queue.policy = policy;
             }
             return index;
         }
-        let queue = name.clone();
-        self.queue_index(BatchKey { budget, kind, queue }, policy)
+        self.queue_index(run.key().to_key(), policy)
     }
 
     fn queue_index(&mut self, key: BatchKey, policy: Policy) -> usize {
-        if let Some(index) = self.find(&key) {
+        if let Some(index) = self.find(key.by_ref()) {
             // As above.
             if let Some(queue) = self.queue_mut(index) {
                 queue.policy = policy;
@@ -508,37 +506,7 @@ mod tests {
     use super::*;
     use crate::config::{Batching, ProducerSettings};
     use crate::message::Message;
-    use crate::requests::work::Attempt;
-
-    #[test]
-    fn a_frame_has_its_share_of_what_waits() {
-        let settings = ProducerSettings::default();
-        let policy = Policy {
-            batching: settings.batching,
-            max_messages: settings.max_messages,
-            max_bytes: settings.max_bytes,
-        };
-        let now = crate::tests_epoch();
-        let mut queues = BatchQueues::new();
-        for call in 0..1_000 {
-            let message = Message::new("orders", vec![0; 1_024]);
-            queues.push(
-                now,
-                policy,
-                Run::alone(CallId::new(call), Attempt::new(None), (), message),
-                &mut Places::default(),
-            );
-        }
-        let index = queues.next_ready(now).unwrap();
-        let queue = queues.queue_mut(index).unwrap();
-        assert!(
-            (110..130).contains(&queue.share_of(128 * 1024)),
-            "{}",
-            queue.share_of(128 * 1024)
-        );
-        assert_eq!(queue.share_of(usize::MAX), 1_000, "no more than there are");
-        assert_eq!(queue.share_of(0), 1, "one is always taken");
-    }
+    use crate::requests::work::{Attempt, BatchKind};
 
     fn auto() -> Policy {
         let settings = ProducerSettings::default();
@@ -569,7 +537,7 @@ mod tests {
             sent.push((key, taken));
         }
         for (key, taken) in sent {
-            queues.answered(now, &key, taken, Answered::Finally);
+            queues.answered(now, key.by_ref(), taken, Answered::Finally);
         }
     }
 
@@ -596,14 +564,14 @@ mod tests {
                 let queue = QueueName::from(&**name);
                 let kind = BatchKind::Enqueue;
                 let key = BatchKey { budget, kind, queue };
-                let index = queues.find(&key).unwrap();
+                let index = queues.find(key.by_ref()).unwrap();
                 let found = queues.queue_mut(index).unwrap();
-                assert_eq!((&found.key, found.runs()), (&key, 8));
+                assert_eq!((&found.key, found.runs().count()), (&key, 8));
             }
         }
         let kind = BatchKind::Ack;
         let queue = names[0].clone();
-        assert_eq!(queues.find(&BatchKey { budget: 0, kind, queue }), None);
+        assert_eq!(queues.find(BatchKey { budget: 0, kind, queue }.by_ref()), None);
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl<T> Submission<T> {
         }
     }
 
-    fn cost(&self) -> usize {
+    pub(super) fn cost(&self) -> usize {
         match self {
             Self::Call(_) => 0,
             Self::Many(many) => many.cost,
@@ -151,12 +151,7 @@ impl<T> Budget<T> {
         self.earliest.at()
     }
 
-    /// Whether a submission may come in now. One that is larger than the bound itself comes in alone.
-    pub(super) fn has_room(&self, submission: &Submission<T>) -> bool {
-        self.has_room_for(submission.cost())
-    }
-
-    /// The same for a submission of this cost.
+    /// Whether a submission of this cost may come in now. One that is larger than the bound itself comes in alone.
     pub(super) fn has_room_for(&self, cost: usize) -> bool {
         // Nobody overtakes the line, small enough or not: a large message would wait for ever.
         self.parked.is_empty() && self.fits(cost)
@@ -447,9 +442,9 @@ mod tests {
         let mut budget: Budget<()> = Budget::of_producer(ProducerSettings::default().buffer(10));
         let message = || Message::new("orders", "much more than this");
         let submission = || Submission::One(Run::alone(CallId::new(1), Attempt::new(None), (), message()));
-        assert!(budget.has_room(&submission()), "nothing else is in");
+        assert!(budget.has_room_for(submission().cost()), "nothing else is in");
         budget.charge(false, 1);
-        assert!(!budget.has_room(&submission()));
+        assert!(!budget.has_room_for(submission().cost()));
         budget.release(false, 1);
         assert!(budget.is_idle());
     }

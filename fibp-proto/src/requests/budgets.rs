@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::batch_queue::Policy;
 use super::budget::{Budget, Parked, Reserved};
+use super::run::Ticket;
 use crate::config::{ProducerSettings, Settings};
 use crate::machine::{CallId, Completion};
 
@@ -95,6 +96,14 @@ impl<T> Budgets<T> {
     }
 
     // ---- room ----
+
+    /// Takes room for a run; how it is to be sent.
+    pub(super) fn charge<R>(&mut self, ticket: &mut Ticket<R>) -> Option<Policy> {
+        let budget = self.get_mut(ticket.call.budget)?;
+        budget.charge(ticket.leads, ticket.cost);
+        ticket.epoch = budget.enter(ticket.items);
+        Some(budget.policy)
+    }
 
     /// Gives room back.
     pub(super) fn release(&mut self, index: u32, call: bool, bytes: usize) {

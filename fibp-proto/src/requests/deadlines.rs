@@ -102,7 +102,7 @@ impl<T> Route<T> {
                     }
                 }
                 if left == Expiry::Expired {
-                    ended.push(Expired::Frame(batch.key.clone(), items));
+                    ended.push(Expired::Frame(batch.key().to_key(), items));
                 }
                 left
             }
@@ -125,7 +125,7 @@ impl<T> Route<T> {
                 }
                 Expired::Run(run) => ledger.fail(run, &late),
                 // Nobody waits for the frame, so what is behind it does not wait for its answer either.
-                Expired::Frame(key, items) => self.queues.answered(now, &key, items, Answered::Never),
+                Expired::Frame(key, items) => self.queues.answered(now, key.by_ref(), items, Answered::Never),
             }
         }
     }

@@ -8,21 +8,23 @@ use super::few::Few;
 use super::ledger::Ledger;
 use super::places::Place;
 use super::route::{Route, has_window};
-use super::run::{Payloads, Run, Ticket};
-use super::work::{Batch, BatchKey, BatchKind, Call, InFlight};
+use super::run::{Payloads, Run};
+use super::work::{Batch, BatchKind, Call, InFlight};
 use crate::config::Batching;
 use crate::connection::Connection;
 use crate::dialect::{Codec, EncodeError};
 use crate::earliest_deadline::earlier;
 use crate::error::Error;
 use crate::frame::{HEADER_LEN, Transmit};
+use crate::machine::CallId;
 
 impl<T> Requests<T> {
     /// Why no server of the dialect in use takes this, whatever else is sent with it; `None` also while the dialect
     /// is not known.
     pub(super) fn unsendable(&self, payloads: &Payloads) -> Option<Error> {
         let connection = self.router.main().channel.connection()?;
-        let mut room = FrameRoom::new(connection, payloads.kind(), payloads.queue(), usize::MAX, usize::MAX);
+        let (kind, queue) = (payloads.kind(), payloads.queue());
+        let mut room = FrameRoom::new(connection, kind, queue, usize::MAX, usize::MAX);
         room.take(payloads).err().map(Error::from)
     }
 }
@@ -112,7 +114,8 @@ impl<T> Encoder<'_, T> {
                 self.ledger.stats.frames_sent += 1;
                 let deadline = call.attempt.deadline;
                 self.ledger.places.set(call.id, Place::InFlight(id));
-                self.connection.register(id, op, InFlight::Call(call), deadline);
+                self.connection
+                    .register(id, op, InFlight::Call(Box::new(call)), deadline);
             }
             Err(error) => self.ledger.finish_call(call, Err(error.into())),
         }
@@ -122,56 +125,50 @@ impl<T> Encoder<'_, T> {
     /// Encodes one frame of a queue.
     fn encode_frame(&mut self, queues: &mut BatchQueues<T>, index: usize) {
         let Some(queue) = queues.queue_mut(index) else { return };
-        let key = queue.key.clone();
         let max_items = match queue.is_probing() {
             true => 1,
             false => queue.policy.max_messages.min(self.connection.max_items()),
         };
-        let mut room = FrameRoom::new(self.connection, key.kind, &key.queue, max_items, queue.policy.max_bytes);
+        let mut room = FrameRoom::new(
+            self.connection,
+            queue.key.kind,
+            &queue.key.queue,
+            max_items,
+            queue.policy.max_bytes,
+        );
         let one_call = matches!(queue.policy.batching, Batching::Disabled);
-        let expected = queue.share_of(room.limit).min(max_items);
         let mut picked: Option<Picked<T>> = None;
         let mut refused = Vec::new();
         let mut taken = 0;
-        while room.items < max_items
-            && let Some(next) = queue.front()
-        {
+        loop {
             // Without batching a frame holds the items of one call.
-            if one_call && picked.as_ref().is_some_and(|picked| !picked.ends_with(next)) {
-                break;
-            }
+            let call = picked.as_ref().and_then(Picked::call).or_else(|| queue.first_call());
+            let runs = queue
+                .runs()
+                .take_while(|run| !one_call || Some(run.ticket.call) == call);
             // Measured before it is taken out: what does not fit keeps its place, and its charge is not divided for
             // nothing.
-            let (items, before) = (next.len(), room.items);
-            let result = room.take(&next.payloads);
-            let fits = room.items - before;
-            let run = match fits {
-                0 => None,
-                fits if fits == items => queue.pop_front(),
-                fits => queue.take_front(fits),
-            };
-            if let Some(run) = run {
-                taken += fits;
-                match &mut picked {
-                    Some(picked) => picked.add(run, expected, queue.runs()),
-                    None => picked = Some(Picked::new(run)),
-                }
+            let (before, runs_before) = (room.items, room.runs);
+            let result = room.take_runs(runs);
+            let (items, runs) = (room.items - before, room.runs - runs_before);
+            if items > 0 {
+                queue.take(items, |run| match &mut picked {
+                    Some(picked) => picked.add(run),
+                    None => picked = Some(Picked::new(run, items, runs)),
+                });
+                taken += items;
             }
-            match result {
-                Ok(()) if fits == items => {}
-                Ok(()) => break,
-                Err(error) => {
-                    taken += 1;
-                    refused.extend(queue.take_front(1).map(|item| (item, error)));
-                }
-            }
+            // What goes into no frame at all makes way for what is behind it.
+            let Err(error) = result else { break };
+            taken += 1;
+            refused.extend(queue.take_front(1).map(|item| (item, error)));
         }
         if queue.is_probing() {
             // What was due with it has waited for company, and waits for the answer now.
             queue.flush();
         }
         let len = room.len - room.base;
-        let sent = picked.map_or(0, |picked| self.send_batch(key, picked, len));
+        let sent = picked.map_or(0, |picked| self.send_batch(picked, len));
         // Even if nothing was sent: the queue has left the line of those that are ready, and may belong there again.
         queues.taken(self.now, index, taken, sent);
         for (item, error) in refused {
@@ -180,18 +177,13 @@ impl<T> Encoder<'_, T> {
     }
 
     /// Encodes a frame, whose items are so long; how many items are in flight with it.
-    fn send_batch(&mut self, key: BatchKey, picked: Picked<T>, len: usize) -> usize {
-        let Picked {
-            mut payloads,
-            tickets,
-            deadline,
-        } = picked;
-        let kind = key.kind;
-        let encoded = match &mut payloads {
+    fn send_batch(&mut self, picked: Picked<T>, len: usize) -> usize {
+        let Picked { mut batch, deadline } = picked;
+        let kind = batch.key().kind;
+        let encoded = match &mut batch.payloads {
             Payloads::Messages(messages) => self.connection.encode_enqueue(messages.as_slice(), len),
             Payloads::Settles(settles) => self.connection.encode_settles(kind.op(), settles.as_slice(), len),
         };
-        let batch = Box::new(Batch { key, payloads, tickets });
         match encoded {
             Ok(id) => {
                 self.ledger.stats.frames_sent += 1;
@@ -221,31 +213,39 @@ impl<T> Encoder<'_, T> {
 
 /// The runs of a frame.
 struct Picked<T> {
-    payloads: Payloads,
-    tickets: Few<Ticket<T>>,
+    /// Boxed as it will be in flight, so that it is moved no more.
+    batch: Box<Batch<T>>,
     deadline: Option<Instant>,
 }
 
 impl<T> Picked<T> {
-    fn new(run: Run<T>) -> Self {
-        Self {
+    /// The first of so many runs with so many items.
+    fn new(run: Run<T>, items: usize, runs: usize) -> Self {
+        let mut picked = Self {
             deadline: run.ticket.attempt.deadline,
-            payloads: run.payloads,
-            tickets: Few::One(run.ticket),
+            batch: Box::new(Batch {
+                payloads: run.payloads,
+                tickets: Few::One(run.ticket),
+            }),
+        };
+        if runs > 1 {
+            picked.batch.payloads.make_room(items);
+            picked.batch.tickets.make_room(runs);
         }
+        picked
     }
 
-    /// Puts a run behind the others. About so many items are expected in all, and at most so many runs after this one.
-    fn add(&mut self, run: Run<T>, expected: usize, runs: usize) {
+    /// Puts a run behind the others.
+    #[inline]
+    fn add(&mut self, run: Run<T>) {
         self.deadline = earlier(self.deadline, run.ticket.attempt.deadline);
-        let items = expected.saturating_sub(1);
-        self.payloads.append(run.payloads, items);
-        self.tickets.append(Few::One(run.ticket), items.min(runs + 1));
+        self.batch.payloads.append(run.payloads);
+        self.batch.tickets.push(run.ticket);
     }
 
-    /// Whether its last run is of the same call as this one.
-    fn ends_with(&self, run: &Run<T>) -> bool {
-        self.tickets.last().is_some_and(|last| last.call == run.ticket.call)
+    /// The call of its first run.
+    fn call(&self) -> Option<CallId> {
+        self.batch.tickets.first().map(|first| first.call)
     }
 }
 
@@ -258,7 +258,9 @@ struct FrameRoom {
     len: usize,
     /// How many items it holds.
     items: usize,
-    /// How many it may hold.
+    /// How many runs these are of.
+    runs: usize,
+    /// How many items it may hold.
     max_items: usize,
     /// Where a frame with more than one item ends.
     limit: usize,
@@ -279,10 +281,32 @@ impl FrameRoom {
             base,
             len: base,
             items: 0,
+            runs: 0,
             max_items,
             limit: max_bytes.min((send_limit as usize).saturating_sub(HEADER_LEN)),
             hard_limit: (!connection.rules().continuation).then_some(send_limit),
         }
+    }
+
+    /// Counts the items of these runs, from the first on, that there is room for.
+    ///
+    /// # Errors
+    ///
+    /// Why the one behind those goes into no frame at all.
+    fn take_runs<'a, T: 'a>(&mut self, runs: impl Iterator<Item = &'a Run<T>>) -> Result<(), EncodeError> {
+        for run in runs {
+            if self.items >= self.max_items {
+                break;
+            }
+            let before = self.items;
+            let result = self.take(&run.payloads);
+            let items = self.items - before;
+            self.runs += usize::from(items > 0);
+            if result.is_err() || items < run.len() {
+                return result;
+            }
+        }
+        Ok(())
     }
 
     /// Counts the payloads, from the first on, that there is room for.

@@ -24,13 +24,6 @@ impl<P> Few<P> {
         }
     }
 
-    pub(super) fn last(&self) -> Option<&P> {
-        match self {
-            Self::One(one) => Some(one),
-            Self::Many(many) => many.back(),
-        }
-    }
-
     /// All of them, in two parts.
     #[inline]
     fn as_slices(&self) -> (&[P], &[P]) {
@@ -97,22 +90,42 @@ impl<P> Few<P> {
         }
     }
 
-    /// Puts others behind these. Where that needs memory, it is for so many more.
-    #[inline]
-    pub(super) fn append(&mut self, others: Self, more: usize) {
-        match (self, others) {
-            (Self::Many(many), Self::One(one)) => many.push_back(one),
-            (few, others) => few.append_others(others, more),
+    /// Makes room for so many in all.
+    pub(super) fn make_room(&mut self, n: usize) {
+        match self {
+            Self::Many(many) => many.reserve(n.saturating_sub(many.len())),
+            Self::One(_) => {
+                if let Self::One(one) = std::mem::replace(self, Self::Many(VecDeque::with_capacity(n))) {
+                    self.push(one);
+                }
+            }
         }
     }
 
-    fn append_others(&mut self, others: Self, more: usize) {
-        self.make_many(others.len().max(more));
+    /// Puts one behind these.
+    #[inline]
+    pub(super) fn push(&mut self, one: P) {
+        if let Self::One(_) = self {
+            self.make_room(2);
+        }
         if let Self::Many(many) = self {
-            match others {
-                Self::One(one) => many.push_back(one),
-                Self::Many(mut others) => many.append(&mut others),
-            }
+            many.push_back(one);
+        }
+    }
+
+    /// Puts others behind these.
+    #[inline]
+    pub(super) fn append(&mut self, others: Self) {
+        match others {
+            Self::One(one) => self.push(one),
+            Self::Many(others) => self.append_many(others),
+        }
+    }
+
+    fn append_many(&mut self, mut others: VecDeque<P>) {
+        self.make_room(self.len() + others.len());
+        if let Self::Many(many) = self {
+            many.append(&mut others);
         }
     }
 
@@ -120,9 +133,9 @@ impl<P> Few<P> {
     pub(super) fn prepend(&mut self, mut others: Self) {
         if others.len() > self.len() {
             std::mem::swap(self, &mut others);
-            return self.append(others, 0);
+            return self.append(others);
         }
-        self.make_many(others.len());
+        self.make_room(self.len() + others.len());
         if let Self::Many(many) = self {
             others.into_iter().rev().for_each(|one| many.push_front(one));
         }
@@ -143,16 +156,6 @@ impl<P> Few<P> {
         match self {
             Self::One(one) => Self::One(one.clone()),
             Self::Many(many) => Self::Many(many.iter().skip(from).take(n).cloned().collect()),
-        }
-    }
-
-    /// Has room for so many more, which one alone has not.
-    fn make_many(&mut self, more: usize) {
-        if let Self::One(_) = self {
-            let one = std::mem::replace(self, Self::Many(VecDeque::with_capacity(more + 1)));
-            if let (Self::One(one), Self::Many(many)) = (one, self) {
-                many.push_back(one);
-            }
         }
     }
 }
@@ -222,7 +225,7 @@ mod tests {
         let seen: Vec<u8> = few.iter().copied().collect();
         assert_eq!(few.as_slice(), seen);
         assert_eq!(few.len(), seen.len());
-        assert_eq!((few.first(), few.last()), (seen.first(), seen.last()));
+        assert_eq!(few.first(), seen.first());
         assert_eq!(few.clone().into_iter().collect::<Vec<_>>(), seen);
         assert!(few.clone().into_iter().rev().eq(seen.iter().rev().copied()));
         seen
@@ -236,7 +239,7 @@ mod tests {
             assert_eq!(all(&mut front), (0..taken).collect::<Vec<_>>());
             assert_eq!(all(&mut left), (taken..total).collect::<Vec<_>>());
             let mut behind = front.clone();
-            behind.append(left.clone(), 0);
+            behind.append(left.clone());
             assert_eq!(all(&mut behind), (0..total).collect::<Vec<_>>());
             left.prepend(front);
             assert_eq!(all(&mut left), (0..total).collect::<Vec<_>>());

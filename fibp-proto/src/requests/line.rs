@@ -92,26 +92,33 @@ impl<T> Line<T> {
         self.places.front().and_then(Place::run)
     }
 
+    /// Takes so many items off the front, run by run.
     #[inline]
-    pub(super) fn pop_front(&mut self) -> Option<Run<T>> {
-        let Some(Place::Run(run)) = self.places.pop_front() else {
-            return None;
-        };
-        self.items -= run.len();
-        if self.gaps > 0 {
-            self.trim();
+    pub(super) fn take(&mut self, items: usize, mut take: impl FnMut(Run<T>)) {
+        let mut left = items.min(self.items);
+        self.items -= left;
+        while let Some(Place::Run(first)) = self.places.front_mut()
+            && left > 0
+        {
+            if left < first.len() {
+                return take(first.split_front(left));
+            }
+            left -= first.len();
+            if let Some(Place::Run(run)) = self.places.pop_front() {
+                take(run);
+            }
+            if self.gaps > 0 {
+                self.trim();
+            }
         }
-        Some(run)
     }
 
-    /// Takes so many items off the first run, or all there are.
+    /// Takes so many items off the first run, or all it has.
     pub(super) fn take_front(&mut self, items: usize) -> Option<Run<T>> {
-        let first = self.places.front_mut().and_then(Place::run_mut)?;
-        if items >= first.len() {
-            return self.pop_front();
-        }
-        self.items -= items;
-        Some(first.split_front(items))
+        let mut taken = None;
+        let first = self.front()?.len();
+        self.take(items.min(first), |run| taken = Some(run));
+        taken
     }
 
     /// The next runs take the same places, which the caches still know.
@@ -127,11 +134,12 @@ impl<T> Line<T> {
         // Frames of one item each are moved one by one, so the place within the call counts too.
         let order = run.ticket.order();
         match self.places.back_mut() {
-            Some(Place::Run(last)) if last.continues_with(&run) => last.append(run),
+            Some(Place::Run(last)) if last.continues_with(&run) => return last.append(run),
             // An older call, which comes back from another route.
-            Some(last) if last.order() > order => self.insert(order, run),
-            _ => self.places.push_back(Place::Run(run)),
+            Some(last) if last.order() > order => return self.insert(order, run),
+            _ => {}
         }
+        self.places.push_back(Place::Run(run));
     }
 
     /// Before what waits already, in the order of call ids.

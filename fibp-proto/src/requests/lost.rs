@@ -144,13 +144,13 @@ impl<T> Route<T> {
                     if again(sent, call.request.op()) {
                         // It stays so: a later "not there" may be the effect of any earlier attempt.
                         call.attempt.replayed |= sent;
-                        self.requeue_call(call);
+                        self.requeue_call(*call);
                     } else {
-                        ledger.finish_call(call, Err(error.clone()));
+                        ledger.finish_call(*call, Err(error.clone()));
                     }
                 }
-                InFlight::Batch(batch) if again(sent, batch.key.kind.op()) => {
-                    let key = batch.key.clone();
+                InFlight::Batch(batch) if again(sent, batch.key().kind.op()) => {
+                    let key = batch.key().to_key();
                     // Without those who were told: their deadline passed, and their room was given back then.
                     let mut runs: Vec<_> = batch.into_runs().filter(|run| !run.ticket.is_told()).collect();
                     for run in &mut runs {
@@ -185,7 +185,7 @@ impl<T> Route<T> {
         let unknown = error.clone().with_outcome(Outcome::Unknown);
         for (work, _) in in_flight {
             match work {
-                InFlight::Call(call) => ledger.finish_call(call, Err(unknown.clone())),
+                InFlight::Call(call) => ledger.finish_call(*call, Err(unknown.clone())),
                 InFlight::Batch(batch) => batch.into_runs().for_each(|run| ledger.fail(run, &unknown)),
             }
         }

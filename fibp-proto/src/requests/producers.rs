@@ -59,7 +59,7 @@ impl<T> Requests<T> {
             Some(_) => Some(full()),
             None => Some(closed("the producer")),
         });
-        self.take_in(now, producer, item, refusal)
+        self.take_in(now, item, refusal)
     }
 
     /// Waits for room for a message of a producer, in line with others; completes with
@@ -113,7 +113,7 @@ impl<T> Requests<T> {
         // Not `refusal`: whoever was promised room may use it while the client closes, and the close waits for that.
         let refusal = self.channel_refusal(now).or_else(|| self.unsendable(&item.payloads));
         let refusal = refusal.or_else(|| reserved.is_none().then(|| closed("the wait for room")));
-        let result = self.take_in(now, producer, item, refusal);
+        let result = self.take_in(now, item, refusal);
         let is_closing = self.ledger.closing.is_some();
         if is_closing || self.ledger.budgets.get(producer.0).is_some_and(|budget| budget.closed) {
             // Nothing more will come that is worth lingering for.
@@ -125,16 +125,10 @@ impl<T> Requests<T> {
     }
 
     /// Admits a producer's message unless there is a reason not to.
-    fn take_in(
-        &mut self,
-        now: Instant,
-        producer: ProducerId,
-        item: Run<T>,
-        refusal: Option<Error>,
-    ) -> Result<CallId, (SendError, T)> {
+    fn take_in(&mut self, now: Instant, item: Run<T>, refusal: Option<Error>) -> Result<CallId, (SendError, T)> {
         let id = item.ticket.call;
         let Some(error) = refusal else {
-            self.admit(now, producer.0, Submission::One(item));
+            self.admit_run(now, item);
             return Ok(id);
         };
         match (item.payloads, item.ticket.reply_to) {

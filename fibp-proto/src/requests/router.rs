@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::batch_queue::Policy;
+use super::batch_queues::BatchQueues;
 use super::doubts::Doubts;
 use super::ledger::Ledger;
 use super::route::Route;
@@ -194,13 +195,13 @@ impl<T> Router<T> {
 
     // ---- runs ----
 
-    /// Lets a run wait at the route that leads to its queue.
-    pub(super) fn push(&mut self, now: Instant, policy: Policy, run: Run<T>, ledger: &mut Ledger<T>) {
-        let place = match self.leader_elsewhere(&run.payloads) {
+    /// The batch queues of the route that leads to the queue of these.
+    pub(super) fn queues_for(&mut self, now: Instant, payloads: &Payloads) -> Option<&mut BatchQueues<T>> {
+        let place = match self.leader_elsewhere(payloads) {
             Some(leader) => self.route_to(now, leader),
             None => MAIN,
         };
-        self.push_to(now, place, policy, run, ledger);
+        self.routes.get_mut(place).map(|route| &mut route.queues)
     }
 
     fn push_to(&mut self, now: Instant, place: usize, policy: Policy, run: Run<T>, ledger: &mut Ledger<T>) {
@@ -227,7 +228,7 @@ impl<T> Router<T> {
         let Some(policy) = ledger.budgets.policy(run.ticket.call.budget) else {
             return ledger.fail(run, &closed("the producer"));
         };
-        let held = run.ticket.attempt.is_in_circles().then(|| run.batch_key());
+        let held = run.ticket.attempt.is_in_circles().then(|| run.key().to_key());
         self.push_to(now, MAIN, policy, run, ledger);
         if let (Some(key), Some(until)) = (held, now.checked_add(ELECTION_PAUSE)) {
             self.main_mut().queues.hold(now, &key, until);

@@ -14,14 +14,13 @@
 //! * A run is charged what its items cost, and for its call if it has the call's first item. Whoever divides a run
 //!   divides the charge.
 
-use std::sync::LazyLock;
-
 use bytes::Bytes;
 
 use super::few::Few;
 use super::places::{Place, Places};
 use super::settle::Settle;
-use super::work::{Attempt, BatchKey, BatchKind};
+use super::work::{Attempt, BatchKind, KeyRef};
+use crate::connection::NOWHERE;
 use crate::error::{Doing, Error, SendError};
 use crate::machine::{CallId, Reply};
 use crate::message::{Message, MessageId, QueueName, same_queue};
@@ -119,11 +118,11 @@ impl<T> Run<T> {
     }
 
     /// The batch queue it belongs to.
-    pub(super) fn batch_key(&self) -> BatchKey {
-        BatchKey {
+    pub(super) fn key(&self) -> KeyRef<'_> {
+        KeyRef {
             budget: self.ticket.call.budget,
             kind: self.payloads.kind(),
-            queue: self.payloads.queue().clone(),
+            queue: self.payloads.queue(),
         }
     }
 
@@ -157,7 +156,7 @@ impl<T> Run<T> {
 
     /// Joins what continues this run.
     pub(super) fn append(&mut self, next: Self) {
-        self.payloads.append(next.payloads, 0);
+        self.payloads.append(next.payloads);
         self.ticket.absorb(&next.ticket);
     }
 
@@ -286,6 +285,11 @@ macro_rules! each {
 }
 
 impl Payloads {
+    /// Makes room for so many in all.
+    pub(super) fn make_room(&mut self, n: usize) {
+        each!(self, few => few.make_room(n));
+    }
+
     pub(super) fn len(&self) -> usize {
         each!(self, few => few.len())
     }
@@ -300,7 +304,6 @@ impl Payloads {
 
     /// The queue of the first of them, and in a run of all.
     pub(super) fn queue(&self) -> &QueueName {
-        static NOWHERE: LazyLock<QueueName> = LazyLock::new(|| "".into());
         let queue = match self {
             Self::Messages(messages) => messages.first().map(|message| &message.queue),
             Self::Settles(settles) => settles.first().map(|settle| &settle.queue),
@@ -333,19 +336,12 @@ impl Payloads {
         }
     }
 
-    /// Puts others behind these. Where that needs memory, it is for so many more.
+    /// Puts others behind these.
     #[inline]
-    pub(super) fn append(&mut self, others: Self, more: usize) {
+    pub(super) fn append(&mut self, others: Self) {
         match (self, others) {
-            (Self::Messages(Few::Many(messages)), Self::Messages(Few::One(other))) => messages.push_back(other),
-            (payloads, others) => payloads.append_others(others, more),
-        }
-    }
-
-    fn append_others(&mut self, others: Self, more: usize) {
-        match (self, others) {
-            (Self::Messages(messages), Self::Messages(others)) => messages.append(others, more),
-            (Self::Settles(settles), Self::Settles(others)) => settles.append(others, more),
+            (Self::Messages(messages), Self::Messages(others)) => messages.append(others),
+            (Self::Settles(settles), Self::Settles(others)) => settles.append(others),
             // Invariant: a batch queue holds either messages or settles.
             (Self::Messages(_), Self::Settles(_)) | (Self::Settles(_), Self::Messages(_)) => {}
         }

@@ -42,7 +42,7 @@ impl<T> Requests<T> {
 
     /// One message through the client's own batch queues; completes with [`Reply::Enqueued`].
     pub fn enqueue(&mut self, now: Instant, message: Message, timeout: Option<Duration>, token: T) -> CallId {
-        self.submit_one(now, message.into(), timeout, token)
+        self.submit_one(now, message, timeout, token)
     }
 
     /// Many messages, any mix of queues; completes with [`Reply::EnqueuedMany`], results in input order.
@@ -60,7 +60,7 @@ impl<T> Requests<T> {
     pub fn settle(&mut self, now: Instant, settle: Settle, timeout: Option<Duration>, token: T) -> CallId {
         // Noted, and sent all the same: leases may last longer than this machine believes.
         self.note_late(now, &settle);
-        self.submit_one(now, settle.into(), timeout, token)
+        self.submit_one(now, settle, timeout, token)
     }
 
     /// Many acks and nacks; completes with [`Reply::SettledMany`], results in input order.
@@ -76,11 +76,21 @@ impl<T> Requests<T> {
         timeout.or(configured).and_then(|timeout| now.checked_add(timeout))
     }
 
-    fn submit_one(&mut self, now: Instant, payload: Payloads, timeout: Option<Duration>, token: T) -> CallId {
+    fn submit_one(
+        &mut self,
+        now: Instant,
+        payload: impl Into<Payloads>,
+        timeout: Option<Duration>,
+        token: T,
+    ) -> CallId {
         let id = self.next_call_id();
         let attempt = Attempt::new(self.deadline(now, timeout));
         let run = Run::alone(id, attempt, token, payload);
-        self.submit(now, CLIENT, id, attempt.deadline, Submission::One(run));
+        // Not by way of `submit`: a run is large to move, and this is what most callers do.
+        match self.way_in(now, CLIENT, run.ticket.cost) {
+            WayIn::Open => self.admit_run(now, run),
+            way => self.keep_out(CLIENT, id, attempt.deadline, Submission::One(run), way),
+        }
         id
     }
 
@@ -114,19 +124,35 @@ impl<T> Requests<T> {
         deadline: Option<Instant>,
         submission: Submission<T>,
     ) {
+        match self.way_in(now, budget, submission.cost()) {
+            WayIn::Open => self.admit(now, budget, submission),
+            way => self.keep_out(budget, id, deadline, submission, way),
+        }
+    }
+
+    /// Whether something of this cost may come in.
+    fn way_in(&mut self, now: Instant, budget: u32, cost: usize) -> WayIn {
         // Whoever gives up says no instant: `abandon` goes by the latest one that was seen.
         self.latest = self.latest.max(now);
-        match self.refusal(now) {
-            Some(error) => self.ledger.fail_submission(submission, &error),
-            None => match self.ledger.budgets.get(budget) {
-                Some(room) if room.has_room(&submission) => self.admit(now, budget, submission),
-                Some(room) if room.on_full == OnFull::Wait => {
-                    let parked = Parked { deadline, submission };
-                    self.ledger.budgets.park(budget, id, parked);
-                }
-                Some(_) => self.ledger.fail_submission(submission, &full()),
-                None => self.ledger.fail_submission(submission, &closed("the producer")),
-            },
+        if let Some(error) = self.refusal(now) {
+            return WayIn::Shut(error);
+        }
+        match self.ledger.budgets.get(budget) {
+            Some(room) if room.has_room_for(cost) => WayIn::Open,
+            Some(room) if room.on_full == OnFull::Wait => WayIn::Line,
+            Some(_) => WayIn::Shut(full()),
+            None => WayIn::Shut(closed("the producer")),
+        }
+    }
+
+    /// Parks or fails what may not come in now.
+    fn keep_out(&mut self, budget: u32, id: CallId, deadline: Option<Instant>, submission: Submission<T>, way: WayIn) {
+        match way {
+            WayIn::Shut(error) => self.ledger.fail_submission(submission, &error),
+            WayIn::Open | WayIn::Line => {
+                let parked = Parked { deadline, submission };
+                self.ledger.budgets.park(budget, id, parked);
+            }
         }
     }
 
@@ -196,15 +222,15 @@ impl<T> Requests<T> {
     }
 
     /// Lets a run in: it takes room, and waits at the route that leads to its queue.
-    fn admit_run(&mut self, now: Instant, mut run: Run<T>) {
-        let Some(budget) = self.ledger.budgets.get_mut(run.ticket.call.budget) else {
+    #[inline]
+    pub(super) fn admit_run(&mut self, now: Instant, mut run: Run<T>) {
+        // Room is taken before the route is chosen: a move to another route takes the charge along.
+        let Some(policy) = self.ledger.budgets.charge(&mut run.ticket) else {
             return self.ledger.fail(run, &closed("the producer"));
         };
-        budget.charge(run.ticket.leads, run.ticket.cost);
-        run.ticket.epoch = budget.enter(run.len());
-        let policy = budget.policy;
-        // Room is taken before the route is chosen: a move to another route takes the charge along.
-        self.router.push(now, policy, run, &mut self.ledger);
+        if let Some(queues) = self.router.queues_for(now, &run.payloads) {
+            queues.push(now, policy, run, &mut self.ledger.places);
+        }
     }
 
     /// Lets those in line in, as far as there is room; frees the budgets of producers that are done.
@@ -241,6 +267,14 @@ impl<T> Requests<T> {
             });
         }
     }
+}
+
+/// What stands between a caller's work and the machine.
+enum WayIn {
+    Open,
+    /// It waits for room, in line.
+    Line,
+    Shut(Error),
 }
 
 /// Whether a caller may ask this by itself.

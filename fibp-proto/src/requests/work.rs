@@ -6,7 +6,7 @@ use super::few::Few;
 use super::run::{Payloads, Run, Ticket};
 use crate::error::{Error, Outcome};
 use crate::machine::{CallId, Completion};
-use crate::message::QueueName;
+use crate::message::{QueueName, same_queue};
 use crate::request::{Op, Request};
 
 /// The client's own budget.
@@ -81,6 +81,38 @@ pub(super) struct BatchKey {
     pub(super) queue: QueueName,
 }
 
+/// A [`BatchKey`] whose name is held elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyRef<'a> {
+    pub(super) budget: u32,
+    pub(super) kind: BatchKind,
+    pub(super) queue: &'a QueueName,
+}
+
+impl BatchKey {
+    pub(super) fn by_ref(&self) -> KeyRef<'_> {
+        KeyRef {
+            budget: self.budget,
+            kind: self.kind,
+            queue: &self.queue,
+        }
+    }
+}
+
+impl KeyRef<'_> {
+    pub(super) fn to_key(self) -> BatchKey {
+        BatchKey {
+            budget: self.budget,
+            kind: self.kind,
+            queue: self.queue.clone(),
+        }
+    }
+
+    pub(super) fn is(self, key: &BatchKey) -> bool {
+        (self.budget, self.kind) == (key.budget, key.kind) && same_queue(self.queue, &key.queue)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum BatchKind {
     Enqueue,
@@ -91,15 +123,14 @@ pub(super) enum BatchKind {
 /// What the table keeps with a request in flight.
 #[derive(Debug)]
 pub(super) enum InFlight<T> {
-    Call(Call<T>),
-    /// Boxed, as it changes hands several times on its way out of the table.
+    // Boxed, as they change hands several times on their way into the table and out of it.
+    Call(Box<Call<T>>),
     Batch(Box<Batch<T>>),
 }
 
-/// A frame in flight: the runs that share it.
+/// A frame in flight: the runs that share it, one at least.
 #[derive(Debug)]
 pub(super) struct Batch<T> {
-    pub(super) key: BatchKey,
     /// What it holds, run after run.
     pub(super) payloads: Payloads,
     /// Who waits for each of the runs.
@@ -107,6 +138,15 @@ pub(super) struct Batch<T> {
 }
 
 impl<T> Batch<T> {
+    /// The batch queue that all of them belong to.
+    pub(super) fn key(&self) -> KeyRef<'_> {
+        KeyRef {
+            budget: self.tickets.first().map_or(CLIENT, |first| first.call.budget),
+            kind: self.payloads.kind(),
+            queue: self.payloads.queue(),
+        }
+    }
+
     /// How many items the frame holds.
     pub(super) fn len(&self) -> usize {
         self.payloads.len()
@@ -114,9 +154,7 @@ impl<T> Batch<T> {
 
     /// Its runs, each with its payloads.
     pub(super) fn into_runs(self) -> impl Iterator<Item = Run<T>> {
-        let Self {
-            mut payloads, tickets, ..
-        } = self;
+        let Self { mut payloads, tickets } = self;
         tickets.into_iter().map(move |ticket| Run {
             payloads: payloads.split_front(ticket.items),
             ticket,
