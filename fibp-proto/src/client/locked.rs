@@ -81,6 +81,7 @@ impl<M: Machine, S> Locked<M, S> {
 
     /// The machine, and the port of one of its channels. A channel that is over, and whose driver has ended, has an
     /// empty one again for those who come late.
+    #[inline]
     pub(super) fn with_port(&mut self, channel: ChannelId) -> (&mut M, &mut Port<S>) {
         let Self {
             machine, main, further, ..
@@ -88,17 +89,10 @@ impl<M: Machine, S> Locked<M, S> {
         if channel == ChannelId::MAIN {
             return (machine, main);
         }
-        let place = further.iter().position(|port| port.channel == channel);
-        let place = place.unwrap_or_else(|| {
-            further.push(Port::new(channel));
-            further.len() - 1
-        });
-        // Invariant: `place` is a port's.
-        #[expect(clippy::indexing_slicing, reason = "the place was just found")]
-        let port = &mut further[place];
-        (machine, port)
+        (machine, further_port(further, channel))
     }
 
+    #[inline]
     pub(super) fn port(&mut self, channel: ChannelId) -> &mut Port<S> {
         self.with_port(channel).1
     }
@@ -109,6 +103,7 @@ impl<M: Machine, S> Locked<M, S> {
     }
 
     /// The drivers of channels other than `but` that have something to do. Kick them after unlocking.
+    #[inline]
     pub(super) fn needed(&self, but: ChannelId) -> Vec<Arc<Attention>> {
         // The usual case, one channel, costs no allocation.
         if self.further.is_empty() && but == ChannelId::MAIN {
@@ -193,6 +188,17 @@ impl<M: Machine, S> Locked<M, S> {
         let (machine, port) = self.with_port(channel);
         !port.unwritten.is_empty() || machine.wants_write(channel) || machine.has_actions(channel)
     }
+}
+
+fn further_port<S>(further: &mut Vec<Port<S>>, channel: ChannelId) -> &mut Port<S> {
+    let place = further.iter().position(|port| port.channel == channel);
+    let place = place.unwrap_or_else(|| {
+        further.push(Port::new(channel));
+        further.len() - 1
+    });
+    // Invariant: `place` is a port's.
+    #[expect(clippy::indexing_slicing, reason = "the place was just found")]
+    &mut further[place]
 }
 
 impl<M: fmt::Debug, S> fmt::Debug for Locked<M, S> {

@@ -206,9 +206,11 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
     /// Takes in what the last job led to, and returns the next one. Call it with no machine locked.
     #[must_use]
     pub fn step(&mut self, now: Instant, news: News<S>) -> Job<S> {
-        let mut rest = Rest::default();
         let is_driver = matches!(self.role, Role::Driver);
-        let is_idle = matches!(news, News::Nothing);
+        if matches!(news, News::Nothing) && !is_driver {
+            return self.look_for_work(now);
+        }
+        let mut rest = Rest::default();
         let was_read = matches!(news, News::Read { .. });
         let was_written = matches!(news, News::Written { .. });
         if is_driver {
@@ -227,11 +229,18 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
                 let action = rest.next_action(&mut locked, channel);
                 action.or_else(|| locked.claim_all(now, channel, WRITE_SIZE).map(write))
             }
-            _ if is_idle => None,
             _ if was_written => Some(Job::Look),
             // What waited for these answers travels next. Whoever waits for one looks before the next read.
             _ => Some(locked.claim(now, channel, WRITE_SIZE).map_or(Job::Look, write)),
         };
+        if let Role::Caller {
+            input: Input::Answer, ..
+        } = self.role
+            && locked.machine.in_flight(channel) == 0
+        {
+            // Nothing more is due. Left now, the role takes no lock of its own when the caller goes.
+            rest.wakers.extend(leave(&mut self.leading, &mut locked, channel));
+        }
         while is_driver && let Some(further) = locked.machine.poll_new_channel() {
             rest.further.push(further);
         }
@@ -251,6 +260,14 @@ impl<'a, M: Driven, S> Worker<'a, M, S> {
         if rest.finish(self.clients, self.cell) && was_read && self.last == LastRead::Bytes {
             self.last = LastRead::Replies;
         }
+        job
+    }
+
+    /// The next job of a thread that has no news. It does nothing to the machine, so this concerns nobody else.
+    fn look_for_work(&mut self, now: Instant) -> Job<S> {
+        let mut wakers = Vec::new();
+        let job = self.idle(&mut self.cell.lock(), now, &mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
         job
     }
 
