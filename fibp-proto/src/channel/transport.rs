@@ -42,6 +42,8 @@ pub(super) struct Tls {
     pub(super) pipe: TlsPipe,
     /// Ciphertext that arrived and is not decrypted yet.
     pub(super) input: ReadBuffer,
+    /// The last read filled the buffer.
+    pub(super) more_waits: bool,
     /// Plaintext that is not encrypted yet.
     output: Transmit,
     /// For ciphertext; away while that is written.
@@ -80,6 +82,7 @@ impl Transport {
         self.tls = Some(Box::new(Tls {
             pipe,
             input: ReadBuffer::default(),
+            more_waits: false,
             output: Transmit::new(),
             spare: Vec::new(),
         }));

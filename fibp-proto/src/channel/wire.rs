@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::fault::{Fault, FaultKind};
 use crate::frame::{ReadBuffer, Transmit};
 
-/// Ciphertext is read in pieces of about this size, in bytes.
+/// Ciphertext is read in pieces of about this size, in bytes: a record, or two where more waits than one.
 const TLS_READ: usize = 18 * 1024;
 
 impl<W> Channel<W> {
@@ -23,7 +23,7 @@ impl<W> Channel<W> {
         }
         let mut buffer = match &mut self.transport.tls {
             Some(tls) => {
-                tls.input.reserve(TLS_READ);
+                tls.input.reserve(if tls.more_waits { 2 * TLS_READ } else { TLS_READ });
                 // What could be decrypted is: a part of a record at most goes along, and comes back with the rest of it.
                 std::mem::take(&mut tls.input)
             }
@@ -73,7 +73,10 @@ impl<W> Channel<W> {
             self.transport.burst.arrived(now);
         }
         match (&mut self.transport.tls, &mut self.connection) {
-            (Some(tls), _) => tls.input = buffer,
+            (Some(tls), _) => {
+                tls.more_waits = buffer.is_full();
+                tls.input = buffer;
+            }
             (None, Some(connection)) => connection.decoder().give_buffer(buffer),
             // The opening failed, and the hang-up is on its way.
             (None, None) => {}
