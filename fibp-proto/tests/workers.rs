@@ -173,7 +173,7 @@ struct World {
     cell: Arc<RequestsCell<Wire>>,
     /// All channels that were opened, the main one first.
     channels: Arc<Mutex<Vec<ChannelId>>>,
-    opened: Cell<Option<RequestCall<Wire, answer::Opened>>>,
+    opened: Cell<Option<RequestCall<'static, Wire, answer::Opened>>>,
     now: Cell<Instant>,
 }
 
@@ -244,7 +244,7 @@ impl World {
         Worker::caller(&self.clients, &self.cell, Input::Answer, until)
     }
 
-    fn enqueue(&self) -> RequestCall<Wire, answer::Enqueued> {
+    fn enqueue(&self) -> RequestCall<'_, Wire, answer::Enqueued> {
         self.enqueue_within(None, "m")
     }
 
@@ -252,7 +252,7 @@ impl World {
         &self,
         timeout: Option<Duration>,
         payload: impl Into<Vec<u8>>,
-    ) -> RequestCall<Wire, answer::Enqueued> {
+    ) -> RequestCall<'_, Wire, answer::Enqueued> {
         let now = self.now.get();
         let message = Message::new("q", payload.into());
         self.cell.enqueue(now, message, timeout)
@@ -310,7 +310,7 @@ fn is_patient(job: &Job<Wire>) -> bool {
     matches!(job, Job::Read { patient: true, .. })
 }
 
-fn is_done<A: Answer>(call: &mut RequestCall<Wire, A>, waker: &Waker) -> bool {
+fn is_done<A: Answer>(call: &mut RequestCall<'_, Wire, A>, waker: &Waker) -> bool {
     Pin::new(call).poll(&mut Context::from_waker(waker)).is_ready()
 }
 

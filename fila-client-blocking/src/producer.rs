@@ -110,7 +110,7 @@ impl Producer {
         wait(self.0.handle(), self.0.flush())
     }
 
-    fn receipt(&self, call: RequestCall<Stream, answer::Enqueued>) -> Receipt {
+    fn receipt(&self, call: RequestCall<'_, Stream, answer::Enqueued>) -> Receipt {
         Receipt(Pending::new(self.0.receipt(call)))
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -148,27 +149,20 @@ impl<M: Driven, S> Cell<M, S> {
     }
 
     /// Makes a call whose bytes travel in the next frame.
-    pub(super) fn queue<A: Answer>(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<M, S, A> {
+    pub(super) fn queue<A: Answer>(self: &Arc<Self>, call: impl FnOnce(&mut M, Waiter) -> CallId) -> Call<'_, M, S, A> {
         let (id, number) = self.with_locked(|locked| locked.call(call));
         self.under_way(id, number, CallSpan::none())
     }
 
     /// The wait for a call whose waiter has this number.
-    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, number: u64, span: CallSpan) -> Call<M, S, A> {
-        Call {
-            cell: Arc::clone(self),
-            number: Some(number),
-            id,
-            open: true,
-            span,
-            answer: PhantomData,
-        }
+    fn under_way<A: Answer>(self: &Arc<Self>, id: CallId, number: u64, span: CallSpan) -> Call<'_, M, S, A> {
+        Call::new(Kept::Elsewhere(self), id, number, span)
     }
 
     /// The wait until the machine is open; its waiter has this number. Nothing is abandoned with it: the machine ends
     /// with its handles.
-    pub(super) fn opening(self: &Arc<Self>, number: u64, span: CallSpan) -> Call<M, S, answer::Opened> {
-        self.under_way(CallId::new(0), number, span).detached()
+    pub(super) fn opening(self: &Arc<Self>, number: u64, span: CallSpan) -> Call<'static, M, S, answer::Opened> {
+        Call::new(Kept::Here(Arc::clone(self)), CallId::new(0), number, span).detached()
     }
 
     /// Ends the span of a call.
@@ -200,7 +194,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         request: Request,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::Answered> {
+    ) -> RequestCall<'_, S, answer::Answered> {
         let span = CallSpan::new(request.op(), || queue_of(&request));
         self.submit(now, span, |requests, waiter| {
             requests.call(now, request, timeout, waiter)
@@ -213,7 +207,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         message: Message,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::Enqueued> {
+    ) -> RequestCall<'_, S, answer::Enqueued> {
         let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
         self.submit(now, span, |requests, waiter| {
             requests.enqueue(now, message, timeout, waiter)
@@ -226,7 +220,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         messages: Vec<Message>,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::EnqueuedMany> {
+    ) -> RequestCall<'_, S, answer::EnqueuedMany> {
         let span = CallSpan::new(Op::Enqueue, || {
             common_queue(messages.iter().map(|message| &message.queue))
         });
@@ -241,7 +235,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         settle: Settle,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::Settled> {
+    ) -> RequestCall<'_, S, answer::Settled> {
         let span = CallSpan::new(op_of(&settle), || Some(&settle.queue));
         self.submit(now, span, |requests, waiter| {
             requests.settle(now, settle, timeout, waiter)
@@ -254,7 +248,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         settle: Settle,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::Settled> {
+    ) -> RequestCall<'_, S, answer::Settled> {
         let span = CallSpan::new(op_of(&settle), || Some(&settle.queue));
         let settle = |requests: &mut Requests<Waiter>, waiter| requests.settle(now, settle, timeout, waiter);
         let (id, number) = span.in_scope(|| self.with_locked(|locked| locked.call(settle)));
@@ -267,7 +261,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         settles: Vec<Settle>,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::SettledMany> {
+    ) -> RequestCall<'_, S, answer::SettledMany> {
         let span = CallSpan::new(settles.first().map_or(Op::Ack, op_of), || {
             common_queue(settles.iter().map(|settle| &settle.queue))
         });
@@ -282,7 +276,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         producer: ProducerId,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::Flushed> {
+    ) -> RequestCall<'_, S, answer::Flushed> {
         self.submit(now, CallSpan::none(), |requests, waiter| {
             requests.flush(now, producer, timeout, waiter)
         })
@@ -295,7 +289,7 @@ impl<S> RequestsCell<S> {
         now: Instant,
         span: CallSpan,
         call: impl FnOnce(&mut Requests<Waiter>, Waiter) -> CallId,
-    ) -> RequestCall<S, A> {
+    ) -> RequestCall<'_, S, A> {
         let mut completions = Vec::new();
         let mut locked = self.lock();
         // While an answer is due the driver will turn anyway, and what is called until then shares a frame.
@@ -329,7 +323,7 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         message: &Message,
         timeout: Option<Duration>,
-    ) -> RequestCall<S, answer::Room> {
+    ) -> RequestCall<'_, S, answer::Room> {
         self.queue(|requests, waiter| requests.reserve(now, producer, message, timeout, waiter))
     }
 
@@ -344,7 +338,7 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         room: CallId,
         message: Message,
-    ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+    ) -> Result<RequestCall<'_, S, answer::Enqueued>, SendError> {
         self.hand_over(message, |requests, message, receipt| {
             requests.send_reserved(now, producer, room, message, receipt)
         })
@@ -361,7 +355,7 @@ impl<S> RequestsCell<S> {
         producer: ProducerId,
         message: Message,
         timeout: Option<Duration>,
-    ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+    ) -> Result<RequestCall<'_, S, answer::Enqueued>, SendError> {
         self.hand_over(message, |requests, message, receipt| {
             requests.try_send(now, producer, message, timeout, receipt)
         })
@@ -371,7 +365,7 @@ impl<S> RequestsCell<S> {
         self: &Arc<Self>,
         message: Message,
         send: impl FnOnce(&mut Requests<Waiter>, Message, Waiter) -> Result<CallId, (SendError, Waiter)>,
-    ) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+    ) -> Result<RequestCall<'_, S, answer::Enqueued>, SendError> {
         let span = CallSpan::new(Op::Enqueue, || Some(&message.queue));
         let sent = span.in_scope(|| {
             self.with_locked(|locked| {
@@ -402,7 +396,7 @@ impl<S: Send + Sync + 'static> ConsumerCell<S> {
                 return Taken::Ended(end);
             }
             let (id, number) = locked.call(|consumer, waiter| consumer.wait_delivery(now, waiter));
-            Taken::Later(self.under_way(id, number, CallSpan::none()))
+            Taken::Later(self.under_way(id, number, CallSpan::none()).owned())
         })
     }
 
@@ -426,11 +420,11 @@ impl<S: Send + Sync> ReleaseDelivery for ConsumerCell<S> {
 
 /// What [`ConsumerCell::take_deliveries`](Cell::take_deliveries) found.
 #[derive(Debug)]
-pub enum Taken<S> {
+pub enum Taken<S: 'static> {
     /// Deliveries.
     Some,
     /// None yet: look again after this wait.
-    Later(ConsumerCall<S, answer::Ready>),
+    Later(ConsumerCall<'static, S, answer::Ready>),
     /// The consumer's end, and the error that ended it.
     Ended(Option<Error>),
 }
@@ -442,16 +436,16 @@ impl<M, S> fmt::Debug for Cell<M, S> {
 }
 
 /// A call to a client's requests.
-pub type RequestCall<S, A> = Call<Requests<Waiter>, S, A>;
+pub type RequestCall<'a, S, A> = Call<'a, Requests<Waiter>, S, A>;
 
 /// A call to a consumer.
-pub type ConsumerCall<S, A> = Call<Consumer<Waiter>, S, A>;
+pub type ConsumerCall<'a, S, A> = Call<'a, Consumer<Waiter>, S, A>;
 
 /// A call under way, which is answered with `A`. Dropping it abandons the call. Like most futures it panics if it is
 /// polled again after it was ready.
 #[must_use]
-pub struct Call<M: Driven, S, A: Answer> {
-    cell: Arc<Cell<M, S>>,
+pub struct Call<'a, M: Driven, S, A: Answer> {
+    cell: Kept<'a, M, S>,
     /// That of its waiter, until it has the reply.
     number: Option<u64>,
     id: CallId,
@@ -460,15 +454,60 @@ pub struct Call<M: Driven, S, A: Answer> {
     answer: PhantomData<fn() -> A>,
 }
 
-impl<M: Driven, S, A: Answer> Call<M, S, A> {
+/// A cell, kept by whoever made a call, or by the call itself: that costs a reference count.
+enum Kept<'a, M, S> {
+    Elsewhere(&'a Arc<Cell<M, S>>),
+    Here(Arc<Cell<M, S>>),
+}
+
+impl<M, S> Deref for Kept<'_, M, S> {
+    type Target = Cell<M, S>;
+
+    fn deref(&self) -> &Cell<M, S> {
+        match self {
+            Self::Elsewhere(cell) => cell,
+            Self::Here(cell) => cell,
+        }
+    }
+}
+
+impl<'a, M: Driven, S, A: Answer> Call<'a, M, S, A> {
+    fn new(cell: Kept<'a, M, S>, id: CallId, number: u64, span: CallSpan) -> Self {
+        Self {
+            cell,
+            number: Some(number),
+            id,
+            open: true,
+            span,
+            answer: PhantomData,
+        }
+    }
+
     /// Lets the call go on when this is dropped.
     pub fn detached(mut self) -> Self {
         self.open = false;
         self
     }
+
+    /// The same call, to be kept for as long as one likes.
+    pub fn owned(mut self) -> Call<'static, M, S, A> {
+        let cell = match &self.cell {
+            Kept::Elsewhere(cell) => Arc::clone(cell),
+            Kept::Here(cell) => Arc::clone(cell),
+        };
+        Call {
+            cell: Kept::Here(cell),
+            // Taken: what is left is dropped, and leaves nothing.
+            number: self.number.take(),
+            id: self.id,
+            open: self.open,
+            span: std::mem::replace(&mut self.span, CallSpan::none()),
+            answer: PhantomData,
+        }
+    }
 }
 
-impl<S> RequestCall<S, answer::Room> {
+impl<S> RequestCall<'_, S, answer::Room> {
     /// Waits for room. It is kept for [`Cell::send_reserved`], to be called with no wait in between.
     ///
     /// # Errors
@@ -485,7 +524,7 @@ impl<S> RequestCall<S, answer::Room> {
     }
 }
 
-impl<M: Driven, S, A: Answer> Future for Call<M, S, A> {
+impl<M: Driven, S, A: Answer> Future for Call<'_, M, S, A> {
     type Output = A::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -504,7 +543,7 @@ impl<M: Driven, S, A: Answer> Future for Call<M, S, A> {
     }
 }
 
-impl<M: Driven, S, A: Answer> Drop for Call<M, S, A> {
+impl<M: Driven, S, A: Answer> Drop for Call<'_, M, S, A> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
             let abandoned = if self.open {
@@ -530,7 +569,7 @@ fn op_of(settle: &Settle) -> Op {
     if settle.nack.is_none() { Op::Ack } else { Op::Nack }
 }
 
-impl<M: Driven, S, A: Answer> fmt::Debug for Call<M, S, A> {
+impl<M: Driven, S, A: Answer> fmt::Debug for Call<'_, M, S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
     }

@@ -103,7 +103,11 @@ struct Owner<S> {
 
 impl<S> Handle<S> {
     /// Opens a client's requests, and the wait until they are ready.
-    pub fn open(shared: Shared, sources: Sources, drivers: Drivers<S>) -> (Self, RequestCall<S, answer::Opened>) {
+    pub fn open(
+        shared: Shared,
+        sources: Sources,
+        drivers: Drivers<S>,
+    ) -> (Self, RequestCall<'static, S, answer::Opened>) {
         let mut waiters = Waiters::default();
         let (waiter, number) = waiters.next();
         let handle = Self::start(shared, sources, drivers, waiters, Some(waiter));
@@ -208,7 +212,7 @@ impl<S> Clients<S> {
         self: &Arc<Self>,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> (Arc<ConsumerCell<S>>, ConsumerCall<S, answer::Opened>) {
+    ) -> (Arc<ConsumerCell<S>>, ConsumerCall<'static, S, answer::Opened>) {
         let span = CallSpan::new(Op::Consume, || Some(&queue));
         let Sources { now, seed } = self.sources;
         let mut waiters = Waiters::default();

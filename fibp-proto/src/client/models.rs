@@ -453,13 +453,13 @@ impl Threads {
         }
     }
 
-    fn enqueue(&self, payload: &'static str) -> RequestCall<Wire, answer::Enqueued> {
+    fn enqueue(&self, payload: &'static str) -> RequestCall<'_, Wire, answer::Enqueued> {
         let message = Message::new("q", payload);
         self.cell.enqueue(epoch(), message, None)
     }
 
     /// Waits as a caller's thread does, one that is close to its own limit if `until` says so: it sleeps rather than reads.
-    fn confirm(&self, call: RequestCall<Wire, answer::Enqueued>, until: Option<Instant>) -> MessageId {
+    fn confirm(&self, call: RequestCall<'_, Wire, answer::Enqueued>, until: Option<Instant>) -> MessageId {
         let mut call = pin!(call);
         let mut worker = Worker::caller(&self.clients, &self.cell, Input::Answer, until);
         let notifier = Arc::new(Notifier::default());

@@ -134,7 +134,7 @@ impl<R: Runtime> Producer<R> {
         self.common.flush().await
     }
 
-    fn receipt(&self, call: RequestCall<R::Writer, answer::Enqueued>) -> Receipt<R> {
+    fn receipt(&self, call: RequestCall<'_, R::Writer, answer::Enqueued>) -> Receipt<R> {
         Receipt {
             call: self.common.receipt(call),
         }

@@ -30,7 +30,7 @@ pub(super) struct Sunk<R: Runtime> {
     /// A message that there was no room for yet.
     waiting: Option<Waiting<R>>,
     /// Those under way, in the order of sending.
-    receipts: VecDeque<RequestCall<R::Writer, answer::Enqueued>>,
+    receipts: VecDeque<RequestCall<'static, R::Writer, answer::Enqueued>>,
     /// With so many receipts, those that are ready are looked for: always twice as many as were left the last time.
     sweep_at: usize,
     /// Failures that were not reported yet.
@@ -44,7 +44,7 @@ pub(super) struct Sunk<R: Runtime> {
 
 struct Waiting<R: Runtime> {
     message: Message,
-    room: RequestCall<R::Writer, answer::Room>,
+    room: RequestCall<'static, R::Writer, answer::Room>,
 }
 
 /// For streams: `stream.forward(producer)`. What [`Producer`] promises holds: messages travel in batches, [`poll_ready`] waits
@@ -132,7 +132,7 @@ impl<R: Runtime> Sunk<R> {
             Err(refused) if refused.kind() == ErrorKind::Overloaded && producer.settings().on_full == OnFull::Wait => {
                 let message = refused.message;
                 // In line from now on, whenever this is polled next.
-                let room = producer.reserve(&message);
+                let room = producer.reserve(&message).owned();
                 self.waiting = Some(Waiting { message, room });
             }
             Err(refused) => return Err(refused),
@@ -177,12 +177,12 @@ impl<R: Runtime> Sunk<R> {
         Poll::Ready(())
     }
 
-    fn push(&mut self, receipt: RequestCall<R::Writer, answer::Enqueued>) {
+    fn push(&mut self, receipt: RequestCall<'_, R::Writer, answer::Enqueued>) {
         self.hurried = false;
         if self.receipts.len() >= self.sweep_at.max(SWEEP_AT) {
             self.sweep();
         }
-        self.receipts.push_back(receipt);
+        self.receipts.push_back(receipt.owned());
     }
 
     /// Takes what is ready from behind what is not, so that this holds no more than is under way, twice. Whoever flushes

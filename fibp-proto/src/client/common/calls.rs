@@ -40,37 +40,37 @@ impl<S: Send + Sync + 'static> Handle<S> {
     }
 
     /// One message.
-    pub fn enqueue(&self, message: Message) -> RequestCall<S, answer::Enqueued> {
+    pub fn enqueue(&self, message: Message) -> RequestCall<'_, S, answer::Enqueued> {
         self.main().enqueue(self.clients().now(), message, self.timeout)
     }
 
     /// Many messages.
-    pub fn enqueue_many(&self, messages: Vec<Message>) -> RequestCall<S, answer::EnqueuedMany> {
+    pub fn enqueue_many(&self, messages: Vec<Message>) -> RequestCall<'_, S, answer::EnqueuedMany> {
         self.main().enqueue_many(self.clients().now(), messages, self.timeout)
     }
 
     /// One ack or nack.
-    pub fn settle(&self, settle: Settle) -> RequestCall<S, answer::Settled> {
+    pub fn settle(&self, settle: Settle) -> RequestCall<'_, S, answer::Settled> {
         self.main().settle(self.clients().now(), settle, self.timeout)
     }
 
     /// One ack or nack that goes out in the next frame, even if the receipt is dropped.
     pub fn settle_queued(self, settle: Settle) -> Pending<S, answer::Settled> {
         let call = self.main().settle_queued(self.clients().now(), settle, self.timeout);
-        Pending::new(call, self)
+        Pending::new(call.owned(), self)
     }
 
     /// Acks of many messages, whatever made them.
-    pub fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> RequestCall<S, answer::SettledMany> {
+    pub fn ack_many(&self, acks: impl IntoIterator<Item: Into<Settle>>) -> RequestCall<'_, S, answer::SettledMany> {
         self.settle_many(acks.into_iter().map(|ack| ack.into().into_ack()).collect())
     }
 
     /// Nacks of many messages.
-    pub fn nack_many(&self, nacks: impl IntoIterator<Item: Into<Settle>>) -> RequestCall<S, answer::SettledMany> {
+    pub fn nack_many(&self, nacks: impl IntoIterator<Item: Into<Settle>>) -> RequestCall<'_, S, answer::SettledMany> {
         self.settle_many(nacks.into_iter().map(Into::into).collect())
     }
 
-    fn settle_many(&self, settles: Vec<Settle>) -> RequestCall<S, answer::SettledMany> {
+    fn settle_many(&self, settles: Vec<Settle>) -> RequestCall<'_, S, answer::SettledMany> {
         self.main().settle_many(self.clients().now(), settles, self.timeout)
     }
 
@@ -93,7 +93,7 @@ impl<S: Send + Sync + 'static> Handle<S> {
         self,
         queue: QueueName,
         settings: ConsumerSettings,
-    ) -> Result<(Deliveries<S>, ConsumerCall<S, answer::Opened>), Error> {
+    ) -> Result<(Deliveries<S>, ConsumerCall<'static, S, answer::Opened>), Error> {
         settings.validate()?;
         // Nothing may fail from here on: the deliveries close what is opened now.
         let (cell, opening) = self.clients().open_consumer(queue, settings);

@@ -20,7 +20,7 @@ pub struct Deliveries<S: Send + Sync + 'static> {
     /// How many are taken at a time.
     batch: usize,
     taken: Leases,
-    waiting: Option<ConsumerCall<S, answer::Ready>>,
+    waiting: Option<ConsumerCall<'static, S, answer::Ready>>,
     ended: bool,
 }
 
@@ -136,7 +136,7 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
     }
 
     /// Stops receiving, and the wait until that is done. It is done even if the wait is dropped.
-    pub fn drain(&self) -> ConsumerCall<S, answer::Drained> {
+    pub fn drain(&self) -> ConsumerCall<'_, S, answer::Drained> {
         let now = self.handle.clients().now();
         self.cell
             .queue(|consumer, waiter| consumer.stop_consuming(now, waiter))

@@ -30,7 +30,7 @@ impl<S: Send + Sync + 'static> Delivery<S> {
     }
 
     /// Acks the message, or nacks it and says why.
-    pub fn settle(&self, nack: Option<&str>) -> RequestCall<S, answer::Settled> {
+    pub fn settle(&self, nack: Option<&str>) -> RequestCall<'_, S, answer::Settled> {
         self.handle.settle(self.lease.settle(nack))
     }
 
@@ -89,7 +89,7 @@ impl<S: Send + Sync + 'static> Acker<S> {
     }
 
     /// As [`Delivery::settle`].
-    pub fn settle(&self, nack: Option<&str>) -> RequestCall<S, answer::Settled> {
+    pub fn settle(&self, nack: Option<&str>) -> RequestCall<'_, S, answer::Settled> {
         self.handle.settle(as_said(self.ack.clone(), nack))
     }
 

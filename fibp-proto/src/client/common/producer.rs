@@ -47,7 +47,7 @@ impl<S: Send + Sync + 'static> Producer<S> {
     ///
     /// Why it cannot be sent, with the message; [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) whenever the buffer is
     /// full.
-    pub fn try_send(&self, message: Message) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+    pub fn try_send(&self, message: Message) -> Result<RequestCall<'_, S, answer::Enqueued>, SendError> {
         let Inner { handle, id, .. } = &*self.0;
         handle
             .main()
@@ -59,7 +59,7 @@ impl<S: Send + Sync + 'static> Producer<S> {
     /// # Errors
     ///
     /// Why there is no room for it, with the message.
-    pub async fn send_when_room(&self, message: Message) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+    pub async fn send_when_room(&self, message: Message) -> Result<RequestCall<'_, S, answer::Enqueued>, SendError> {
         match self.reserve(&message).room().await {
             Ok(room) => self.send_reserved(room, message),
             Err(error) => Err(SendError { message, error }),
@@ -67,7 +67,7 @@ impl<S: Send + Sync + 'static> Producer<S> {
     }
 
     /// Waits in line for room for a message.
-    pub fn reserve(&self, message: &Message) -> RequestCall<S, answer::Room> {
+    pub fn reserve(&self, message: &Message) -> RequestCall<'_, S, answer::Room> {
         let Inner { handle, id, .. } = &*self.0;
         handle
             .main()
@@ -79,14 +79,18 @@ impl<S: Send + Sync + 'static> Producer<S> {
     /// # Errors
     ///
     /// Why it cannot be sent, with the message.
-    pub fn send_reserved(&self, room: CallId, message: Message) -> Result<RequestCall<S, answer::Enqueued>, SendError> {
+    pub fn send_reserved(
+        &self,
+        room: CallId,
+        message: Message,
+    ) -> Result<RequestCall<'_, S, answer::Enqueued>, SendError> {
         let Inner { handle, id, .. } = &*self.0;
         handle.main().send_reserved(handle.clients().now(), *id, room, message)
     }
 
     /// A call of this producer, to be waited for by itself.
-    pub fn receipt(&self, call: RequestCall<S, answer::Enqueued>) -> Pending<S, answer::Enqueued> {
-        Pending::new(call, self.0.handle.clone())
+    pub fn receipt(&self, call: RequestCall<'_, S, answer::Enqueued>) -> Pending<S, answer::Enqueued> {
+        Pending::new(call.owned(), self.0.handle.clone())
     }
 
     /// Sends what was handed over without lingering.
@@ -98,7 +102,7 @@ impl<S: Send + Sync + 'static> Producer<S> {
     }
 
     /// As [`hurry`](Self::hurry), and the wait until all of it is confirmed or failed.
-    pub fn flush(&self) -> RequestCall<S, answer::Flushed> {
+    pub fn flush(&self) -> RequestCall<'_, S, answer::Flushed> {
         let Inner { handle, id, .. } = &*self.0;
         handle.main().flush(handle.clients().now(), *id, handle.timeout)
     }
