@@ -106,6 +106,10 @@ impl<T> BatchQueues<T> {
         run.ticket.note_place(places, place_of(index));
         if let Some(queue) = self.queue_mut(index) {
             queue.push(now, run);
+            // In line with items already: one more changes neither.
+            if queue.queued && queue.busy_at.is_some() {
+                return;
+            }
         }
         self.reconsider(now, index);
     }
