@@ -243,13 +243,19 @@ impl<W> Channel<W> {
     /// Whether the driver has something to do for this channel, or has to wake before it planned to. `timeout`:
     /// [`poll_timeout`](Self::poll_timeout) and what the machine adds.
     pub(crate) fn needs_driver(&self, timeout: Option<Instant>) -> bool {
-        let wakes_too_late = match (timeout, self.sleeping_until) {
-            (Some(at), Some(until)) => at < until,
-            // A driver that sleeps without a limit is woken for the first deadline there is.
-            (at, until) => at.is_some() && until.is_none(),
-        };
+        self.sleeps_beyond(timeout) || self.has_work()
+    }
+
+    /// Whether the driver has something to do for this channel now.
+    pub(crate) fn has_work(&self) -> bool {
         // The end counts as work, or a sleeping driver would not notice it, and never end.
-        wakes_too_late || !self.actions.is_empty() || self.transport.wants_read_again() || self.is_terminated()
+        !self.actions.is_empty() || self.transport.wants_read_again() || self.is_terminated()
+    }
+
+    /// Whether the driver is to sleep when this is due.
+    pub(crate) fn sleeps_beyond(&self, due: Option<Instant>) -> bool {
+        // A driver that sleeps without a limit is woken for the first deadline there is.
+        due.is_some_and(|at| self.sleeping_until.is_none_or(|until| at < until))
     }
 
     /// What happened, one thing at a time. `queue`: the consumer's, which names deliveries where the wire does not; none

@@ -43,19 +43,18 @@ impl<T> Requests<T> {
         now: Instant,
         channel: ChannelId,
         work: InFlight<T>,
-        response: Result<Response, Error>,
+        mut response: Result<Response, Error>,
     ) {
-        let response = match self.router.get_mut(channel) {
-            Some(route) => {
-                // First what it says of the cluster: that decides how this answer is judged, and how what waits is sent.
-                route.channel.note_cluster(&response);
-                // A refusal counts, too: the server does its work.
-                route.channel.note_success();
-                route.note_peer(now);
-                response.map_err(|error| route.channel.place(error))
+        if let Some(route) = self.router.get_mut(channel) {
+            // First what it says of the cluster: that decides how this answer is judged, and how what waits is sent.
+            route.channel.note_cluster(&response);
+            // A refusal counts, too: the server does its work.
+            route.channel.note_success();
+            route.note_peer(now);
+            if let Err(error) = &mut response {
+                *error = route.channel.place(error.clone());
             }
-            None => response,
-        };
+        }
         match work {
             InFlight::Call(call) => self.answer_call(now, channel, *call, response),
             InFlight::Batch(batch) => self.answer_batch(now, channel, batch, response),
@@ -136,7 +135,7 @@ impl<T> Requests<T> {
         response: Result<Response, Error>,
     ) {
         let items = batch.len();
-        let mut results = ItemResults::of(batch.key().kind, response);
+        let mut results = ItemResults::of(batch.payloads.kind(), response);
         if results.accepts(items) {
             // Before its runs are accepted, which takes them. Nothing is sent meanwhile.
             if let Some(route) = self.router.get_mut(channel) {

@@ -205,6 +205,12 @@ impl<T> Ledger<T> {
         }
     }
 
+    /// Fails a run whose producer is gone.
+    #[cold]
+    pub(super) fn fail_closed(&mut self, run: Run<T>) {
+        self.fail(run, &closed("the producer"));
+    }
+
     /// Fails a run that was not let in.
     pub(super) fn fail_outside(&mut self, run: Run<T>, error: &Error) {
         let error = run.ticket.attempt.judge(error.clone());

@@ -54,7 +54,7 @@ pub use settle::Settle;
 use std::time::Instant;
 
 use crate::channel::ChannelEvent;
-use crate::earliest_deadline::earlier;
+use crate::earliest_deadline::EarliestDeadline;
 use crate::error::{Error, ErrorKind};
 use crate::event::{State, Stats};
 use crate::fault::Fault;
@@ -246,13 +246,21 @@ impl<T> Requests<T> {
         self.ledger.publish_stats();
     }
 
-    /// When something is due that is no single channel's.
-    fn common_timeout(&self) -> Option<Instant> {
-        let closing = self.ledger.closing.as_ref().and_then(Closing::poll_timeout);
-        if self.router.main().channel.is_closed() {
-            return closing;
+    /// Shows `see` when something is due on a route. What is no single route's is due on the main one.
+    #[inline]
+    fn each_timeout(&self, route: &Route<T>, mut see: impl FnMut(Option<Instant>)) {
+        if self.ledger.has_completions() || route.channel.actions() > 0 {
+            // What came up since they were drained, such as the refusal of a message that cannot be encoded, is
+            // worth another turn.
+            return see(Some(self.latest));
         }
-        earlier(closing, self.ledger.budgets.poll_timeout())
+        route.each_timeout(&mut see);
+        if route.id == ChannelId::MAIN {
+            see(self.ledger.closing.as_ref().and_then(Closing::poll_timeout));
+            if !route.channel.is_closed() {
+                see(self.ledger.budgets.poll_timeout());
+            }
+        }
     }
 }
 
@@ -352,17 +360,12 @@ impl<T> Machine for Requests<T> {
     }
 
     fn poll_timeout(&self, channel: ChannelId) -> Option<Instant> {
-        if self.ledger.has_completions() || self.has_actions(channel) {
-            // What came up since they were drained, such as the refusal of a message that cannot be encoded, is
-            // worth another turn.
-            return Some(self.latest);
-        }
-        let own = self.router.get(channel).and_then(Route::poll_timeout);
-        if channel == ChannelId::MAIN {
-            earlier(own, self.common_timeout())
-        } else {
-            own
-        }
+        let Some(route) = self.router.get(channel) else {
+            return self.ledger.has_completions().then_some(self.latest);
+        };
+        let mut earliest = EarliestDeadline::default();
+        self.each_timeout(route, |at| earliest.add(at));
+        earliest.at()
     }
 
     fn note_sleep(&mut self, channel: ChannelId, until: Option<Instant>) {
@@ -393,7 +396,13 @@ impl<T> Machine for Requests<T> {
             return false;
         };
         let starts_others = channel == ChannelId::MAIN && !self.router.new_channels.is_empty();
-        starts_others || route.channel.needs_driver(self.poll_timeout(channel)) || route.wants_write()
+        if starts_others || route.channel.has_work() || route.wants_write() {
+            return true;
+        }
+        // Whether any is due too early, not which is the earliest: this is asked after every call.
+        let mut late = false;
+        self.each_timeout(route, |at| late |= route.channel.sleeps_beyond(at));
+        late
     }
 
     fn wants_read(&self, channel: ChannelId) -> bool {

@@ -101,14 +101,17 @@ impl<T> Route<T> {
         self.queues.set_peer(now, peer);
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    /// Shows `see` when something is due.
+    #[inline]
+    pub(super) fn each_timeout(&self, mut see: impl FnMut(Option<Instant>)) {
         if self.channel.is_closed() {
-            return None;
+            return;
         }
         // Bounds from below: a timeout that finds nothing due costs a turn, one that comes too late a promise.
-        let waiting = earlier(self.queues.earliest_deadline(), self.calls_deadline.at());
-        let waiting = earlier(waiting, self.doubts.poll_timeout());
-        earlier(waiting, self.channel.poll_timeout())
+        see(self.queues.earliest_deadline());
+        see(self.calls_deadline.at());
+        see(self.doubts.poll_timeout());
+        see(self.channel.poll_timeout());
     }
 
     /// Whether something is encoded, or could be.

@@ -213,7 +213,7 @@ impl<T> Router<T> {
     /// Lets a run wait at the route to `endpoint`. It keeps its room.
     pub(super) fn send_run_to(&mut self, now: Instant, endpoint: Endpoint, run: Run<T>, ledger: &mut Ledger<T>) {
         let Some(policy) = ledger.budgets.policy(run.ticket.call.budget) else {
-            return ledger.fail(run, &closed("the producer"));
+            return ledger.fail_closed(run);
         };
         let place = self.route_to(now, endpoint);
         self.push_to(now, place, policy, run, ledger);
@@ -226,7 +226,7 @@ impl<T> Router<T> {
             return self.send_run_to(now, leader, run, ledger);
         }
         let Some(policy) = ledger.budgets.policy(run.ticket.call.budget) else {
-            return ledger.fail(run, &closed("the producer"));
+            return ledger.fail_closed(run);
         };
         let held = run.ticket.attempt.is_in_circles().then(|| run.key().to_key());
         self.push_to(now, MAIN, policy, run, ledger);

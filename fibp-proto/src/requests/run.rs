@@ -290,11 +290,13 @@ impl Payloads {
         each!(self, few => few.make_room(n));
     }
 
+    #[inline]
     pub(super) fn len(&self) -> usize {
         each!(self, few => few.len())
     }
 
     /// The batch queue that the first of them, and in a run all, belong to.
+    #[inline]
     pub(super) fn kind(&self) -> BatchKind {
         match self {
             Self::Messages(_) => BatchKind::Enqueue,
@@ -303,6 +305,7 @@ impl Payloads {
     }
 
     /// The queue of the first of them, and in a run of all.
+    #[inline]
     pub(super) fn queue(&self) -> &QueueName {
         let queue = match self {
             Self::Messages(messages) => messages.first().map(|message| &message.queue),

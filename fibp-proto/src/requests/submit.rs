@@ -226,7 +226,7 @@ impl<T> Requests<T> {
     pub(super) fn admit_run(&mut self, now: Instant, mut run: Run<T>) {
         // Room is taken before the route is chosen: a move to another route takes the charge along.
         let Some(policy) = self.ledger.budgets.charge(&mut run.ticket) else {
-            return self.ledger.fail(run, &closed("the producer"));
+            return self.ledger.fail_closed(run);
         };
         if let Some(queues) = self.router.queues_for(now, &run.payloads) {
             queues.push(now, policy, run, &mut self.ledger.places);
