@@ -219,6 +219,7 @@ impl Delivery {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn ack_queued(self) -> AckReceipt {
         AckReceipt(Pending::new(self.common.settle_queued(None)))
     }

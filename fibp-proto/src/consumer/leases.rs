@@ -34,7 +34,7 @@ pub(super) struct Terms {
 impl Chunk {
     /// The next delivery; `guard` makes the guard of one that is counted.
     // A delivery is large, and each function that does more with it before it is where it belongs moves it once more.
-    #[inline]
+    #[inline(always)]
     fn next(&mut self, guard: impl FnOnce(u64) -> Option<LeaseGuard>) -> Option<Lease> {
         let Terms {
             deadline,
@@ -122,7 +122,7 @@ impl Leases {
     }
 
     /// The next delivery; `guard` makes the guard of one that is counted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next_guarded(&mut self, guard: impl FnOnce(u64) -> Option<LeaseGuard>) -> Option<Lease> {
         if self.len == 0 {
             return None;

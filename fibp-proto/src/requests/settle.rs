@@ -105,6 +105,7 @@ impl Lease {
 
     /// As [`settle`](Self::settle), of a delivery that is not needed any more. Nothing is copied; drop the guard when the
     /// settling is on its way.
+    #[inline(always)]
     #[must_use]
     pub fn into_settle(self, nack: Option<&str>) -> (Settle, Option<LeaseGuard>) {
         let settle = Settle {

@@ -78,6 +78,7 @@ impl<R: Runtime> Delivery<R> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn ack_queued(self) -> AckReceipt<R> {
         AckReceipt {
             call: self.common.settle_queued(None),

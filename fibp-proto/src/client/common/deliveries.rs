@@ -50,7 +50,8 @@ impl<S: Send + Sync + 'static> Deliveries<S> {
     }
 
     /// The next delivery, if one was taken from the machine already.
-    #[inline]
+    // As with what it calls, and what acks it: a delivery is large, and each function that returns it or takes it moves it.
+    #[inline(always)]
     pub fn take(&mut self) -> Option<Delivery<S>> {
         let Self {
             handle, cell, taken, ..

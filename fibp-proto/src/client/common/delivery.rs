@@ -35,6 +35,7 @@ impl<S: Send + Sync + 'static> Delivery<S> {
     }
 
     /// As [`settle`](Self::settle), in the next frame, even if the receipt is dropped.
+    #[inline]
     pub fn settle_queued(self, nack: Option<&str>) -> Pending<S, answer::Settled> {
         // Where credit is a window, the guard gives it back: not before the ack is on its way.
         let (settle, _guard) = self.lease.into_settle(nack);
