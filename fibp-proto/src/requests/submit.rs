@@ -254,11 +254,9 @@ impl<T> Requests<T> {
     }
 
     fn note_late(&mut self, now: Instant, settle: &Settle) {
-        let late_by = settle
-            .lease_deadline
-            .and_then(|deadline| now.checked_duration_since(deadline))
-            .filter(|late_by| !late_by.is_zero());
-        if let Some(late_by) = late_by {
+        // Compared first: most are in time, and the time between two instants takes longer.
+        if let Some(deadline) = settle.lease_deadline.filter(|deadline| *deadline < now) {
+            let late_by = now.saturating_duration_since(deadline);
             self.ledger.stats.late_settles += 1;
             self.shared.push_event(Event::LateSettle {
                 queue: settle.queue.clone(),
