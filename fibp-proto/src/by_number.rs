@@ -70,7 +70,15 @@ impl<V> ByNumber<V> {
         self.taken += 1;
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, number: u64) -> Option<V> {
+        if self.taken == 0 && self.overtaken.is_empty() {
+            return None;
+        }
+        self.take(number)
+    }
+
+    fn take(&mut self, number: u64) -> Option<V> {
         let Some(index) = number.checked_sub(self.first) else {
             return self.overtaken.remove(&number);
         };

@@ -14,49 +14,54 @@ use crate::machine::{Completion, Reply};
 /// Invariants: a machine gives every waiter back once, with a reply or because its call was abandoned. So what is here
 /// leaves: with the caller that takes it, or with the reply that nobody takes.
 #[derive(Debug, Default)]
-pub(super) struct Replies(Mutex<ByNumber<Stage>>);
+pub(super) struct Replies(Mutex<Calls>);
 
-/// How far a call is. One that has neither been polled nor answered is not here.
+/// How far calls are, by the numbers of their waiters. One that has neither been polled nor answered is not here.
+#[derive(Debug, Default)]
+struct Calls {
+    stages: ByNumber<Stage>,
+    /// Those whose callers left before the reply came. They may be many, such as acks that nobody asks after.
+    unwanted: ByNumber<()>,
+}
+
 #[derive(Debug)]
 enum Stage {
     Awaited(Waker),
     Here(Reply),
-    /// Its caller left before the reply came.
-    Unwanted,
 }
 
 impl Replies {
     /// Takes the reply, or waits for it.
     pub(super) fn poll(&self, number: u64, cx: &mut Context<'_>) -> Poll<Reply> {
-        let mut stages = lock(&self.0);
-        let before = match stages.get_mut(number) {
+        let mut calls = lock(&self.0);
+        let before = match calls.stages.get_mut(number) {
             Some(Stage::Awaited(waker)) if waker.will_wake(cx.waker()) => return Poll::Pending,
             Some(Stage::Awaited(waker)) => Some(std::mem::replace(waker, cx.waker().clone())),
             Some(Stage::Here(_)) => {
-                if let Some(Stage::Here(reply)) = stages.remove(number) {
+                if let Some(Stage::Here(reply)) = calls.stages.remove(number) {
                     return Poll::Ready(reply);
                 }
                 None
             }
-            Some(Stage::Unwanted) | None => {
-                stages.set(number, Stage::Awaited(cx.waker().clone()));
+            None => {
+                calls.stages.set(number, Stage::Awaited(cx.waker().clone()));
                 None
             }
         };
         // Dropping a waker may drop a task, and with it calls that come here.
-        drop(stages);
+        drop(calls);
         drop(before);
         Poll::Pending
     }
 
     /// The caller leaves. `abandoned`: its waiter, if the machine gave it back without a reply.
     pub(super) fn leave(&self, number: u64, abandoned: Option<Waiter>) {
-        let mut stages = lock(&self.0);
-        let before = stages.remove(number);
+        let mut calls = lock(&self.0);
+        let before = calls.stages.remove(number);
         if abandoned.is_none() && !matches!(before, Some(Stage::Here(_))) {
-            stages.set(number, Stage::Unwanted);
+            calls.unwanted.set(number, ());
         }
-        drop(stages);
+        drop(calls);
         drop(before);
     }
 
@@ -67,23 +72,23 @@ impl Replies {
             return 0;
         }
         let mut sleepers = Sleepers::default();
-        let mut stages = lock(&self.0);
+        let mut calls = lock(&self.0);
+        let Calls { stages, unwanted } = &mut *calls;
         for Completion { token, reply } in completions.iter_mut() {
+            if token.is_nobody() || unwanted.remove(token.0).is_some() {
+                continue;
+            }
             match stages.get_mut(token.0) {
                 Some(stage @ Stage::Awaited(_)) => {
                     if let Stage::Awaited(waker) = std::mem::replace(stage, Stage::Here(taken(reply))) {
                         sleepers.add(waker);
                     }
                 }
-                Some(Stage::Unwanted) => {
-                    stages.remove(token.0);
-                }
-                None if token.is_nobody() => {}
                 None => stages.set(token.0, Stage::Here(taken(reply))),
                 Some(Stage::Here(_)) => debug_assert!(false, "a second reply: {reply:?}"),
             }
         }
-        drop(stages);
+        drop(calls);
         // What nobody takes was left in place, to be dropped unlocked: a message's bytes may be of the caller's own type.
         completions.clear();
         sleepers.wake()
@@ -91,7 +96,8 @@ impl Replies {
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        lock(&self.0).len()
+        let calls = lock(&self.0);
+        calls.stages.len() + calls.unwanted.len()
     }
 }
 
