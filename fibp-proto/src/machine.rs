@@ -16,7 +16,7 @@
 //!    [`take_read_buffer`](Machine::take_read_buffer), then [`poll_timeout`](Machine::poll_timeout) and
 //!    [`note_sleep`](Machine::note_sleep);
 //!
-//! and then, unlocked, wakes the completed waiters, dials, writes, reads and sleeps. Whoever had the lock, driver or
+//! and then, unlocked, delivers the completions, dials, writes, reads and sleeps. Whoever had the lock, driver or
 //! caller, then wakes the other drivers that [`needs_driver`](Machine::needs_driver) names, and starts one for each
 //! channel that [`poll_new_channel`](Machine::poll_new_channel) names.
 //!

@@ -181,9 +181,10 @@ impl<M: Driven, S> Cell<M, S> {
         let driver = if self.eager { None } else { self.driver.waker() };
         let mut cx = Context::from_waker(driver.as_ref().unwrap_or(Waker::noop()));
         let result = (self.write)(socket, &mut cx, &transmit);
+        let failed = result.is_err();
         let mut locked = self.lock();
         locked.written(now, ChannelId::MAIN, transmit, result);
-        self.wake_after_write || locked.needs_driver_after_write(ChannelId::MAIN)
+        self.wake_after_write || failed || locked.needs_driver_after_write(ChannelId::MAIN)
     }
 }
 

@@ -180,9 +180,12 @@ impl Future for Timer {
     }
 }
 
-/// One end of a connection, and the runtime.
+/// One end of a connection, and the runtime, where drivers are woken after each write.
+pub(crate) type ByHand = Stepped<true>;
+
+/// The same, for either value of [`Runtime::WAKE_AFTER_WRITE`].
 #[derive(Clone)]
-pub(crate) struct ByHand {
+pub(crate) struct Stepped<const WAKE: bool> {
     pub(crate) server: Arc<Mutex<Server>>,
     pub(crate) tasks: Arc<Mutex<Vec<Task>>>,
     pub(crate) dials: Arc<Mutex<Dials>>,
@@ -190,16 +193,18 @@ pub(crate) struct ByHand {
     is_used: Arc<AtomicBool>,
 }
 
-impl fmt::Debug for ByHand {
+impl<const WAKE: bool> fmt::Debug for Stepped<WAKE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ByHand")
     }
 }
 
-impl Runtime for ByHand {
+impl<const WAKE: bool> Runtime for Stepped<WAKE> {
     type Reader = Self;
     type Writer = Self;
     type Timer = Timer;
+
+    const WAKE_AFTER_WRITE: bool = WAKE;
 
     fn current() -> Result<Self, Error> {
         Err(Error::new(ErrorKind::Config, "nobody steps it"))
@@ -273,7 +278,7 @@ impl Runtime for ByHand {
     }
 }
 
-impl ByHand {
+impl<const WAKE: bool> Stepped<WAKE> {
     pub(crate) fn new() -> Self {
         Self {
             server: Arc::new(Mutex::new(Server {

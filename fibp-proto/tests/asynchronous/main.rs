@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use by_hand::{ByHand, P1, advance, now};
+use by_hand::{ByHand, P1, Stepped, advance, now};
 use fibp_proto::client::Client;
 use fibp_proto::{Config, ErrorKind, Message};
 
@@ -66,6 +66,30 @@ fn a_poll_is_bounded_by_frames_as_well_as_by_bytes() {
     // Nothing is starved by it either.
     runtime.server.lock().unwrap().flood = None;
     assert!(runtime.block_on(client.enqueue(Message::new("orders", "one"))).is_ok());
+}
+
+/// How often a driver is woken by a call that its caller writes.
+fn wakes_of_a_write<const WAKE: bool>() -> usize {
+    let runtime = Stepped::<WAKE>::new();
+    let client = runtime.client();
+    // From now on there is a timer that is due before later calls.
+    assert!(runtime.block_on(client.enqueue(Message::new("orders", "zero"))).is_ok());
+    let count = Arc::new(Count::default());
+    runtime.settle();
+    runtime.turn(&Waker::from(Arc::clone(&count)));
+    let before = count.0.load(Ordering::SeqCst);
+    let mut call = pin!(client.enqueue(Message::new("orders", "one")));
+    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert_eq!(runtime.server.lock().unwrap().enqueued, [["zero"], ["one"]], "written at once");
+    let wakes = count.0.load(Ordering::SeqCst) - before;
+    assert!(runtime.block_on(call).is_ok());
+    wakes
+}
+
+#[test]
+fn a_driver_is_woken_after_a_write_where_its_runtime_says_so() {
+    assert_eq!(wakes_of_a_write::<true>(), 1);
+    assert_eq!(wakes_of_a_write::<false>(), 0);
 }
 
 #[test]
