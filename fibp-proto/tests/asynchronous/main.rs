@@ -80,7 +80,11 @@ fn wakes_of_a_write<const WAKE: bool>() -> usize {
     let before = count.0.load(Ordering::SeqCst);
     let mut call = pin!(client.enqueue(Message::new("orders", "one")));
     assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    assert_eq!(runtime.server.lock().unwrap().enqueued, [["zero"], ["one"]], "written at once");
+    assert_eq!(
+        runtime.server.lock().unwrap().enqueued,
+        [["zero"], ["one"]],
+        "written at once"
+    );
     let wakes = count.0.load(Ordering::SeqCst) - before;
     assert!(runtime.block_on(call).is_ok());
     wakes
