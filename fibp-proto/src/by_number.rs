@@ -38,6 +38,7 @@ impl<V> ByNumber<V> {
         }
     }
 
+    #[cfg(any(test, feature = "client"))]
     pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut V> {
         match number.checked_sub(self.first) {
             Some(index) => self.ring.get_mut(usize::try_from(index).ok()?)?.as_mut(),
