@@ -176,11 +176,12 @@ impl<M: Driven, S> Cell<M, S> {
         self.lock().machine.whereabouts(span.op(), span.queue())
     }
 
-    /// Tries to write once; true if the driver must see to the rest.
+    /// Tries to write once; true if the driver is to be woken.
     fn write(&self, now: Instant, socket: &S, transmit: Transmit) -> bool {
         let driver = if self.eager { None } else { self.driver.waker() };
         let mut cx = Context::from_waker(driver.as_ref().unwrap_or(Waker::noop()));
         let result = (self.write)(socket, &mut cx, &transmit);
+        // Whatever a lost connection leaves to be done is the driver's.
         let failed = result.is_err();
         let mut locked = self.lock();
         locked.written(now, ChannelId::MAIN, transmit, result);

@@ -30,7 +30,7 @@ use crate::dialect::{AdminRevision, Dialect};
 use crate::event::{ConnectionRole, Event, State};
 use crate::fault::Fault;
 use crate::frame::{ReadBuffer, Transmit};
-use crate::machine::{ChannelId, Completion, Reply};
+use crate::machine::ChannelId;
 use crate::message::{Message, MessageId};
 use crate::server::{RequestId, ServerConfig, ServerConnection, ServerEvent};
 use crate::{Config, Request, Response, Shared};
@@ -95,14 +95,6 @@ fn wait_for(replies: &Replies, number: u64) {
     block_on(|cx| replies.poll(number, cx).map(drop));
 }
 
-fn deliver(replies: &Replies, numbers: impl IntoIterator<Item = u64>) -> usize {
-    let completion = |number| Completion {
-        token: Waiter(number),
-        reply: Reply::Ready,
-    };
-    replies.deliver(&mut numbers.into_iter().map(completion).collect())
-}
-
 #[test]
 fn every_wait_ends_once() {
     check(SMALL, || {
@@ -122,8 +114,8 @@ fn every_wait_ends_once() {
         });
         let (first, second) = (Arc::clone(&replies), Arc::clone(&replies));
         let delivering = [
-            thread::spawn(move || deliver(&first, [1, 2])),
-            thread::spawn(move || deliver(&second, [3, 4])),
+            thread::spawn(move || first.deliver_ready([1, 2])),
+            thread::spawn(move || second.deliver_ready([3, 4])),
         ];
         for thread in waiting {
             thread.join().unwrap();
@@ -142,7 +134,7 @@ fn a_wait_moves_between_tasks() {
     check(SMALL, || {
         let replies = Arc::new(Replies::default());
         let delivering = Arc::clone(&replies);
-        let delivering = thread::spawn(move || deliver(&delivering, [1]));
+        let delivering = thread::spawn(move || delivering.deliver_ready([1]));
         let first = replies.poll(1, &mut Context::from_waker(Waker::noop()));
         if first.is_pending() {
             wait_for(&replies, 1);

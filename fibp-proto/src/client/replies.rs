@@ -94,6 +94,16 @@ impl Replies {
         sleepers.wake()
     }
 
+    /// Delivers a reply to each of these.
+    #[cfg(test)]
+    pub(super) fn deliver_ready(&self, numbers: impl IntoIterator<Item = u64>) -> usize {
+        let completion = |number| Completion {
+            token: Waiter(number),
+            reply: Reply::Ready,
+        };
+        self.deliver(&mut numbers.into_iter().map(completion).collect())
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         let calls = lock(&self.0);
@@ -145,19 +155,11 @@ mod tests {
         replies.poll(number, &mut Context::from_waker(Waker::noop()))
     }
 
-    fn deliver(replies: &Replies, numbers: impl IntoIterator<Item = u64>) -> usize {
-        let completion = |number| Completion {
-            token: Waiter(number),
-            reply: Reply::Ready,
-        };
-        replies.deliver(&mut numbers.into_iter().map(completion).collect())
-    }
-
     #[test]
     fn a_reply_reaches_its_caller_whoever_comes_first() {
         let replies = Replies::default();
         assert!(poll(&replies, 1).is_pending());
-        assert_eq!(deliver(&replies, [1, 2]), 1, "one is waited for");
+        assert_eq!(replies.deliver_ready([1, 2]), 1, "one is waited for");
         assert!(poll(&replies, 2).is_ready());
         assert!(poll(&replies, 1).is_ready());
         assert_eq!(replies.len(), 0);
@@ -175,18 +177,18 @@ mod tests {
                     assert!(poll(&replies, number).is_pending());
                 }
                 if is_answered {
-                    deliver(&replies, [number]);
+                    replies.deliver_ready([number]);
                 }
                 let is_abandoned = is_abandoned && !is_answered;
                 replies.leave(number, is_abandoned.then_some(Waiter(number)));
                 if !is_answered && !is_abandoned {
                     assert_eq!(replies.len(), 1, "the reply is under way");
-                    assert_eq!(deliver(&replies, [number]), 0);
+                    assert_eq!(replies.deliver_ready([number]), 0);
                 }
                 assert_eq!(replies.len(), 0);
             }
         }
-        assert_eq!(deliver(&replies, [Waiter::NOBODY.0]), 0);
+        assert_eq!(replies.deliver_ready([Waiter::NOBODY.0]), 0);
         assert_eq!(replies.len(), 0);
     }
 
@@ -198,7 +200,7 @@ mod tests {
             let waker = Waker::from(Arc::clone(count));
             assert!(replies.poll(1, &mut Context::from_waker(&waker)).is_pending());
         }
-        deliver(&replies, [1]);
+        replies.deliver_ready([1]);
         assert_eq!(first.0.load(Ordering::SeqCst), 0);
         assert_eq!(second.0.load(Ordering::SeqCst), 1);
     }
@@ -216,7 +218,7 @@ mod tests {
                 assert!(replies.poll(number, &mut Context::from_waker(&waker)).is_pending());
             }
         }
-        assert_eq!(deliver(&replies, 1..=5), 4, "one was not waited for");
+        assert_eq!(replies.deliver_ready(1..=5), 4, "one was not waited for");
         assert_eq!(mine.0.load(Ordering::SeqCst), 1);
         assert_eq!(shared.0.load(Ordering::SeqCst), 1);
         assert!((1..=5).all(|number| poll(&replies, number).is_ready()));
@@ -246,7 +248,7 @@ mod tests {
                 .is_pending()
         );
         assert!(poll(&replies, 1).is_pending(), "polled by another task");
-        deliver(&replies, [1, 2]);
+        replies.deliver_ready([1, 2]);
         replies.leave(1, None);
         assert_eq!(replies.len(), 0);
     }

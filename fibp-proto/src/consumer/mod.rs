@@ -274,7 +274,7 @@ impl<T> Consumer<T> {
 
     fn publish_stats(&mut self) {
         self.stats.drain_traffic(&mut self.channel.traffic);
-        if self.stats != Stats::default() {
+        if !self.stats.is_zero() {
             self.shared.add_stats(&mut self.stats);
         }
     }
